@@ -1,0 +1,65 @@
+# One virtual environment in the tree, everything pinned by constraints.txt. Needed beforehand: Python 3.11
+# or newer and make; for the tests also node with npm, which bring the PostgREST server.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip install --quiet -c constraints.txt
+# The build backend is installed first and used as it is, so that it is pinned like everything else.
+INSTALL = $(PIP) hatchling editables && $(PIP) --no-build-isolation -e
+
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+  { echo "Python 3.11 or newer is needed, and $(PYTHON) is not that: make PYTHON=python3.12 ..." >&2; exit 1; }
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format types constraints clean
+
+help:
+	@echo "make demo    watch audit events land as rows in a SQLite file"
+	@echo "make test    run every test against a real PostgreSQL and PostgREST (ARGS='-k name' to choose)"
+	@echo "make lint    ruff    make types  mypy    make format  let ruff rewrite"
+
+demo: $(VENV)/.installed-cli
+	@$(BIN)/otel-audit demo $(ARGS)
+
+test: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.stack --install-only
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-dev
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(VENV)/.installed-dev
+	@$(BIN)/mypy
+
+# Pins anew what pyproject.toml asks for, from a clean environment.
+constraints:
+	@$(CHECK_PYTHON)
+	@rm -rf $(VENV)-pin && $(PYTHON) -m venv $(VENV)-pin
+	@$(VENV)-pin/bin/python -m pip install --quiet hatchling editables && $(VENV)-pin/bin/python -m pip install --quiet --no-build-isolation -e '.[dev]'
+	@sed '/^[^#]/d' constraints.txt > $(VENV)-pin/constraints.txt
+	@$(VENV)-pin/bin/python -m pip freeze --exclude-editable >> $(VENV)-pin/constraints.txt
+	@mv $(VENV)-pin/constraints.txt constraints.txt && rm -rf $(VENV)-pin
+
+clean:
+	rm -rf $(VENV) $(VENV)-pin tests/stack/node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/pyvenv.cfg:
+	@$(CHECK_PYTHON)
+	@echo "Creating $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-cli: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	@echo "Installing what the demo needs into $(VENV) ..."
+	@$(INSTALL) '.[cli]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	@echo "Installing what tests and checks need into $(VENV) ..."
+	@$(INSTALL) '.[dev]'
+	@touch $@ $(VENV)/.installed-cli

@@ -1,0 +1,110 @@
+"""Drop-in for code that writes its audit log with these three functions already.
+
+It never raises and never waits: what cannot be recorded is logged and counted (``rejected``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, Final
+
+from otel_audit_exporter.announce import logger
+from otel_audit_exporter.configure import configure_audit, running_pipeline
+from otel_audit_exporter.context import current_scope, overlay
+from otel_audit_exporter.errors import AuditError
+from otel_audit_exporter.pipeline import AuditPipeline
+from otel_audit_exporter.stats import AuditStats
+
+__all__ = ["get_audit_stats", "shutdown_audit_logger", "write_audit_log_async"]
+
+_PAYLOAD_KEYS: Final = ("yacht_id", "entity_type", "action", "entity_id", "user_id", "old_values", "new_values")
+
+
+class _Built:
+    """The pipeline that the first call has built, and around what."""
+
+    lock = threading.Lock()
+    db: Any = None
+    pipeline: AuditPipeline | None = None
+    told = False
+    rejected = 0  # before there was any pipeline
+
+
+def write_audit_log_async(db: Any, payload: Mapping[str, Any]) -> None:
+    """Record the event that ``payload`` describes, and return at once; never raises.
+
+    ``payload``: ``yacht_id``, ``entity_type``, ``action``, ``entity_id``, ``user_id``, and optionally
+    ``old_values`` and ``new_values`` (an object, or the JSON text of one); other arguments of ``audit_event`` are
+    taken too. With no pipeline configured the first call builds one around ``db``, a supabase client; a later,
+    different ``db`` is ignored with one warning. A payload that is wrong, and an event that the outbox refuses,
+    is logged and counted (``rejected``).
+    """
+    try:
+        pipeline = _pipeline_for(db)
+        if not isinstance(payload, Mapping):
+            raise TypeError(f"the payload must be a mapping, not {type(payload).__name__}")
+        said = {name: value for name, value in payload.items() if value is not None}
+        scope = current_scope()
+        pipeline.submit(overlay(scope.merged(), said) if scope is not None else said)
+    except (AuditError, TypeError) as error:
+        _reject(error)
+    except Exception as error:
+        _reject(error)
+
+
+def get_audit_stats() -> dict[str, Any]:
+    """Return the counters: zeros before the first call, the last ones after shutdown.
+
+    Keys: ``submitted``, ``succeeded``, ``failed``, ``success_rate`` (such as ``"99.8%"``), ``queue_size``, and the
+    other counters of :class:`~otel_audit_exporter.AuditStats`.
+    """
+    pipeline = running_pipeline()
+    stats = AuditStats() if pipeline is None else pipeline.stats()
+    return {
+        "submitted": stats.submitted,
+        "succeeded": stats.succeeded,
+        "failed": stats.failed,
+        "success_rate": f"{stats.success_rate:.1f}%",
+        "queue_size": stats.pending,
+        "pending": stats.pending,
+        "recovered": stats.recovered,
+        "held": stats.held,
+        "retried": stats.retried,
+        "rejected": stats.rejected + _Built.rejected,
+        "oldest_pending_seconds": stats.oldest_pending_seconds,
+        "last_error": stats.last_error,
+        "last_success_at": None if stats.last_success_at is None else stats.last_success_at.isoformat(),
+    }
+
+
+def shutdown_audit_logger(wait: bool = True, timeout: float = 10.0) -> bool:
+    """Shut auditing down, ``wait`` for up to ``timeout`` seconds; True if everything accepted is stored or parked.
+
+    What is left in an outbox on disk is delivered by the next process.
+    """
+    pipeline = running_pipeline()
+    return True if pipeline is None else pipeline.shutdown(timeout * 1000 if wait else 0)
+
+
+def _pipeline_for(db: Any) -> AuditPipeline:
+    running = running_pipeline()
+    if running is not None:
+        if running is _Built.pipeline and db is not _Built.db and not _Built.told:
+            _Built.told = True
+            logger.warning("audit: another client was given than the first one; rows go on to %s", running.target)
+        return running
+    with _Built.lock:
+        if running_pipeline() is None:
+            _Built.pipeline = configure_audit("supabase", client=db, on_outbox_error="log")
+            _Built.db = db
+        return running_pipeline() or configure_audit()
+
+
+def _reject(error: Exception) -> None:
+    pipeline = running_pipeline()
+    logger.error("audit: an event was not recorded: %s", error)
+    if pipeline is None:
+        _Built.rejected += 1
+    elif not isinstance(error, AuditError):
+        pipeline.reject()

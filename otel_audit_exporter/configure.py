@@ -1,0 +1,266 @@
+"""Telemetry set-up: ``configure_audit`` and ``attach_audit`` make the pipeline that the global functions use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
+from opentelemetry.sdk.resources import Resource
+
+from otel_audit_exporter.announce import logger
+from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.exits import end_with_process
+from otel_audit_exporter.exporter import (
+    AuditExporter,
+    InMemoryAuditExporter,
+    SQLiteAuditExporter,
+    SupabaseAuditExporter,
+    standalone_exporter,
+)
+from otel_audit_exporter.folder import OutboxFolder, orphans_elsewhere
+from otel_audit_exporter.pipeline import UNLIMITED, AuditPipeline
+from otel_audit_exporter.settings import Settings, load_settings
+
+EXPORTERS: Final[Mapping[str, type[AuditExporter]]] = {
+    "sqlite": SQLiteAuditExporter,
+    "supabase": SupabaseAuditExporter,
+    "memory": InMemoryAuditExporter,
+}
+DEFAULT_EXPORTER: Final = "sqlite"
+
+
+class _Running:
+    """The pipeline in force, and what it was made of."""
+
+    lock = threading.RLock()
+    pipeline: AuditPipeline | None = None
+    made_of: tuple[Any, ...] | None = None
+
+
+def configure_audit(
+    exporter: str | LogRecordExporter | None = None,
+    *,
+    mode: str | None = None,
+    table: str | None = None,
+    schema: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    column_defaults: Mapping[str, Any] | None = None,
+    unmapped: str | None = None,
+    ids: str | None = None,
+    outbox: str | None = None,
+    outbox_dir: str | None = None,
+    schedule_delay_millis: int | None = None,
+    max_queue_size: int | None = None,
+    max_export_batch_size: int | None = None,
+    export_timeout_millis: int | None = None,
+    redact_keys: Sequence[str] | None = None,
+    resource: Resource | None = None,
+    meter_provider: MeterProvider | None = None,
+    **exporter_options: Any,
+) -> AuditPipeline:
+    """Set up the audit pipeline of this process, once, in telemetry set-up.
+
+    It has a ``LoggerProvider`` of its own, so that audit records share no queue, sampler, limit or filter with
+    ordinary logs. ``exporter`` is a name or an exporter of this library; every argument left out comes from the
+    environment, then from the default (the README's table of settings; ``exporter_options`` are those of the
+    exporter: ``url``, ``key``, ``token``, ``client``, ``path``, ...). ``resource`` goes on every record.
+
+    A second call with the same arguments returns the running pipeline; with others it raises. After
+    ``shutdown_audit()`` a call starts a new one. Raises :class:`AuditConfigurationError` that names each setting
+    that is wrong or missing, and the outbox directory where it cannot be written to.
+    """
+    arguments = dict(
+        mode=mode,
+        table=table,
+        schema=schema,
+        columns=columns,
+        column_defaults=column_defaults,
+        unmapped=unmapped,
+        ids=ids,
+        outbox=outbox,
+        outbox_dir=outbox_dir,
+        schedule_delay_millis=schedule_delay_millis,
+        max_queue_size=max_queue_size,
+        max_export_batch_size=max_export_batch_size,
+        export_timeout_millis=export_timeout_millis,
+        redact_keys=redact_keys,
+        **exporter_options,
+    )
+
+    def build(exporters: list[AuditExporter], settings: Settings) -> AuditPipeline:
+        provider = LoggerProvider(
+            resource=resource,
+            shutdown_on_exit=False,
+            meter_provider=meter_provider,
+            log_record_limits=UNLIMITED,
+        )
+        return _pipeline(exporters, settings, provider, meter_provider, attached=False)
+
+    return _install(exporter, arguments, (id(resource), id(meter_provider)), build)
+
+
+def attach_audit(
+    logger_provider: LoggerProvider,
+    exporter: str | LogRecordExporter | None = None,
+    *,
+    meter_provider: MeterProvider | None = None,
+    **options: Any,
+) -> AuditPipeline:
+    """Set up the audit pipeline on a ``LoggerProvider`` that the application owns.
+
+    Like :func:`configure_audit`, with the arguments of that; audit records then go through the provider's other
+    processors too, which see their content: a warning says so. The provider is not shut down with the pipeline.
+    """
+
+    def build(exporters: list[AuditExporter], settings: Settings) -> AuditPipeline:
+        logger.warning(
+            "audit: attached to the application's LoggerProvider: its other log record processors receive the "
+            "content of audit events"
+        )
+        return _pipeline(exporters, settings, logger_provider, meter_provider, attached=True)
+
+    return _install(exporter, dict(options), (id(logger_provider),), build)
+
+
+def get_audit_pipeline() -> AuditPipeline:
+    """Return the pipeline in force: the configured one, else one around an exporter that the SDK has built.
+
+    Raises :class:`AuditConfigurationError` where there is neither.
+    """
+    pipeline = _Running.pipeline
+    if pipeline is not None:
+        return pipeline
+    with _Running.lock:
+        if _Running.pipeline is None:
+            exporter = standalone_exporter()
+            if exporter is None:
+                raise AuditConfigurationError(
+                    "auditing is not configured: call configure_audit() once in telemetry set-up, "
+                    "for example configure_audit('sqlite')"
+                )
+            _Running.pipeline = _around(exporter)
+            _Running.made_of = None
+        return _Running.pipeline
+
+
+def running_pipeline() -> AuditPipeline | None:
+    """Return the pipeline in force, or None; nothing is made."""
+    return _Running.pipeline
+
+
+def _install(
+    exporter: str | LogRecordExporter | None,
+    arguments: dict[str, Any],
+    extra: tuple[Any, ...],
+    build: Callable[[list[AuditExporter], Settings], AuditPipeline],
+) -> AuditPipeline:
+    _take_client(arguments)
+    name = exporter if isinstance(exporter, str) else None
+    settings = load_settings({"exporter": name, **arguments})
+    made_of = (settings.values, exporter if name is None else None, extra)
+    with _Running.lock:
+        running = _Running.pipeline
+        if running is not None and not running.closed:
+            if made_of == _Running.made_of:
+                return running
+            raise AuditConfigurationError(
+                "auditing is configured already, with other arguments: call configure_audit() once per process, "
+                "or shutdown_audit() before another call"
+            )
+        pipeline = build(_exporters(exporter, settings), settings)
+        _Running.pipeline, _Running.made_of = pipeline, made_of
+        _say_where(pipeline, settings)
+        end_with_process(pipeline, on_sigterm=settings.handle_sigterm)
+        return pipeline
+
+
+def _take_client(arguments: dict[str, Any]) -> None:
+    client = arguments.pop("client", None)
+    if client is not None:
+        arguments["url"] = arguments.get("url") or str(getattr(client, "supabase_url", "")) or None
+        arguments["key"] = arguments.get("key") or getattr(client, "supabase_key", None)
+
+
+def _exporters(exporter: str | LogRecordExporter | None, settings: Settings) -> list[AuditExporter]:
+    if isinstance(exporter, AuditExporter):
+        return [exporter]
+    chosen = settings.exporter or DEFAULT_EXPORTER
+    if not isinstance(chosen, str) or isinstance(exporter, LogRecordExporter):
+        raise AuditConfigurationError(_unknown_exporter(type(exporter or chosen).__name__))
+    name = chosen.strip().lower()
+    if name not in EXPORTERS:
+        raise AuditConfigurationError(_unknown_exporter(name))
+    return [EXPORTERS[name].from_settings(settings)]
+
+
+def _unknown_exporter(name: str) -> str:
+    return f"exporter (OTEL_AUDIT_EXPORTER): {name!r} is none; must be one of {', '.join(EXPORTERS)}"
+
+
+def _pipeline(
+    exporters: list[AuditExporter],
+    settings: Settings,
+    provider: LoggerProvider,
+    meter_provider: MeterProvider | None,
+    *,
+    attached: bool,
+) -> AuditPipeline:
+    processors: list[LogRecordProcessor] = []
+    if settings.mode == "batch":
+        processors = [
+            BatchLogRecordProcessor(
+                exporter,
+                schedule_delay_millis=settings.schedule_delay_millis,
+                max_export_batch_size=settings.max_export_batch_size,
+                export_timeout_millis=settings.export_timeout_millis,
+                max_queue_size=settings.max_queue_size,
+                meter_provider=meter_provider,
+            )
+            for exporter in exporters
+        ]
+    for processor in processors:
+        provider.add_log_record_processor(processor)
+    return AuditPipeline(exporters, settings, provider=provider, processors=processors, attached=attached)
+
+
+def _around(exporter: AuditExporter) -> AuditPipeline:
+    """Return a pipeline for an exporter behind a processor of the SDK's making, on the global provider."""
+    from opentelemetry._logs import get_logger_provider
+
+    pipeline = AuditPipeline(
+        [exporter], exporter.settings, provider=get_logger_provider(), processors=[], attached=True
+    )
+    end_with_process(pipeline, on_sigterm=exporter.settings.handle_sigterm)
+    return pipeline
+
+
+def _say_where(pipeline: AuditPipeline, settings: Settings) -> None:
+    where = ", ".join(f"{exporter.exporter_name} ({exporter.target})" for exporter in pipeline.exporters)
+    unused = [
+        settings.sources[name] for name in ("url", "dsn") if settings.chosen(name) and settings.sources[name].isupper()
+    ]
+    if unused and not settings.chosen("exporter") and pipeline.exporters[0].exporter_name == DEFAULT_EXPORTER:
+        logger.warning(
+            "audit: no exporter was chosen, so rows go to %s, although %s is set: set OTEL_AUDIT_EXPORTER "
+            "(supabase, postgres, or sqlite to keep it so)",
+            where,
+            " and ".join(unused),
+        )
+    else:
+        logger.info("audit: exporter %s, mode %s, outbox %s", where, settings.mode, settings.outbox)
+    for exporter in pipeline.exporters:
+        _warn_of_orphans(exporter.lane.folder)
+
+
+def _warn_of_orphans(folder: OutboxFolder | None) -> None:
+    for destination, count in orphans_elsewhere(folder) if folder is not None else []:
+        logger.warning(
+            "audit: %d event(s) of an earlier process wait for another destination (%s): they are delivered when "
+            "a process with that destination starts; see `otel-audit outbox status`",
+            count,
+            destination,
+        )

@@ -1,0 +1,177 @@
+"""The dead letters: rows that the sink refuses and that others prove to be at fault themselves.
+
+One file per destination, shared by its processes. Each use opens and closes it: parking is rare, and nothing
+is then held over a fork. It keeps a rollback journal, as files that several processes write should.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any, Final, Protocol
+
+from otel_audit_exporter.errors import OutboxError
+
+_BUSY_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One parked event.
+
+    ``row`` is the row as it was sent to the sink (column to value); ``error`` and ``code`` are the sink's
+    reason; times are aware and in UTC.
+    """
+
+    record_id: str
+    row: dict[str, Any]
+    error: str
+    code: str | None
+    attempts: int
+    first_failed_at: datetime
+    parked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedEvent:
+    """A dead letter as it is stored: the event's bytes, and who parked it."""
+
+    record_id: str
+    body: bytes
+    error: str
+    code: str | None
+    attempts: int
+    first_failed_at: float
+    parked_at: float
+    parked_by: str
+
+    def letter(self, row: dict[str, Any]) -> DeadLetter:
+        """Return what people are shown."""
+        return DeadLetter(
+            self.record_id,
+            row,
+            self.error,
+            self.code,
+            self.attempts,
+            datetime.fromtimestamp(self.first_failed_at, UTC),
+            datetime.fromtimestamp(self.parked_at, UTC),
+        )
+
+
+class DeadLetterStore(Protocol):
+    """Where parked events are kept."""
+
+    def park(self, events: Iterable[ParkedEvent]) -> None:
+        """Keep these events; one with a known id replaces it."""
+        ...
+
+    def all(self) -> list[ParkedEvent]:
+        """Return them, the oldest first."""
+        ...
+
+    def get(self, record_id: str) -> ParkedEvent | None:
+        """Return one of them."""
+        ...
+
+    def remove(self, record_id: str) -> bool:
+        """Remove one of them; tell whether it was there."""
+        ...
+
+    def size_bytes(self) -> int:
+        """Return the space taken."""
+        ...
+
+
+class DeadLetterFile:
+    """Dead letters in one SQLite file."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+
+    def park(self, events: Iterable[ParkedEvent]) -> None:
+        rows = [
+            (e.record_id, e.body, e.error, e.code, e.attempts, e.first_failed_at, e.parked_at, e.parked_by)
+            for e in events
+        ]
+        with self._connected(create=True) as connection:
+            connection.executemany("INSERT OR REPLACE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def all(self) -> list[ParkedEvent]:
+        return self._select("SELECT * FROM dead_letter ORDER BY parked_at, record_id")
+
+    def get(self, record_id: str) -> ParkedEvent | None:
+        found = self._select("SELECT * FROM dead_letter WHERE record_id = ?", record_id)
+        return found[0] if found else None
+
+    def remove(self, record_id: str) -> bool:
+        if not os.path.exists(self.path):
+            return False
+        with self._connected(create=False) as connection:
+            sql = "DELETE FROM dead_letter WHERE record_id = ?"
+            return connection.execute(sql, (record_id,)).rowcount > 0
+
+    def size_bytes(self) -> int:
+        try:
+            return os.path.getsize(self.path)
+        except FileNotFoundError:
+            return 0
+
+    def _select(self, sql: str, *parameters: str) -> list[ParkedEvent]:
+        if not os.path.exists(self.path):
+            return []
+        with self._connected(create=False) as connection:
+            return [ParkedEvent(*row) for row in connection.execute(sql, parameters)]
+
+    @contextmanager
+    def _connected(self, *, create: bool) -> Iterator[sqlite3.Connection]:
+        try:
+            if create:
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS)
+            try:
+                connection.execute("PRAGMA synchronous = FULL")
+                if create:
+                    connection.executescript(_schema())
+                with connection:
+                    yield connection
+            finally:
+                connection.close()
+        except (sqlite3.Error, OSError) as error:
+            raise OutboxError(f"the dead letters {self.path} failed: {error}") from error
+
+
+class MemoryDeadLetters:
+    """Dead letters in memory, beside an outbox in memory."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._events: dict[str, ParkedEvent] = {}
+
+    def park(self, events: Iterable[ParkedEvent]) -> None:
+        with self._lock:
+            self._events.update({event.record_id: event for event in events})
+
+    def all(self) -> list[ParkedEvent]:
+        with self._lock:
+            return list(self._events.values())
+
+    def get(self, record_id: str) -> ParkedEvent | None:
+        return self._events.get(record_id)
+
+    def remove(self, record_id: str) -> bool:
+        with self._lock:
+            return self._events.pop(record_id, None) is not None
+
+    def size_bytes(self) -> int:
+        with self._lock:
+            return sum(len(event.body) for event in self._events.values())
+
+
+def _schema() -> str:
+    return resources.files(__package__).joinpath("sql/dead_letters.sql").read_text(encoding="utf-8")

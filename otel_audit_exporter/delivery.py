@@ -1,0 +1,151 @@
+"""One attempt to deliver a batch: insert it, and where it is refused narrow it down to the rows at fault.
+
+Nothing is decided here about what becomes of a row that was refused; nothing is retried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, Generic, NoReturn, TypeVar
+
+from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.sinks.base import Sink, SinkError
+
+T = TypeVar("T")
+
+# So many rows refused one after the other, none accepted between them: then it is not the rows.
+REFUSALS_IN_A_ROW: Final = 8
+
+
+@dataclass(frozen=True)
+class Refused(Generic[T]):
+    """One item that was refused by itself; ``proved``: others were accepted since it was first refused."""
+
+    item: T
+    error: SinkError
+    proved: bool
+
+
+@dataclass
+class Attempt(Generic[T]):
+    """What became of the items of one attempt: each is in one of the three lists."""
+
+    stored: list[T] = field(default_factory=list)
+    refused: list[Refused[T]] = field(default_factory=list)
+    waiting: list[T] = field(default_factory=list)
+    error: SinkError | None = None  # why the rest waits
+
+
+class _Stop(Exception):  # noqa: N818  # not an error: the end of an attempt
+    """The attempt ends here: what is left waits."""
+
+
+class _Run(Generic[T]):
+    def __init__(
+        self,
+        sink: Sink,
+        row_of: Callable[[T], bytes],
+        deadline: float,
+        on_stored: Callable[[Sequence[T]], None],
+    ) -> None:
+        self._sink = sink
+        self._row_of = row_of
+        self._deadline = deadline
+        self._on_stored = on_stored
+        self._accepted = 0
+        self.result: Attempt[T] = Attempt()
+
+    def narrow(self, items: Sequence[T], refused_at: int | None = None, known_bad: bool = False) -> bool:
+        """Insert ``items``, or else their halves; tell whether all were stored.
+
+        ``refused_at``: how many rows had been accepted when these were first refused. ``known_bad``: a row at
+        fault is among them, so that trying them together is a request for nothing.
+        """
+        by_record = True
+        if not known_bad or len(items) == 1:
+            error = self._insert(items)
+            if error is None:
+                return True
+            by_record = error.verdict.fault is Fault.RECORD
+            refused_at = self._accepted if refused_at is None else refused_at
+            if len(items) == 1 and by_record:
+                self._refuse(items[0], error, refused_at)
+                return False
+            if len(items) == 1 or not (by_record or error.verdict.halve):
+                self._stop(error, items)
+        middle = len(items) // 2
+        try:
+            left_stored = self.narrow(items[:middle], refused_at)
+        except _Stop:
+            self.result.waiting.extend(items[middle:])
+            raise
+        self.narrow(items[middle:], refused_at, known_bad=left_stored and by_record)
+        return False
+
+    def _insert(self, items: Sequence[T]) -> SinkError | None:
+        if time.monotonic() >= self._deadline:
+            self._stop(out_of_time(), items)
+        try:
+            self._sink.insert([self._row_of(item) for item in items], self._deadline)
+        except SinkError as error:
+            return error
+        except Exception as error:
+            return unforeseen(error)
+        self._accepted += len(items)
+        self.result.stored.extend(items)
+        self._on_stored(items)
+        return None
+
+    def _refuse(self, item: T, error: SinkError, refused_at: int) -> None:
+        self.result.refused.append(Refused(item, error, self._accepted > refused_at))
+        if self._accepted == 0 and len(self.result.refused) >= REFUSALS_IN_A_ROW:
+            self._stop(every_row_refused(error), ())
+
+    def _stop(self, error: SinkError, waiting: Sequence[T]) -> NoReturn:
+        self.result.waiting.extend(waiting)
+        self.result.error = error
+        raise _Stop
+
+
+def attempt(
+    sink: Sink,
+    items: Sequence[T],
+    row_of: Callable[[T], bytes],
+    deadline: float,
+    on_stored: Callable[[Sequence[T]], None],
+) -> Attempt[T]:
+    """Insert ``items`` once, before ``deadline`` (monotonic seconds); say what became of each.
+
+    A refused batch is narrowed down by halves, in about ``2 * log2(n)`` requests for each row at fault. Where
+    the first rows are all refused and none is accepted, the rest is not tried: then it is not the rows.
+    ``on_stored`` is called with each part as soon as the sink has it.
+    """
+    run = _Run(sink, row_of, deadline, on_stored)
+    with suppress(_Stop):
+        run.narrow(items)
+    return run.result
+
+
+def out_of_time() -> SinkError:
+    """Return the error of an attempt whose time is up before it is through."""
+    return SinkError(Verdict(Fault.TRANSIENT), "the time for one attempt is up (OTEL_AUDIT_EXPORT_TIMEOUT)")
+
+
+def unforeseen(error: Exception) -> SinkError:
+    """Return the error of a sink that fails in a way of its own: tried again, and told."""
+    verdict = Verdict(Fault.TRANSIENT, remedy="report it to whoever maintains the sink", perhaps_stored=True)
+    return SinkError(verdict, f"the sink raised {type(error).__name__}", code=type(error).__name__)
+
+
+def every_row_refused(error: SinkError) -> SinkError:
+    """Return the error of a batch of which no row is accepted: held, as a fault of the table's."""
+    remedy = error.verdict.remedy or "compare the table with what is written: `otel-audit check`"
+    return SinkError(
+        Verdict(Fault.CONFIGURATION, remedy=remedy),
+        f"the sink refuses every row, so it is not the rows: {error.message}",
+        code=error.code,
+        status=error.status,
+    )

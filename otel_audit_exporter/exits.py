@@ -1,0 +1,82 @@
+"""The end of the process: interpreter exit, SIGTERM where nobody else handles it, multiprocessing children."""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import os
+import signal
+import sys
+import threading
+import weakref
+from types import FrameType
+from typing import Final, Protocol
+
+
+class Endable(Protocol):
+    """Something that delivers what it can when the process ends."""
+
+    def end_with_process(self) -> None:
+        """Deliver within the time set for it; never raise."""
+        ...
+
+
+_endable: Final[weakref.WeakSet[Endable]] = weakref.WeakSet()
+_terminating = False
+
+
+def end_with_process(thing: Endable, *, on_sigterm: bool) -> None:
+    """Have ``thing`` ended at interpreter exit, and on SIGTERM where that is unhandled and we may handle it."""
+    _endable.add(thing)
+    is_main = threading.current_thread() is threading.main_thread()
+    if on_sigterm and is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def end_with_multiprocessing_child() -> None:
+    """In a ``multiprocessing`` child, which leaves without atexit: have everything ended there too."""
+    util = sys.modules.get("multiprocessing.util")
+    process = sys.modules.get("multiprocessing.process")
+    if util is not None and process is not None and process.parent_process() is not None:
+        util.Finalize(None, _end_all, exitpriority=10)
+
+
+def _end_all() -> None:
+    for thing in list(_endable):
+        thing.end_with_process()
+
+
+def _on_sigterm(signum: int, frame: FrameType | None) -> None:
+    # Runs between two bytecodes of the main thread, inside whatever lock that holds: so it takes none, and
+    # leaves the work to a thread of its own. The second signal, ours or somebody's, ends the process.
+    global _terminating
+    if not _terminating:
+        _terminating = True
+        try:
+            _thread.start_new_thread(_terminate, ())
+            return
+        except RuntimeError:  # the interpreter is ending already
+            pass
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _terminate() -> None:
+    try:
+        _end_all()
+    finally:
+        main = threading.main_thread().ident
+        if main is not None and hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(main, signal.SIGTERM)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _in_child() -> None:
+    global _terminating
+    _terminating = False
+
+
+atexit.register(_end_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,411 @@
+"""The OpenTelemetry edge: log record exporters whose rows cannot get lost behind them.
+
+``export()`` commits what it is given to the outbox, answers SUCCESS once it is there, and delivers. Of a
+pipeline's own records, which are in the outbox before the SDK sees them, it only delivers.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
+
+from otel_audit_exporter.announce import logger
+from otel_audit_exporter.deadletters import DeadLetterFile, DeadLetterStore, MemoryDeadLetters
+from otel_audit_exporter.encoding import Encoder
+from otel_audit_exporter.errors import AuditConfigurationError, AuditError, AuditEventError, OutboxError
+from otel_audit_exporter.event import EventRules
+from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.folder import DEAD_LETTERS, Destination, OutboxFolder
+from otel_audit_exporter.lane import AnyStore, Lane, LaneOptions, shape_error
+from otel_audit_exporter.mapping import TableMapping
+from otel_audit_exporter.outbox import Entry
+from otel_audit_exporter.records import AuditLogRecord, is_audit_record, raw_body, said_by
+from otel_audit_exporter.redaction import Redactor
+from otel_audit_exporter.relay import Relay, deliver_hot
+from otel_audit_exporter.settings import Settings, default_outbox_dir, load_settings
+from otel_audit_exporter.sinks.base import Sink, SinkError
+from otel_audit_exporter.sinks.memory import MemorySink
+
+_standalone: Final[weakref.WeakSet[AuditExporter]] = weakref.WeakSet()
+_COLD_AFTER_SECONDS: Final = 2.0
+
+
+class AuditExporter(LogRecordExporter):
+    """What the exporters of this library have in common.
+
+    It works behind any ``BatchLogRecordProcessor``. It takes audit records only (those with an ``audit.action``
+    attribute) and lets others pass; a record that cannot become a row is parked with its reason. Where settings
+    are missing it does not raise, as the SDK's auto-configuration would then switch off every signal: it holds
+    the events, says once what is missing, and the next process that has the settings delivers them.
+    """
+
+    exporter_name: str
+    adopts = True
+
+    def __init__(self, **options: Any) -> None:
+        self._start(self._load({name: value for name, value in options.items() if value is not None}), strict=False)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Build the exporter for a pipeline: what is missing or wrong is an :class:`AuditConfigurationError`."""
+        exporter = cls.__new__(cls)
+        exporter._start(settings, strict=True)
+        return exporter
+
+    def _start(self, settings: Settings, *, strict: bool) -> None:
+        self._lock = threading.Lock()
+        self._settings = settings
+        self._mapping = TableMapping(settings.columns, settings.column_defaults, settings.unmapped)
+        self._rules = make_rules(settings, self._mapping)
+        self._sink = self._make_sink_or_hold(strict)
+        self._lane = self._make_lane(strict)
+        self._relay = Relay(
+            self._lane,
+            cold_after_seconds=max(_COLD_AFTER_SECONDS, 5 * settings.schedule_delay_millis / 1000),
+            hot=settings.mode == "batch",
+        )
+        self._owned = False
+        self._shut_down = False
+        self._lane.adopt_orphans()
+        self._relay.start()
+        _standalone.add(self)
+
+    # --- made by each exporter ---------------------------------------------------------------------------------
+
+    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        raise NotImplementedError
+
+    def _place(self, settings: Settings) -> str:
+        """Return the host or path that rows go to; empty where it is not known."""
+        return ""
+
+    def _missing(self, settings: Settings) -> str | None:
+        """Say what is missing to make the sink."""
+        return None
+
+    # --- what a pipeline needs ---------------------------------------------------------------------------------
+
+    @property
+    def lane(self) -> Lane:
+        """The lane behind this exporter."""
+        return self._lane
+
+    @property
+    def relay(self) -> Relay:
+        """What redelivers from the lane's outbox."""
+        return self._relay
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._settings
+
+    @property
+    def rules(self) -> EventRules:
+        """What an event must have to become a row here."""
+        return self._rules
+
+    @property
+    def mapping(self) -> TableMapping:
+        """Which column takes which field."""
+        return self._mapping
+
+    @property
+    def target(self) -> str:
+        """Where rows go, for people."""
+        return self._sink.target
+
+    def own_by_pipeline(self) -> None:
+        """Leave the end of the lane to a pipeline: the SDK's shutdown then ends only the hot road."""
+        self._owned = True
+        _standalone.discard(self)
+
+    # --- the SDK's interface -----------------------------------------------------------------------------------
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        """Commit the audit records of ``batch`` to the outbox and offer them to the sink, once.
+
+        SUCCESS: every one is in the outbox, in the table or in the dead letters. FAILURE: the outbox refused
+        some, which is logged as critical; these are lost, as nothing else holds them. Never raises.
+        """
+        try:
+            mine, refused = self._take(batch)
+            for store, entries in mine.items():
+                deliver_hot(self._lane, store, entries)
+        except BaseException:
+            logger.exception("audit %s: an export failed; its events stay in the outbox", self._lane.name)
+            self._relay.wake()
+            return LogRecordExportResult.FAILURE
+        return LogRecordExportResult.FAILURE if refused else LogRecordExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: int = 10_000) -> bool:
+        """Deliver what waits; True if everything accepted so far is stored or parked within the time."""
+        deadline = time.monotonic() + timeout_millis / 1000
+        return self._lane.wait_until_settled(deadline, self._relay.hurry)
+
+    def shutdown(self, timeout_millis: float = 10_000) -> None:
+        """Deliver what waits within the time, and let go of the outbox; what is left is the next process's."""
+        if not self._owned:
+            limit = min(timeout_millis, self._settings.shutdown_timeout_millis)
+            self.close(time.monotonic() + limit / 1000)
+
+    def close(self, deadline: float, *, patient: bool = True) -> bool:
+        """End the lane by ``deadline`` (monotonic seconds); True if everything is stored or parked.
+
+        ``patient=False``: where the sink is known to be away and the outbox is on disk, one attempt is enough.
+        """
+        with self._lock:
+            if self._shut_down:
+                return not self._lane.books.pending
+            self._shut_down = True
+        if not patient and not self._lane.gate.flowing and self._lane.on_disk:
+            self._lane.wait_for_attempt(deadline, self._relay.hurry)
+            deadline = time.monotonic()
+        settled = self._lane.wait_until_settled(deadline, self._relay.hurry)
+        self._relay.stop(deadline)
+        self._lane.close()
+        _standalone.discard(self)
+        return settled
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.target}>"
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _take(self, batch: Iterable[ReadableLogRecord]) -> tuple[dict[AnyStore, list[Entry]], int]:
+        mine: dict[AnyStore, list[Entry]] = {}
+        refused = 0
+        for readable in batch:
+            record = readable.log_record
+            if isinstance(record, AuditLogRecord):
+                ticket = record.tickets.get(self._lane.name)
+                if ticket is not None:
+                    mine.setdefault(ticket.store, []).append(Entry(ticket.seq, record.event_body))
+            elif is_audit_record(record):
+                entry = self._commit(record)
+                refused += entry is None
+                if entry is not None:
+                    mine.setdefault(self._lane.own, []).append(entry)
+        return mine, refused
+
+    def _commit(self, record: Any) -> Entry | None:
+        try:
+            body = self._rules.compose(said_by(record)).body
+        except AuditEventError as error:
+            return self._park(record, error)
+        try:
+            return Entry(self._lane.accept(body).seq, body)
+        except AuditError as error:
+            logger.critical("audit %s: an event is lost, the outbox refuses it: %s", self._lane.name, error)
+            self._lane.books.count(rejected=1)
+            return None
+
+    def _park(self, record: Any, error: AuditEventError) -> Entry | None:
+        body = raw_body(record)
+        try:
+            ticket = self._lane.accept(body)
+            self._lane.park_now(ticket, body, shape_error(str(error)))
+        except OutboxError as problem:
+            logger.critical("audit %s: an event is lost, the outbox refuses it: %s", self._lane.name, problem)
+        return None
+
+    def _load(self, options: dict[str, Any]) -> Settings:
+        try:
+            return load_settings(options)
+        except AuditConfigurationError as error:
+            settings = load_settings(options, {})  # raises where it is the arguments that are wrong
+            logger.error(
+                "audit %s: the environment's settings are ignored until they are corrected: %s",
+                self.exporter_name,
+                error,
+            )
+            return settings
+
+    def _make_sink_or_hold(self, strict: bool) -> Sink:
+        missing = self._missing(self._settings)
+        try:
+            if missing is None:
+                return self._make_sink(self._settings, self._mapping)
+        except (ValueError, ImportError) as error:
+            missing = str(error)
+        if strict:
+            raise AuditConfigurationError(f"exporter {self.exporter_name}: {missing}")
+        logger.error("audit %s: events are held in the outbox: %s", self.exporter_name, missing)
+        return _MissingSink(self.exporter_name, missing)
+
+    def _make_lane(self, strict: bool) -> Lane:
+        settings = self._settings
+        options = LaneOptions(
+            outbox=settings.outbox if self.adopts else "memory",
+            outbox_max_bytes=settings.outbox_max_bytes,
+            export_timeout_seconds=settings.export_timeout_millis / 1000,
+            foreign_key_grace_seconds=settings.foreign_key_grace_seconds,
+            schedule_delay_seconds=settings.schedule_delay_millis / 1000,
+        )
+        folders = [] if options.outbox == "memory" else self._folders()
+        try:
+            return self._lane_with(options, folders)
+        except AuditConfigurationError as error:
+            if strict:
+                raise
+            logger.error("audit %s: events are kept in memory only: %s", self.exporter_name, error)
+            return self._lane_with(options, [])
+
+    def _lane_with(self, options: LaneOptions, folders: Sequence[OutboxFolder]) -> Lane:
+        letters: DeadLetterStore = MemoryDeadLetters()
+        if folders:
+            letters = DeadLetterFile(Path(folders[0].path) / DEAD_LETTERS)
+        return Lane(
+            self.exporter_name,
+            self._sink,
+            self._row_of(),
+            folders=folders,
+            dead_letters=letters,
+            options=options,
+            identity=uuid.uuid4().hex,
+        )
+
+    def _row_of(self) -> Callable[[bytes], bytes]:
+        return self._mapping.row
+
+    def _folders(self) -> list[OutboxFolder]:
+        settings = self._settings
+        root = settings.outbox_dir or default_outbox_dir()
+        places = dict.fromkeys((self._place(settings), ""))  # what waited for the place to be known, too
+        return [
+            OutboxFolder(root, Destination(self.exporter_name, place, settings.schema, settings.table))
+            for place in places
+        ]
+
+
+class InMemoryAuditExporter(AuditExporter):
+    """Keep rows in memory, for tests and for development: ``rows`` is the table.
+
+    A row whose id is known is ignored, as in a real table. Everything is gone with the process.
+    """
+
+    exporter_name = "memory"
+    adopts = False
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows so far, in the order of their arrival: column to value."""
+        sink = self._sink
+        assert isinstance(sink, MemorySink)
+        return sink.rows
+
+    def clear(self) -> None:
+        """Forget the rows."""
+        sink = self._sink
+        assert isinstance(sink, MemorySink)
+        sink.clear()
+
+    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        return MemorySink(key_columns=(mapping.key_column,))
+
+
+class SQLiteAuditExporter(AuditExporter):
+    """Write rows to a table in a SQLite file, which is made where it is missing: the embedded default.
+
+    Arguments are those of ``configure_audit``; ``path`` is the file (``OTEL_AUDIT_SQLITE_PATH``, else
+    ``pms_audit_log.db``).
+    """
+
+    exporter_name = "sqlite"
+
+    def __init__(self, path: str | None = None, **options: Any) -> None:
+        super().__init__(path=path, **options)
+
+    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        from otel_audit_exporter.sinks.sqlite import SQLiteSink
+
+        return SQLiteSink(
+            settings.path,
+            table=settings.table,
+            columns=mapping.columns,
+            key_columns=(mapping.key_column,),
+            json_columns=mapping.json_columns,
+        )
+
+    def _place(self, settings: Settings) -> str:
+        return str(Path(settings.path).absolute())
+
+
+class SupabaseAuditExporter(AuditExporter):
+    """Write rows to a table of a Supabase project, in bulk, through its REST interface.
+
+    ``url`` and ``key`` default to ``SUPABASE_URL`` and ``SUPABASE_SERVICE_ROLE_KEY``; ``token`` is that of a
+    lesser role (see the README's chapter on privileges). Other arguments are those of ``configure_audit``.
+    """
+
+    exporter_name = "supabase"
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        token: str | Callable[[], str] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(url=url, key=key, token=token, **options)
+
+    def _missing(self, settings: Settings) -> str | None:
+        missing = []
+        if not settings.url:
+            missing.append("the project's address (argument url, or SUPABASE_URL)")
+        if not settings.key:
+            missing.append("its key (argument key, or SUPABASE_SERVICE_ROLE_KEY)")
+        return f"missing: {' and '.join(missing)}" if missing else None
+
+    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        from otel_audit_exporter.sinks.supabase import SupabaseSink
+
+        return SupabaseSink(
+            settings.url,
+            settings.key,
+            token=settings.token,
+            table=settings.table,
+            schema=settings.schema,
+            columns=mapping.columns,
+            key_columns=(mapping.key_column,),
+        )
+
+    def _place(self, settings: Settings) -> str:
+        return str(settings.url or "")
+
+
+class _MissingSink:
+    """Stands where a sink cannot be made yet: it refuses everything as a fault of the configuration."""
+
+    def __init__(self, name: str, missing: str) -> None:
+        self.name = name
+        self.target = "(not configured)"
+        self._missing = missing
+
+    def insert(self, rows: Sequence[bytes], deadline: float) -> None:
+        raise SinkError(Verdict(Fault.CONFIGURATION, remedy=self._missing), f"not configured: {self._missing}")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def renew_after_fork(self) -> None:
+        """Nothing is inherited."""
+
+
+def make_rules(settings: Settings, mapping: TableMapping) -> EventRules:
+    """Return what these settings ask of an event."""
+    encoder = Encoder(Redactor(settings.redact_keys))
+    return EventRules(ids=settings.ids, encoder=encoder, required=mapping.required, refused=mapping.refused)
+
+
+def standalone_exporter() -> AuditExporter | None:
+    """Return an exporter of ours that was built in this process outside of a pipeline (by the SDK, say)."""
+    return next(iter(_standalone), None)

@@ -1,0 +1,214 @@
+"""The outbox directory: one folder per destination, one locked file per process in it.
+
+A file whose lock is free belongs to a process that is gone: an orphan, which a live process of the same
+destination adopts. All taking and removing of files happens under the folder's own lock, so that nobody can
+lock a file that is just being removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from otel_audit_exporter.errors import AuditConfigurationError, OutboxError
+from otel_audit_exporter.locks import FileLock
+from otel_audit_exporter.outbox import OutboxFile, count_events, salvage
+
+logger: Final = logging.getLogger("otel_audit_exporter")
+_SUFFIX: Final = ".outbox"
+_DESCRIPTION: Final = "destination.json"
+DEAD_LETTERS: Final = "dead-letters.db"
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where rows go, as far as it decides who may deliver them: never a key."""
+
+    exporter: str
+    place: str  # host or path; "" where it is not known yet
+    schema: str
+    table: str
+
+    @property
+    def folder_name(self) -> str:
+        """A name that people recognise and that no two destinations share."""
+        words = "-".join(part for part in (self.exporter, self.place, self.schema, self.table) if part)
+        readable = re.sub(r"[^A-Za-z0-9]+", "-", words).strip("-")[:80]
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        return f"{readable}-{digest}"
+
+    def __str__(self) -> str:
+        return f"{self.exporter} {self.place or '(not configured)'} {self.schema}.{self.table}"
+
+
+@dataclass
+class HeldFile:
+    """An outbox file whose lock this process holds."""
+
+    store: OutboxFile
+    lock: FileLock
+    path: Path
+
+
+class OutboxFolder:
+    """The outbox files of one destination."""
+
+    def __init__(self, root: str | os.PathLike[str], destination: Destination) -> None:
+        self.destination = destination
+        self.root = Path(root)
+        self.path = self.root / destination.folder_name
+
+    def create(self, *, durable: bool, max_bytes: int) -> HeldFile:
+        """Make this process's file, lock it, and prove with a real commit that it takes events.
+
+        Raises :class:`AuditConfigurationError` that names both remedies where the directory cannot be used.
+        """
+        try:
+            self._make_folder()
+            with self._guard():
+                held = self._new_file(durable, min(max_bytes, _affordable(self.path)))
+            held.store.settle([held.store.append(b"[]", lambda: None)])
+        except (OSError, OutboxError) as error:
+            raise AuditConfigurationError(
+                f"the outbox directory {self.root} cannot be used ({error}): set OTEL_AUDIT_OUTBOX_DIR to a "
+                "writable directory on a local disk, or OTEL_AUDIT_OUTBOX=memory to do without one "
+                "(events that are not delivered yet are then lost when the process dies)"
+            ) from error
+        return held
+
+    def _guard(self) -> FileLock:
+        return FileLock(self.path / "folder.lock")
+
+    def adopt(self, *, durable: bool, max_bytes: int) -> list[HeldFile]:
+        """Take over the files that nobody holds; empty ones are removed, damaged ones set aside and salvaged."""
+        adopted: list[HeldFile] = []
+        if not self.path.is_dir():
+            return adopted
+        with self._guard():
+            for path in sorted(self.path.glob(f"*{_SUFFIX}")):
+                lock = FileLock(_lock_path(path))
+                if lock.acquire():
+                    held = self._open_orphan(path, lock, durable, max_bytes)
+                    if held is not None:
+                        adopted.append(held)
+        return adopted
+
+    def count_orphaned(self) -> int:
+        """Return how many events wait in files that no live process holds; nothing is taken over."""
+        waiting = 0
+        with self._guard():
+            for path in self.path.glob(f"*{_SUFFIX}"):
+                with suppress(OutboxError):
+                    lock = FileLock(_lock_path(path))
+                    if lock.acquire():
+                        try:
+                            waiting += count_events(path)
+                        finally:
+                            lock.release()
+        return waiting
+
+    def release(self, held: HeldFile) -> None:
+        """Close an empty file and remove it; one that still holds events is left for the next process."""
+        with self._guard():
+            try:
+                keep = held.store.count() > 0
+            except OutboxError:
+                keep = True
+            held.store.close()
+            if not keep:
+                _unlink(held.path)
+            held.lock.release()
+            if not keep:
+                with suppress(OSError):
+                    os.unlink(held.lock.path)
+
+    def _make_folder(self) -> None:
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        description = self.path / _DESCRIPTION
+        if not description.exists():
+            with tempfile.NamedTemporaryFile("w", dir=self.path, delete=False, encoding="utf-8") as file:
+                json.dump(asdict(self.destination), file)
+            os.replace(file.name, description)
+
+    def _new_file(self, durable: bool, max_bytes: int) -> HeldFile:
+        path = self.path / f"{os.getpid()}-{uuid.uuid4().hex[:12]}{_SUFFIX}"
+        lock = FileLock(_lock_path(path))
+        if not lock.acquire():
+            raise OutboxError(f"the new file {path} is locked by somebody else")
+        try:
+            return HeldFile(OutboxFile(path, durable=durable, max_bytes=max_bytes), lock, path)
+        except BaseException:
+            lock.release()
+            raise
+
+    def _open_orphan(self, path: Path, lock: FileLock, durable: bool, max_bytes: int) -> HeldFile | None:
+        try:
+            store = OutboxFile(path, durable=durable, max_bytes=max_bytes)
+        except OutboxError as error:
+            held = self._mend(path, lock, durable, max_bytes, error)
+            if held is None:
+                lock.release()
+            return held
+        held = HeldFile(store, lock, path)
+        if store.count() == 0:
+            store.close()
+            _unlink(path)
+            lock.release()
+            with suppress(OSError):
+                os.unlink(lock.path)
+            return None
+        return held
+
+    def _mend(self, path: Path, lock: FileLock, durable: bool, max_bytes: int, error: OutboxError) -> HeldFile | None:
+        if not isinstance(error.__cause__, sqlite3.DatabaseError):
+            logger.error("%s", error)
+            return None
+        bodies = salvage(path)
+        aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                os.replace(f"{path}{suffix}", f"{aside}{suffix}")
+        store = OutboxFile(path, durable=durable, max_bytes=max_bytes)
+        for body in bodies:
+            store.append(body, lambda: None)
+        logger.error("outbox file damaged: %d events saved from it, the file is kept as %s", len(bodies), aside)
+        return HeldFile(store, lock, path)
+
+
+def orphans_elsewhere(folder: OutboxFolder) -> list[tuple[Destination, int]]:
+    """Return the other destinations under the same directory, with how many events of dead processes wait there."""
+    found = []
+    for description in folder.root.glob(f"*/{_DESCRIPTION}"):
+        with suppress(OSError, ValueError, TypeError, OutboxError):
+            destination = Destination(**json.loads(description.read_text(encoding="utf-8")))
+            other = OutboxFolder(folder.root, destination)
+            if other.path != folder.path and (waiting := other.count_orphaned()):
+                found.append((destination, waiting))
+    return found
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _unlink(path: Path) -> None:
+    for suffix in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            os.unlink(f"{path}{suffix}")
+
+
+def _affordable(path: Path) -> int:
+    return max(shutil.disk_usage(path).free // 2, 2**20)

@@ -1,0 +1,520 @@
+"""A lane: one sink, the outbox before it, and the books of both.
+
+Accepting commits to the outbox; everything that delivers goes through :meth:`Lane.attempt`, whoever calls it
+(the exporter on the SDK's thread, the relay on its own). An event leaves the outbox only when the sink has it,
+or when it is in the dead letters.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import threading
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from otel_audit_exporter.announce import Announcer, logger
+from otel_audit_exporter.attributes import INDEX
+from otel_audit_exporter.deadletters import DeadLetterStore, ParkedEvent
+from otel_audit_exporter.delivery import Attempt, Refused, attempt
+from otel_audit_exporter.errors import AuditConfigurationError, AuditShutdownError, OutboxError
+from otel_audit_exporter.event import parse_json, split
+from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.folder import HeldFile, OutboxFolder
+from otel_audit_exporter.forks import survive_forks
+from otel_audit_exporter.outbox import Entry, MemoryOutbox, OutboxFile, Refusal
+from otel_audit_exporter.retry import OPEN_GATE, Gate, GateState, refusal_delay
+from otel_audit_exporter.sinks.base import Sink, SinkError
+from otel_audit_exporter.stats import AuditStats, Books
+
+AnyStore = OutboxFile | MemoryOutbox
+_REMEMBERED_BATCHES: Final = 256
+# Connections of a parent process: SQLite's must neither be used nor closed in a child, so they are kept here.
+_inherited: list[sqlite3.Connection] = []
+
+
+@dataclass(frozen=True)
+class LaneOptions:
+    """How a lane keeps and delivers its events; sizes in bytes, times in seconds."""
+
+    outbox: str = "disk"
+    outbox_max_bytes: int = 2**30
+    export_timeout_seconds: float = 10.0
+    foreign_key_grace_seconds: float = 60.0
+    schedule_delay_seconds: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Where an accepted event waits."""
+
+    store: AnyStore
+    seq: int
+
+
+class Waiter:
+    """Somebody who waits for one event: told when it is stored or parked, and when an attempt has ended."""
+
+    def __init__(self, notify: Callable[[], None] | None = None) -> None:
+        self.settled = False
+        self.attempted = False
+        self._event = threading.Event()
+        self._notify = notify
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait until something happened to the event; False where nothing did in time."""
+        return self._event.wait(seconds)
+
+    def tell(self, *, settled: bool) -> None:
+        """Say that an attempt has ended, or that the event is stored or parked."""
+        self.attempted = True
+        self.settled = self.settled or settled
+        self._event.set()
+        if self._notify is not None:
+            with suppress(RuntimeError):  # the loop that waited is closed
+                self._notify()
+
+
+class Lane:
+    """One sink with its outbox. Safe to use from any thread, and in a forked child.
+
+    ``row_of`` makes the sink's row of an event's bytes. ``folder`` is None where the outbox is in memory.
+    ``identity`` tells this pipeline's dead letters from those of others.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sink: Sink,
+        row_of: Callable[[bytes], bytes],
+        *,
+        folders: Sequence[OutboxFolder],
+        dead_letters: DeadLetterStore,
+        options: LaneOptions,
+        identity: str,
+        jitter: random.Random | None = None,
+    ) -> None:
+        self.name = name
+        self.sink = sink
+        self.row_of = row_of
+        self.options = options
+        self.dead_letters = dead_letters
+        self.identity = identity
+        self.wake: Callable[[], None] = lambda: None
+        self._folders = tuple(folders)
+        self._jitter = jitter or random.Random()
+        self._begin()
+        self._open()
+        survive_forks(self)
+
+    # --- what is open -----------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self.books = Books()
+        self.announcer = Announcer(self.name)
+        self.gate: Gate = OPEN_GATE
+        self.closed = False
+        self.attempts_ended = 0
+        self.idle = True  # the relay sleeps long, and the next event has to wake it
+        self.hot_seen = 0
+        self.hot_failed_upto = 0
+        self._state_lock = threading.RLock()
+        self._progress = threading.Condition(self._state_lock)
+        self._in_flight: set[tuple[int, int]] = set()
+        self._waiters: dict[tuple[int, int], list[Waiter]] = {}
+        self._first_refused: dict[tuple[int, int], int] = {}
+        self._acknowledged: deque[tuple[AnyStore, array[int], float]] = deque(maxlen=_REMEMBERED_BATCHES)
+        self._held: HeldFile | None = None
+        self._adopted: list[tuple[OutboxFolder, HeldFile]] = []
+        self._own: AnyStore | None = None
+
+    def _open(self) -> AnyStore:
+        with self._state_lock:
+            if self._own is None:
+                if not self._folders:
+                    self._own = MemoryOutbox(max_bytes=self.options.outbox_max_bytes)
+                else:
+                    self._held = self._folders[0].create(
+                        durable=self.options.outbox == "fsync", max_bytes=self._quota()
+                    )
+                    self._own = self._held.store
+            return self._own
+
+    def _quota(self) -> int:
+        return max(self.options.outbox_max_bytes - self.dead_letters.size_bytes(), 2**18)
+
+    @property
+    def on_disk(self) -> bool:
+        """Tell whether the outbox survives the process."""
+        return bool(self._folders)
+
+    @property
+    def folder(self) -> OutboxFolder | None:
+        """The folder of this destination; None where the outbox is in memory."""
+        return self._folders[0] if self._folders else None
+
+    @property
+    def own(self) -> AnyStore:
+        """The store that this process appends to."""
+        return self._own if self._own is not None else self._open()
+
+    @property
+    def stores(self) -> list[AnyStore]:
+        """The stores to deliver from: those taken over, then this process's own."""
+        with self._state_lock:
+            adopted: list[AnyStore] = [held.store for _, held in self._adopted]
+            return adopted if self._own is None else [*adopted, self._own]
+
+    def adopt_orphans(self) -> int:
+        """Take over the outbox files of processes that are gone; return how many events were in them."""
+        found = 0
+        for folder in self._folders:
+            orphans = folder.adopt(durable=self.options.outbox == "fsync", max_bytes=self.options.outbox_max_bytes)
+            for held in orphans:
+                count = held.store.count()
+                with self._state_lock:
+                    self._adopted.append((folder, held))
+                    self.books.count(recovered=count)
+                found += count
+        if found:
+            logger.info("audit %s: %d event(s) taken over from an earlier process", self.name, found)
+        return found
+
+    def drop_emptied(self) -> None:
+        """Remove the files taken over that have nothing left in them."""
+        with self._state_lock:
+            emptied = [pair for pair in self._adopted if pair[1].store.count() == 0]
+            self._adopted = [pair for pair in self._adopted if pair not in emptied]
+        for folder, held in emptied:
+            folder.release(held)
+
+    def limit_outbox(self) -> None:
+        """Leave the outbox what the dead letters leave of the quota."""
+        if self._own is not None:
+            self._own.limit_bytes(self._quota())
+
+    # --- accepting --------------------------------------------------------------------------------------------
+
+    def accept(self, body: bytes) -> Ticket:
+        """Commit one event; it is counted at the same instant.
+
+        Raises :class:`OutboxFullError` or :class:`OutboxError` where the outbox refuses it, and
+        :class:`AuditShutdownError` after a shutdown where nothing is kept on disk.
+        """
+        if self.closed:
+            self._accept_after_shutdown()
+        store = self._own
+        if store is None:
+            try:
+                store = self._open()
+            except AuditConfigurationError as error:
+                raise OutboxError(str(error)) from error
+        ticket = Ticket(store, store.append(body, self.books.submit))
+        if self.idle:
+            self.idle = False
+            self.wake()
+        return ticket
+
+    def _accept_after_shutdown(self) -> None:
+        if not self._folders:
+            raise AuditShutdownError(
+                "the audit pipeline is shut down, and its outbox is in memory: the event is not recorded"
+            )
+        with self._state_lock:
+            if self._own is None:
+                self._open()
+                logger.warning(
+                    "audit %s: events come after shutdown; they are kept in the outbox and delivered by the next "
+                    "process",
+                    self.name,
+                )
+
+    # --- delivering -------------------------------------------------------------------------------------------
+
+    def attempt(self, store: AnyStore, entries: Sequence[Entry], *, again: bool = False) -> None:
+        """Offer these events to the sink once, and keep the books of what became of them.
+
+        Events that somebody else is offering just now, or that are settled already, are passed over.
+        ``again``: they were offered before.
+        """
+        mine = [] if self.closed else self._claim(store, entries)
+        if not mine:
+            return
+        if again or not self.gate.flowing:
+            self.books.count(retried=len(mine))
+        try:
+            deadline = time.monotonic() + self.options.export_timeout_seconds
+            result = attempt(self.sink, mine, self._row, deadline, lambda stored: self._settle(store, stored))
+            self._conclude(store, result)
+        finally:
+            self._unclaim(store, mine)
+            with self._progress:
+                self.attempts_ended += 1
+                self._progress.notify_all()
+
+    def _row(self, entry: Entry) -> bytes:
+        return self.row_of(entry.body)
+
+    def _claim(self, store: AnyStore, entries: Sequence[Entry]) -> list[Entry]:
+        if not entries:
+            return []
+        key = id(store)
+        with self._state_lock:
+            free = [entry for entry in entries if (key, entry.seq) not in self._in_flight]
+            self._in_flight.update((key, entry.seq) for entry in free)
+        if not free:
+            return []
+        present = _still_in(store, free)
+        if len(present) < len(free):
+            self._unclaim(store, [entry for entry in free if entry.seq not in present])
+            free = [entry for entry in free if entry.seq in present]
+        return free
+
+    def _unclaim(self, store: AnyStore, entries: Iterable[Entry]) -> None:
+        key = id(store)
+        with self._state_lock:
+            self._in_flight.difference_update((key, entry.seq) for entry in entries)
+
+    def _settle(self, store: AnyStore, stored: Sequence[Entry]) -> None:
+        now = time.time()
+        seqs = array("q", (entry.seq for entry in stored))
+        # The sink first, then the outbox: a kill in between means one more offer of an id that is known there.
+        with store.lock:
+            gone = store.settle(seqs)
+            self.books.count(succeeded=gone, accepted_by_sink=len(seqs))
+        self.books.last_success = now
+        self._acknowledged.append((store, seqs, now))
+        self._tell(store, seqs, settled=True)
+
+    def _conclude(self, store: AnyStore, result: Attempt[Entry]) -> None:
+        self._judge(store, result.refused)
+        now = time.monotonic()
+        if result.error is not None:
+            self.books.last_error = str(result.error)
+            self.gate = self.gate.after_failure(result.error.verdict, result.error.retry_after, now, self._jitter)
+            example = result.waiting[0].body if result.waiting else None
+            self.announcer.failing(result.error, self.books.pending, example)
+        elif result.stored and not self.gate.flowing:
+            self.gate = OPEN_GATE
+        if result.error is None and result.stored:
+            self.announcer.delivering()
+        self._tell(store, array("q", (entry.seq for entry in result.waiting)), settled=False)
+
+    def _judge(self, store: AnyStore, refused: Sequence[Refused[Entry]]) -> None:
+        """Park what is proved to be at fault by itself; let the rest wait for a proof."""
+        if not refused:
+            return
+        now = time.time()
+        known = {refusal.seq: refusal for refusal in store.refusals()}
+        park: list[tuple[Refused[Entry], Refusal]] = []
+        hold: list[Refusal] = []
+        for one in refused:
+            refusal = self._refusal(store, one, known.get(one.item.seq), now)
+            if self._is_proved(store, one, refusal, now):
+                park.append((one, refusal))
+            else:
+                hold.append(refusal)
+        if park:
+            self._park(store, park, now)
+        if hold:
+            self._hold(store, hold, refused[-1])
+
+    def _refusal(self, store: AnyStore, one: Refused[Entry], known: Refusal | None, now: float) -> Refusal:
+        attempts = 1 if known is None else known.attempts + 1
+        first = now if known is None else known.first_failed_at
+        delay = refusal_delay(attempts, self._jitter)
+        if one.error.verdict.foreign_key:
+            delay = min(delay, max(self.options.foreign_key_grace_seconds / 4, 0.1))
+        return Refusal(one.item.seq, one.error.code, str(one.error), attempts, first, now + delay)
+
+    def _is_proved(self, store: AnyStore, one: Refused[Entry], refusal: Refusal, now: float) -> bool:
+        verdict = one.error.verdict
+        if verdict.foreign_key and now - refusal.first_failed_at < self.options.foreign_key_grace_seconds:
+            return False
+        accepted = self.books.accepted_by_sink
+        if verdict.park_at_once and accepted > 0:
+            return True
+        first_refused = self._first_refused.get((id(store), one.item.seq), 0)
+        return one.proved or (refusal.attempts > 1 and accepted > first_refused)
+
+    def _hold(self, store: AnyStore, refusals: Sequence[Refusal], example: Refused[Entry]) -> None:
+        accepted = self.books.accepted_by_sink
+        for refusal in refusals:
+            self._first_refused.setdefault((id(store), refusal.seq), accepted)
+        store.refuse(refusals)
+        self.books.last_error = str(example.error)
+        self.announcer.failing(example.error, len(refusals), example.item.body)
+        self._tell(store, array("q", (refusal.seq for refusal in refusals)), settled=False)
+
+    def _park(self, store: AnyStore, refused: Sequence[tuple[Refused[Entry], Refusal]], now: float) -> None:
+        self.dead_letters.park(
+            ParkedEvent(
+                record_id_of(one.item.body),
+                one.item.body,
+                refusal.error,
+                refusal.code,
+                refusal.attempts,
+                refusal.first_failed_at,
+                now,
+                self.identity,
+            )
+            for one, refusal in refused
+        )
+        seqs = array("q", (one.item.seq for one, _ in refused))
+        with store.lock:
+            self.books.count(failed=store.settle(seqs))
+        last = refused[-1][0]
+        self.books.last_error = str(last.error)
+        for seq in seqs:
+            self._first_refused.pop((id(store), seq), None)
+        self.announcer.parked(last.error, len(refused), last.item.body)
+        self._tell(store, seqs, settled=True)
+
+    def park_now(self, ticket: Ticket, body: bytes, error: SinkError) -> None:
+        """Park an accepted event that no sink needs to refuse: it cannot become a row."""
+        now = time.time()
+        refusal = Refusal(ticket.seq, error.code, str(error), 1, now, now)
+        self._park(ticket.store, [(Refused(Entry(ticket.seq, body), error, True), refusal)], now)
+
+    def due_refusals(self, store: AnyStore, limit: int) -> list[Entry]:
+        """Return the refused events that are due for another try: by their back-off, or because others pass now."""
+        now = time.time()
+        accepted = self.books.accepted_by_sink
+        due = [
+            refusal.seq
+            for refusal in store.refusals()
+            if refusal.next_try_at <= now
+            or (refusal.code != "23503" and accepted > self._first_refused.get((id(store), refusal.seq), 0))
+        ]
+        return store.get(due[:limit])
+
+    # --- waiting ----------------------------------------------------------------------------------------------
+
+    def watch(self, ticket: Ticket, waiter: Waiter) -> None:
+        """Have ``waiter`` told what becomes of the event; at once where it is settled already."""
+        with self._state_lock:
+            self._waiters.setdefault((id(ticket.store), ticket.seq), []).append(waiter)
+        if not self.is_pending(ticket):
+            waiter.tell(settled=True)
+
+    def unwatch(self, ticket: Ticket, waiter: Waiter) -> None:
+        """Forget ``waiter``."""
+        key = (id(ticket.store), ticket.seq)
+        with self._state_lock:
+            waiters = self._waiters.get(key, [])
+            if waiter in waiters:
+                waiters.remove(waiter)
+            if not waiters:
+                self._waiters.pop(key, None)
+
+    def _tell(self, store: AnyStore, seqs: array[int], *, settled: bool) -> None:
+        told: list[Waiter] = []
+        with self._state_lock:
+            if self._waiters:
+                for seq in seqs:
+                    told.extend(self._waiters.get((id(store), seq), ()))
+            self._progress.notify_all()
+        for waiter in told:
+            waiter.tell(settled=settled)
+
+    def is_pending(self, ticket: Ticket) -> bool:
+        """Tell whether the event is neither stored nor parked."""
+        return bool(ticket.store.get((ticket.seq,)))
+
+    def acknowledged_at(self, ticket: Ticket) -> float | None:
+        """Return when the sink acknowledged the event (seconds since the epoch), as far as it is remembered."""
+        for store, seqs, at in reversed(self._acknowledged):
+            if store is ticket.store and ticket.seq in seqs:
+                return at
+        return self.books.last_success
+
+    def wait_until_settled(self, deadline: float, nudge: Callable[[], None]) -> bool:
+        """Wait until everything accepted so far is stored or parked; False where it is not at ``deadline``."""
+        marks = [(store, store.last_seq) for store in self.stores]
+        nudge()
+        with self._progress:
+            while True:
+                marks = [(store, upto) for store, upto in marks if store.has(upto)]
+                left = deadline - time.monotonic()
+                if not marks or left <= 0:
+                    return not marks
+                if not self._progress.wait(min(left, 0.5)):
+                    nudge()
+
+    def wait_for_attempt(self, deadline: float, nudge: Callable[[], None]) -> None:
+        """Have one attempt made, and wait until it has ended or ``deadline`` is there."""
+        with self._progress:
+            seen = self.attempts_ended
+        nudge()
+        with self._progress:
+            self._progress.wait_for(
+                lambda: self.attempts_ended > seen or self.books.pending == 0, deadline - time.monotonic()
+            )
+
+    # --- looking ----------------------------------------------------------------------------------------------
+
+    def stats(self) -> AuditStats:
+        """Return the counters of this lane at one instant."""
+        stores = self.stores
+        ages = [at for store in stores if (at := store.oldest_accepted_at()) is not None]
+        return self.books.stats(
+            held=sum(len(store.refusals()) for store in stores),
+            all_held=self.gate.state is GateState.HELD,
+            oldest_pending_seconds=max(time.time() - min(ages), 0.0) if ages else 0.0,
+        )
+
+    # --- ending and forking -----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of the outbox; what is in it stays on disk for the next process."""
+        with self._state_lock:
+            self.closed = True
+            held = [*self._adopted, *([(self._folders[0], self._held)] if self._held else [])]
+            self._adopted, self._held = [], None
+            if self._folders:
+                self._own = None
+        for folder, file in held:
+            folder.release(file)
+        self.sink.close()
+
+    def fork_locks(self) -> ExitStack:
+        """Take every lock that a fork must not find held by another thread, in the order in which they nest."""
+        stack = ExitStack()
+        stack.enter_context(self._state_lock)
+        for store in self.stores:
+            stack.enter_context(store.lock)
+        stack.enter_context(self.books.lock)
+        return stack
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: begin anew, with nothing of the parent's."""
+        held = [file for _, file in self._adopted] + ([self._held] if self._held else [])
+        for file in held:
+            _inherited.append(file.store.forget())
+            file.lock.forget()
+        closed = self.closed
+        self._begin()
+        self.closed = closed
+        self.sink.renew_after_fork()
+
+
+def shape_error(problem: str) -> SinkError:
+    """Return the error of a record that cannot become a row."""
+    return SinkError(Verdict(Fault.RECORD, park_at_once=True, remedy="emit it with audit_event()"), problem)
+
+
+def record_id_of(body: bytes) -> str:
+    """Return the record id of an event's bytes."""
+    return str(parse_json(split(body)[INDEX["record_id"]]))
+
+
+def _still_in(store: AnyStore, entries: Sequence[Entry]) -> set[int]:
+    first, last = entries[0].seq, entries[-1].seq
+    if 0 <= last - first < 4 * len(entries):
+        return store.present(first, last)
+    return {entry.seq for entry in store.get([entry.seq for entry in entries])}

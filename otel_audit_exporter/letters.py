@@ -1,0 +1,78 @@
+"""The dead letters as people handle them: look, correct the cause, retry, export, drop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import IO
+
+import orjson
+
+from otel_audit_exporter.deadletters import DeadLetter, ParkedEvent
+from otel_audit_exporter.errors import AuditDeliveryError
+from otel_audit_exporter.event import parse_json
+from otel_audit_exporter.faults import Fault
+from otel_audit_exporter.lane import Lane
+from otel_audit_exporter.sinks.base import SinkError
+
+
+class DeadLetters:
+    """The parked events of one destination, those of other processes included. Iterate for all, oldest first."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+
+    def __iter__(self) -> Iterator[DeadLetter]:
+        return (self._letter(parked) for parked in self._lane.dead_letters.all())
+
+    def __len__(self) -> int:
+        return len(self._lane.dead_letters.all())
+
+    def get(self, record_id: str) -> DeadLetter | None:
+        """Return the dead letter of this id, or None."""
+        parked = self._lane.dead_letters.get(record_id)
+        return None if parked is None else self._letter(parked)
+
+    def retry(self, record_id: str | None = None) -> int:
+        """Offer one (None: every) dead letter to the sink again, now; return how many are in the table then.
+
+        One that is refused again stays, with the new reason. Raises :class:`AuditDeliveryError` where the sink
+        cannot be reached or its configuration is at fault: then nothing more is tried, and nothing changes.
+        """
+        letters = self._lane.dead_letters
+        parked = letters.all() if record_id is None else [one for one in [letters.get(record_id)] if one]
+        return sum(self._retry(one) for one in parked)
+
+    def export(self, file: IO[str]) -> int:
+        """Write every dead letter to ``file`` as a line of JSON; return how many there were."""
+        count = 0
+        for letter in self:
+            file.write(orjson.dumps(asdict(letter), default=str).decode() + "\n")
+            count += 1
+        return count
+
+    def drop(self, record_id: str) -> bool:
+        """Remove one dead letter for good; tell whether it was there. Export it first if it may be asked for."""
+        return self._lane.dead_letters.remove(record_id)
+
+    def _letter(self, parked: ParkedEvent) -> DeadLetter:
+        row = parse_json(self._lane.row_of(parked.body))
+        return parked.letter(row if isinstance(row, dict) else {"record": row})
+
+    def _retry(self, parked: ParkedEvent) -> bool:
+        try:
+            deadline = time.monotonic() + self._lane.options.export_timeout_seconds
+            self._lane.sink.insert([self._lane.row_of(parked.body)], deadline)
+        except SinkError as error:
+            if error.verdict.fault is not Fault.RECORD:
+                raise AuditDeliveryError(parked.record_id, "parked", str(error)) from error
+            again = replace(parked, error=str(error), code=error.code, attempts=parked.attempts + 1)
+            self._lane.dead_letters.park([again])
+            return False
+        self._lane.dead_letters.remove(parked.record_id)
+        if parked.parked_by == self._lane.identity:
+            self._lane.books.count(failed=-1, succeeded=1)
+        else:
+            self._lane.books.count(recovered=1, succeeded=1)
+        return True

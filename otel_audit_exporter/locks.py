@@ -1,0 +1,60 @@
+"""A lock on a file that the operating system frees when its holder dies.
+
+On POSIX this is ``flock``: freed by ``kill -9``, and kept open by a forked child that inherits the
+descriptor, which therefore has to let go of it (:meth:`FileLock.forget`) without unlocking it for its parent.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+_PRIVATE: Final = 0o600
+
+
+class FileLock:
+    """An exclusive lock on ``path``, held from :meth:`acquire` to :meth:`release` or the end of the process."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._descriptor: int | None = None
+
+    def acquire(self, *, blocking: bool = False) -> bool:
+        """Take the lock; False where somebody else holds it and ``blocking`` is False."""
+        import portalocker
+
+        flags = portalocker.LockFlags.EXCLUSIVE
+        if not blocking:
+            flags |= portalocker.LockFlags.NON_BLOCKING
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), _PRIVATE)
+        try:
+            portalocker.lock(descriptor, flags)
+        except portalocker.exceptions.LockException:
+            os.close(descriptor)
+            return False
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        """Let go of the lock, for children that have inherited it too; the file stays."""
+        if self._descriptor is not None:
+            import portalocker
+
+            portalocker.unlock(self._descriptor)
+            self.forget()
+
+    def forget(self) -> None:
+        """In a forked child: close the inherited descriptor, which leaves the lock with the parent."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+    def __enter__(self) -> FileLock:
+        self.acquire(blocking=True)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()

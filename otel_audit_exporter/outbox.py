@@ -1,0 +1,453 @@
+"""The outbox: what has been accepted and not yet settled.
+
+One store per process (:class:`OutboxFile`, or :class:`MemoryOutbox` where nothing is to be written to disk);
+its events are numbered in the order in which they were accepted. A store knows bytes, not what they mean.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Final, NamedTuple, Protocol
+
+from otel_audit_exporter.errors import OutboxError, OutboxFullError
+
+FORMAT_VERSION: Final = 1
+_BUSY_SECONDS: Final = 5.0
+_PAGE_BYTES: Final = 4096
+_VACUUM_PAGES: Final = 2048  # give back to the disk in steps, so that no caller waits long for the lock
+
+
+class Entry(NamedTuple):
+    """One event in a store."""
+
+    seq: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What is known of an event that the sink refused by itself, and that is not proved to be at fault yet."""
+
+    seq: int
+    code: str | None
+    error: str
+    attempts: int
+    first_failed_at: float
+    next_try_at: float
+
+
+class Store(Protocol):
+    """Where accepted events wait. Safe to use from any thread."""
+
+    lock: threading.RLock
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the newest event."""
+        ...
+
+    def append(self, body: bytes, then: Callable[[], None]) -> int:
+        """Commit one event and return its number; ``then`` runs before anybody else can see it."""
+        ...
+
+    def read(self, after: int, upto: int | None, limit: int, max_bytes: int) -> list[Entry]:
+        """Return the oldest events without a refusal, numbered in ``(after, upto]``."""
+        ...
+
+    def get(self, seqs: Iterable[int]) -> list[Entry]:
+        """Return those of the numbered events that are still here."""
+        ...
+
+    def settle(self, seqs: Iterable[int]) -> int:
+        """Remove the numbered events; return how many there were."""
+        ...
+
+    def count(self, upto: int | None = None) -> int:
+        """Return how many events wait."""
+        ...
+
+    def has(self, upto: int) -> bool:
+        """Tell whether an event numbered ``upto`` or lower waits."""
+        ...
+
+    def oldest_accepted_at(self) -> float | None:
+        """Return when the oldest waiting event was accepted (seconds since the epoch)."""
+        ...
+
+    def refuse(self, refusals: Iterable[Refusal]) -> None:
+        """Note refusals."""
+        ...
+
+    def refusals(self, due_at: float | None = None, limit: int | None = None) -> list[Refusal]:
+        """Return the refusals, those whose next try is due by ``due_at``."""
+        ...
+
+    def size_bytes(self) -> int:
+        """Return the space taken."""
+        ...
+
+    def close(self) -> None:
+        """Close the store; what is in it stays on disk."""
+        ...
+
+
+class OutboxFile:
+    """A store in one SQLite file (WAL).
+
+    An event is committed before :meth:`append` returns: it survives the process with ``durable=False`` and a
+    power loss with ``durable=True``, where threads that append at once share one sync. At ``max_bytes``
+    :class:`OutboxFullError` is raised; settling goes on working then. Local file systems only.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, durable: bool = False, max_bytes: int = 2**30) -> None:
+        self.path = os.fspath(path)
+        self.lock = threading.RLock()
+        self._durable = durable
+        self._max_bytes = max_bytes
+        self._connection = _open(self.path, durable=durable, max_pages=max(max_bytes // _PAGE_BYTES, 64))
+        row = self._connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()
+        self.last_seq: int = row[0]
+        self._group: _Group | None = None
+        self._group_lock = threading.Lock()
+        self._freed = 0
+
+    def append(self, body: bytes, then: Callable[[], None]) -> int:
+        if self._durable:
+            return self._append_grouped(body, then)
+        with self.lock, _as_outbox_error(self.path):
+            seq = self.last_seq + 1
+            self._connection.execute("INSERT INTO event VALUES (?, ?, ?)", (seq, time.time(), body))
+            self.last_seq = seq
+            then()
+            return seq
+
+    def _append_grouped(self, body: bytes, then: Callable[[], None]) -> int:
+        with self._group_lock:
+            group = self._group
+            leads = group is None
+            if group is None:
+                group = self._group = _Group()
+            place = len(group.bodies)
+            group.bodies.append((body, then))
+        if leads:
+            self._commit_group(group)
+        else:
+            group.done.wait()
+        if group.error is not None:
+            raise group.error
+        return group.first_seq + place
+
+    def _commit_group(self, group: _Group) -> None:
+        try:
+            with self.lock:
+                with self._group_lock:
+                    self._group = None
+                with _as_outbox_error(self.path):
+                    self._insert_all(group)
+        except OutboxError as error:
+            group.error = error
+        finally:
+            group.done.set()
+
+    def _insert_all(self, group: _Group) -> None:
+        now, group.first_seq = time.time(), self.last_seq + 1
+        rows = [(group.first_seq + place, now, body) for place, (body, _) in enumerate(group.bodies)]
+        with _transaction(self._connection):
+            self._connection.executemany("INSERT INTO event VALUES (?, ?, ?)", rows)
+        self.last_seq += len(rows)
+        for _, then in group.bodies:
+            then()
+
+    def read(self, after: int, upto: int | None, limit: int, max_bytes: int) -> list[Entry]:
+        with self.lock, _as_outbox_error(self.path):
+            rows = self._connection.execute(
+                "SELECT seq, body FROM event WHERE seq > ? AND seq <= ? "
+                "AND seq NOT IN (SELECT seq FROM refusal) ORDER BY seq LIMIT ?",
+                (after, self.last_seq if upto is None else upto, limit),
+            )
+            return _up_to(rows, max_bytes)
+
+    def get(self, seqs: Iterable[int]) -> list[Entry]:
+        with self.lock, _as_outbox_error(self.path):
+            found = (
+                self._connection.execute("SELECT seq, body FROM event WHERE seq = ?", (seq,)).fetchone() for seq in seqs
+            )
+            return [Entry(*row) for row in found if row is not None]
+
+    def present(self, first: int, last: int) -> set[int]:
+        """Return the numbers in ``[first, last]`` that are still here."""
+        with self.lock, _as_outbox_error(self.path):
+            rows = self._connection.execute("SELECT seq FROM event WHERE seq BETWEEN ? AND ?", (first, last))
+            return {seq for (seq,) in rows}
+
+    def settle(self, seqs: Iterable[int]) -> int:
+        numbers = [(seq,) for seq in seqs]
+        with self.lock, _as_outbox_error(self.path):
+            with _transaction(self._connection):
+                gone = self._connection.executemany("DELETE FROM event WHERE seq = ?", numbers).rowcount
+                if self._connection.execute("SELECT EXISTS (SELECT 1 FROM refusal)").fetchone()[0]:
+                    self._connection.executemany("DELETE FROM refusal WHERE seq = ?", numbers)
+            self._freed += gone
+            if self._freed > _VACUUM_PAGES:
+                self._freed = 0
+                self._connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+            return gone
+
+    def count(self, upto: int | None = None) -> int:
+        with self.lock, _as_outbox_error(self.path):
+            last = self.last_seq if upto is None else upto
+            sql = "SELECT count(*) FROM event WHERE seq <= ?"
+            return int(self._connection.execute(sql, (last,)).fetchone()[0])
+
+    def has(self, upto: int) -> bool:
+        with self.lock, _as_outbox_error(self.path):
+            sql = "SELECT EXISTS (SELECT 1 FROM event WHERE seq <= ?)"
+            return bool(self._connection.execute(sql, (upto,)).fetchone()[0])
+
+    def oldest_accepted_at(self) -> float | None:
+        with self.lock, _as_outbox_error(self.path):
+            sql = "SELECT accepted_at FROM event ORDER BY seq LIMIT 1"
+            row = self._connection.execute(sql).fetchone()
+            return None if row is None else float(row[0])
+
+    def refuse(self, refusals: Iterable[Refusal]) -> None:
+        rows = [(r.seq, r.code, r.error, r.attempts, r.first_failed_at, r.next_try_at) for r in refusals]
+        with self.lock, _as_outbox_error(self.path), _transaction(self._connection):
+            self._connection.executemany("INSERT OR REPLACE INTO refusal VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def refusals(self, due_at: float | None = None, limit: int | None = None) -> list[Refusal]:
+        with self.lock, _as_outbox_error(self.path):
+            rows = self._connection.execute(
+                "SELECT * FROM refusal WHERE next_try_at <= ? ORDER BY seq LIMIT ?",
+                (float("inf") if due_at is None else due_at, -1 if limit is None else limit),
+            )
+            return [Refusal(*row) for row in rows]
+
+    def size_bytes(self) -> int:
+        with self.lock, _as_outbox_error(self.path):
+            pages = self._connection.execute("PRAGMA page_count").fetchone()[0]
+            free = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
+            return int(pages - free) * _PAGE_BYTES
+
+    def limit_bytes(self, max_bytes: int) -> None:
+        """Set how large the file may grow."""
+        with self.lock, _as_outbox_error(self.path):
+            pages = max(max_bytes // _PAGE_BYTES, 64)
+            self._connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+
+    def close(self) -> None:
+        with self.lock:
+            self._connection.close()
+
+    def forget(self) -> sqlite3.Connection:
+        """In a forked child: hand out the parent's connection, to be kept and never used or closed there."""
+        return self._connection
+
+
+class MemoryOutbox:
+    """A store in memory, for where the disk is not to be used: it goes with the process."""
+
+    def __init__(self, *, max_bytes: int = 2**30) -> None:
+        self.lock = threading.RLock()
+        self.last_seq = 0
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        # Ordered: a plain dict that is emptied from its front walks over the gaps at every look.
+        self._events: OrderedDict[int, tuple[float, bytes]] = OrderedDict()
+        self._refusals: dict[int, Refusal] = {}
+
+    def append(self, body: bytes, then: Callable[[], None]) -> int:
+        with self.lock:
+            if self._bytes + len(body) > self._max_bytes:
+                raise OutboxFullError(_full("memory"))
+            self.last_seq = seq = self.last_seq + 1
+            self._events[seq] = (time.time(), body)
+            self._bytes += len(body)
+            then()
+            return seq
+
+    def read(self, after: int, upto: int | None, limit: int, max_bytes: int) -> list[Entry]:
+        with self.lock:
+            return _up_to(self._rows(after, self.last_seq if upto is None else upto, limit), max_bytes)
+
+    def _rows(self, after: int, upto: int, limit: int) -> Iterator[tuple[int, bytes]]:
+        for seq, (_, body) in self._events.items():  # in the order of insertion, which is that of seq
+            if seq > upto or limit == 0:
+                return
+            if seq > after and seq not in self._refusals:
+                limit -= 1
+                yield seq, body
+
+    def get(self, seqs: Iterable[int]) -> list[Entry]:
+        with self.lock:
+            return [Entry(seq, self._events[seq][1]) for seq in seqs if seq in self._events]
+
+    def present(self, first: int, last: int) -> set[int]:
+        """Return the numbers in ``[first, last]`` that are still here."""
+        with self.lock:
+            return {seq for seq in range(first, last + 1) if seq in self._events}
+
+    def settle(self, seqs: Iterable[int]) -> int:
+        gone = 0
+        with self.lock:
+            for seq in seqs:
+                event = self._events.pop(seq, None)
+                self._refusals.pop(seq, None)
+                if event is not None:
+                    gone += 1
+                    self._bytes -= len(event[1])
+        return gone
+
+    def count(self, upto: int | None = None) -> int:
+        with self.lock:
+            return len(self._events) if upto is None else sum(seq <= upto for seq in self._events)
+
+    def has(self, upto: int) -> bool:
+        with self.lock:
+            return next(iter(self._events), upto + 1) <= upto
+
+    def oldest_accepted_at(self) -> float | None:
+        with self.lock:
+            return next((accepted_at for accepted_at, _ in self._events.values()), None)
+
+    def refuse(self, refusals: Iterable[Refusal]) -> None:
+        with self.lock:
+            self._refusals.update({refusal.seq: refusal for refusal in refusals if refusal.seq in self._events})
+
+    def refusals(self, due_at: float | None = None, limit: int | None = None) -> list[Refusal]:
+        with self.lock:
+            due = [r for r in self._refusals.values() if due_at is None or r.next_try_at <= due_at]
+            return due[:limit]
+
+    def size_bytes(self) -> int:
+        return self._bytes
+
+    def limit_bytes(self, max_bytes: int) -> None:
+        """Set how many bytes the events may take."""
+        self._max_bytes = max_bytes
+
+    def close(self) -> None:
+        """Nothing to close; the events stay until the process ends."""
+
+
+class _Group:
+    """Events of several threads that are committed with one sync."""
+
+    def __init__(self) -> None:
+        self.bodies: list[tuple[bytes, Callable[[], None]]] = []
+        self.done = threading.Event()
+        self.first_seq = 0
+        self.error: OutboxError | None = None
+
+
+def count_events(path: str | os.PathLike[str]) -> int:
+    """Return how many events are in an outbox file that nobody holds, without changing it."""
+    with _as_outbox_error(os.fspath(path)):
+        connection = sqlite3.connect(f"file:{os.fspath(path)}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
+        try:
+            return int(connection.execute("SELECT count(*) FROM event").fetchone()[0])
+        finally:
+            connection.close()
+
+
+def salvage(path: str | os.PathLike[str]) -> list[bytes]:
+    """Return the bodies of the events that can still be read from a damaged file, from both of its ends."""
+    found: dict[int, bytes] = {}
+    for direction in ("ASC", "DESC"):
+        try:
+            connection = sqlite3.connect(os.fspath(path), timeout=_BUSY_SECONDS)
+        except sqlite3.Error:
+            continue
+        try:
+            rows = connection.execute(f"SELECT seq, body FROM event ORDER BY seq {direction}")  # noqa: S608
+            for seq, body in rows:
+                if isinstance(body, bytes) and body.startswith(b"[") and body.endswith(b"]"):
+                    found[seq] = body
+        except sqlite3.Error:
+            continue
+        finally:
+            connection.close()
+    return [found[seq] for seq in sorted(found)]
+
+
+def _open(path: str, *, durable: bool, max_pages: int) -> sqlite3.Connection:
+    with _as_outbox_error(path):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        connection = sqlite3.connect(
+            path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=32
+        )
+        try:
+            _prepare(connection, durable=durable, max_pages=max_pages)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _prepare(connection: sqlite3.Connection, *, durable: bool, max_pages: int) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > FORMAT_VERSION:
+        raise OutboxError(
+            f"outbox format {version} is newer than this library's ({FORMAT_VERSION}): left alone; "
+            "run a newer version of otel_audit_exporter to deliver it"
+        )
+    for pragma in (
+        "auto_vacuum = INCREMENTAL",
+        "journal_mode = WAL",
+        f"synchronous = {'FULL' if durable else 'NORMAL'}",
+        f"journal_size_limit = {16 * 2**20}",
+        f"max_page_count = {max_pages}",
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    schema = resources.files(__package__).joinpath("sql/outbox.sql").read_text(encoding="utf-8")
+    with _transaction(connection):
+        for statement in filter(str.strip, schema.split(";")):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+@contextmanager
+def _as_outbox_error(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+            raise OutboxFullError(_full(path)) from error
+        raise OutboxError(f"the outbox {path} failed: {error}") from error
+
+
+def _full(where: str) -> str:
+    return (
+        f"the outbox ({where}) is full: the sink does not take events, or the disk is full. "
+        "See `otel-audit outbox status`; raise OTEL_AUDIT_OUTBOX_MAX_BYTES, or free disk"
+    )
+
+
+def _up_to(rows: Iterable[tuple[int, bytes]], max_bytes: int) -> list[Entry]:
+    entries: list[Entry] = []
+    total = 0
+    for row in rows:
+        total += len(row[1])
+        if entries and total > max_bytes:
+            break
+        entries.append(Entry(*row))
+    return entries

@@ -1,0 +1,275 @@
+"""The pipeline: the one place that wires events, outbox, SDK and sink together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, Final
+
+from opentelemetry._logs import Logger, NoOpLogger
+from opentelemetry.sdk._logs import LogRecordLimits, LogRecordProcessor
+from opentelemetry.sdk.resources import Resource
+
+from otel_audit_exporter.announce import logger
+from otel_audit_exporter.attributes import SCOPE_NAME
+from otel_audit_exporter.errors import AuditError, AuditEventError, OutboxError
+from otel_audit_exporter.event import AuditEvent, ComposedEvent
+from otel_audit_exporter.exits import end_with_multiprocessing_child
+from otel_audit_exporter.exporter import AuditExporter
+from otel_audit_exporter.forks import survive_forks
+from otel_audit_exporter.lane import Ticket, Waiter
+from otel_audit_exporter.letters import DeadLetters
+from otel_audit_exporter.receipts import PendingReceipt
+from otel_audit_exporter.records import AuditLogRecord, AuditReadWriteLogRecord
+from otel_audit_exporter.sdk_thread import SdkThread
+from otel_audit_exporter.settings import Settings
+from otel_audit_exporter.stats import AuditStats
+
+_REMEMBERED_KEYS: Final = 10_000
+UNLIMITED: Final = LogRecordLimits(*[LogRecordLimits.UNSET] * 4)
+
+
+class AuditPipeline:
+    """The road of audit events from :meth:`emit` to the sink. Made by ``configure_audit`` and ``attach_audit``.
+
+    Once :meth:`emit` has returned, the event is in the table once, or pending in the outbox, or parked in the
+    dead letters. Safe to use from any thread, and in a forked child, where it begins anew. As a context manager
+    it is shut down at the end of the block.
+    """
+
+    def __init__(
+        self,
+        exporters: Sequence[AuditExporter],
+        settings: Settings,
+        *,
+        provider: Any,
+        processors: Sequence[LogRecordProcessor],
+        attached: bool,
+    ) -> None:
+        self.settings = settings
+        self._exporters = tuple(exporters)
+        self._primary = self._exporters[0]
+        self._processors = tuple(processors)
+        self._logger: Logger = provider.get_logger(SCOPE_NAME)
+        # The SDK's logger takes its own record as it is, which the interface does not tell.
+        self._emit: Callable[[Any], None] = self._logger.emit
+        self._scope = getattr(self._logger, "instrumentation_scope", None)
+        self._resource: Resource = getattr(provider, "resource", None) or Resource.get_empty()
+        self._sync = settings.mode == "sync"
+        self._attached = attached
+        self._sdk = SdkThread()
+        self._begin()
+        for exporter in self._exporters:
+            exporter.own_by_pipeline()
+        if isinstance(self._logger, NoOpLogger) and not self._sync:
+            logger.warning(
+                "audit: the OpenTelemetry SDK is switched off (OTEL_SDK_DISABLED): events are delivered from the "
+                "outbox instead"
+            )
+            for exporter in self._exporters:
+                exporter.relay.without_hot_road()
+        survive_forks(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._closed = False
+        self._forked = False
+        self._told_broken_road = False
+        self._keys: OrderedDict[str, bytes] = OrderedDict()
+
+    # --- the events ---------------------------------------------------------------------------------------------
+
+    def emit(self, event: AuditEvent) -> PendingReceipt:
+        """Accept one event, and return at once (in sync mode: when the first attempt has ended).
+
+        Raises :class:`AuditEventError` for what this pipeline's settings do not allow, and
+        :class:`OutboxError` where the outbox refuses the event (see ``on_outbox_error``).
+        """
+        return self.submit(event.arguments())
+
+    def submit(self, said: Mapping[str, Any]) -> PendingReceipt:
+        """Accept one event said as arguments of ``audit_event``."""
+        if self._forked:
+            self._begin_in_child()
+        try:
+            event = self._primary.rules.compose(said)
+        except AuditEventError:
+            self._primary.lane.books.count(rejected=1)
+            raise
+        if event.digest is not None:
+            self._compare_with_earlier(event)
+        tickets = self._accept(event)
+        if not tickets:
+            return PendingReceipt(event.record_id, None, None, self._hurry)
+        self._send(event, tickets)
+        return PendingReceipt(event.record_id, self._primary.lane, tickets[self._primary.lane.name], self._hurry)
+
+    def _accept(self, event: ComposedEvent) -> dict[str, Ticket]:
+        lane = self._primary.lane
+        try:
+            tickets = {lane.name: lane.accept(event.body)}
+        except OutboxError as error:
+            lane.books.count(rejected=1)
+            if self.settings.on_outbox_error == "raise":
+                raise
+            logger.critical("audit %s: an event is lost, the outbox refuses it: %s", lane.name, error)
+            return {}
+        for secondary in self._exporters[1:]:
+            try:
+                tickets[secondary.lane.name] = secondary.lane.accept(event.body)
+            except AuditError as error:
+                secondary.lane.books.count(rejected=1)
+                logger.error("audit %s: an event passed by this sink: %s", secondary.lane.name, error)
+        return tickets
+
+    def _send(self, event: ComposedEvent, tickets: Mapping[str, Ticket]) -> None:
+        try:
+            record = AuditLogRecord(event, tickets)
+            self._emit(AuditReadWriteLogRecord(record, self._resource, self._scope, UNLIMITED))
+        except Exception as error:
+            self._tell_broken_road(error)
+        if self._sync:
+            self._wait_for_first_attempt(tickets)
+
+    def _wait_for_first_attempt(self, tickets: Mapping[str, Ticket]) -> None:
+        for exporter in self._exporters[1:]:
+            exporter.relay.wake()
+        lane = self._primary.lane
+        if not lane.gate.flowing:
+            self._primary.relay.wake()
+            return
+        ticket = tickets[lane.name]
+        waiter = Waiter()
+        lane.watch(ticket, waiter)
+        try:
+            self._primary.relay.hurry()
+            waiter.wait(self.settings.export_timeout_millis / 1000)
+        finally:
+            lane.unwatch(ticket, waiter)
+
+    def _compare_with_earlier(self, event: ComposedEvent) -> None:
+        assert event.digest is not None
+        with self._lock:
+            earlier = self._keys.setdefault(event.record_id, event.digest)
+            if len(self._keys) > _REMEMBERED_KEYS:
+                self._keys.popitem(last=False)
+        if earlier != event.digest:
+            logger.warning(
+                "audit: %s was said before under the id %s, and says something else now: the first one counts",
+                event.action,
+                event.record_id,
+            )
+
+    def _tell_broken_road(self, error: Exception) -> None:
+        if not self._told_broken_road:
+            self._told_broken_road = True
+            logger.warning(
+                "audit: the SDK did not take an event's log record (%s): such events are delivered from the outbox "
+                "instead",
+                type(error).__name__,
+            )
+
+    # --- the state ----------------------------------------------------------------------------------------------
+
+    def stats(self) -> AuditStats:
+        """Return the counters of this process at one instant."""
+        sinks = {exporter.lane.name: exporter.lane.stats() for exporter in self._exporters}
+        return replace(sinks[self._primary.lane.name], sinks=sinks)
+
+    def dead_letters(self) -> DeadLetters:
+        """Return the parked events of the first sink."""
+        return DeadLetters(self._primary.lane)
+
+    def reject(self) -> None:
+        """Count an event that was refused before it came here."""
+        self._primary.lane.books.count(rejected=1)
+
+    @property
+    def name(self) -> str:
+        """The primary sink's name."""
+        return self._primary.lane.name
+
+    @property
+    def target(self) -> str:
+        """Where the primary sink's rows go, for people."""
+        return self._primary.target
+
+    @property
+    def closed(self) -> bool:
+        """Whether the pipeline was shut down."""
+        return self._closed
+
+    @property
+    def exporters(self) -> tuple[AuditExporter, ...]:
+        """The exporters, the first one being the primary."""
+        return self._exporters
+
+    # --- flush and end ------------------------------------------------------------------------------------------
+
+    def _hurry(self) -> None:
+        for exporter in self._exporters:
+            exporter.relay.hurry()
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Deliver what waits; True only if everything accepted so far is stored or parked within the time."""
+        deadline = time.monotonic() + timeout_millis / 1000
+        if self._attached:
+            self._sdk.run([processor.force_flush for processor in self._processors], deadline)
+        for secondary in self._exporters[1:]:
+            secondary.relay.hurry()
+        return self._primary.lane.wait_until_settled(deadline, self._primary.relay.hurry)
+
+    def shutdown(self, timeout_millis: float = 10_000) -> bool:
+        """Deliver what waits and let go of the outbox; True only if everything is stored or parked in time.
+
+        What is left in an outbox on disk is delivered by the next process of the same destination.
+        """
+        return self._shutdown(timeout_millis, patient=True)
+
+    def end_with_process(self) -> None:
+        """Shut down within ``OTEL_AUDIT_SHUTDOWN_TIMEOUT``, for the end of the process."""
+        try:
+            self._shutdown(self.settings.shutdown_timeout_millis, patient=False)
+        except Exception as error:
+            logger.error("audit: the shutdown at the end of the process failed: %s", error)
+
+    def _shutdown(self, timeout_millis: float, *, patient: bool) -> bool:
+        deadline = time.monotonic() + timeout_millis / 1000
+        with self._lock:
+            if self._closed:
+                return not any(exporter.lane.books.pending for exporter in self._exporters)
+            self._closed = True
+        if self._attached:
+            self._sdk.run([processor.force_flush for processor in self._processors], deadline)
+        results = [exporter.close(deadline, patient=patient) for exporter in self._exporters]
+        self._sdk.run([processor.shutdown for processor in self._processors], deadline)
+        return all(results)
+
+    def __enter__(self) -> AuditPipeline:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.shutdown()
+
+    # --- forks --------------------------------------------------------------------------------------------------
+
+    def fork_locks(self) -> ExitStack:
+        """Take the lock that a fork must not find held."""
+        stack = ExitStack()
+        stack.enter_context(self._lock)
+        return stack
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: begin anew at the first event."""
+        closed = self._closed
+        self._begin()
+        self._closed = closed
+        self._forked = True
+
+    def _begin_in_child(self) -> None:
+        self._forked = False
+        end_with_multiprocessing_child()

@@ -1,0 +1,112 @@
+"""Receipts: how a caller learns that the sink has the row."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from otel_audit_exporter.errors import AuditDeliveryError
+from otel_audit_exporter.lane import Lane, Ticket, Waiter
+
+ReceiptState = Literal["pending", "stored", "parked"]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReceipt:
+    """The sink's word that a row is in the table; ``acknowledged_at`` is aware and in UTC."""
+
+    record_id: str
+    acknowledged_at: datetime
+
+
+class PendingReceipt:
+    """What ``audit_event()`` returns: the event is accepted, and this tells what becomes of it.
+
+    Cheap to make and to throw away. ``await receipt`` does what :meth:`result` does, from any asyncio loop.
+    """
+
+    __slots__ = ("_hurry", "_lane", "_ticket", "record_id")
+
+    def __init__(self, record_id: str, lane: Lane | None, ticket: Ticket | None, hurry: Callable[[], None]) -> None:
+        self.record_id = record_id
+        self._lane = lane
+        self._ticket = ticket
+        self._hurry = hurry
+
+    @property
+    def state(self) -> ReceiptState:
+        """``"pending"`` (in the outbox), ``"stored"`` (in the table) or ``"parked"`` (in the dead letters)."""
+        if self._lane is None or self._ticket is None:
+            return "pending"
+        if self._lane.is_pending(self._ticket):
+            return "pending"
+        if self._lane.books.failed and self._lane.dead_letters.get(self.record_id) is not None:
+            return "parked"
+        return "stored"
+
+    def result(self, timeout: float | None = None) -> AuditReceipt:
+        """Have what is queued sent, wait until the row is in the table, and return the receipt.
+
+        ``timeout`` in seconds; None: no limit. Raises :class:`AuditDeliveryError` where the event is parked, or
+        still pending when the time is up: it stays in the outbox and will still be delivered.
+        """
+        if self._lane is None or self._ticket is None:
+            raise AuditDeliveryError(self.record_id, "pending", "it waits for the next process")
+        waiter = Waiter()
+        self._lane.watch(self._ticket, waiter)
+        try:
+            self._wait(waiter, None if timeout is None else time.monotonic() + timeout)
+        finally:
+            self._lane.unwatch(self._ticket, waiter)
+        return self._outcome()
+
+    def __await__(self) -> Generator[None, None, AuditReceipt]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> AuditReceipt:
+        if self._lane is None or self._ticket is None:
+            raise AuditDeliveryError(self.record_id, "pending", "it waits for the next process")
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(told.set)
+
+        waiter = Waiter(tell)
+        self._lane.watch(self._ticket, waiter)
+        try:
+            while not waiter.settled:
+                self._hurry()
+                try:
+                    await asyncio.wait_for(told.wait(), 0.5)
+                    told.clear()
+                except TimeoutError:
+                    continue
+        finally:
+            self._lane.unwatch(self._ticket, waiter)
+        return self._outcome()
+
+    def _wait(self, waiter: Waiter, deadline: float | None) -> None:
+        while not waiter.settled:
+            left = 0.5 if deadline is None else min(deadline - time.monotonic(), 0.5)
+            if left <= 0:
+                return
+            self._hurry()
+            waiter.wait(left)
+
+    def _outcome(self) -> AuditReceipt:
+        assert self._lane is not None
+        assert self._ticket is not None
+        state = self.state
+        if state == "stored":
+            at = self._lane.acknowledged_at(self._ticket) or time.time()
+            return AuditReceipt(self.record_id, datetime.fromtimestamp(at, UTC))
+        parked = self._lane.dead_letters.get(self.record_id) if state == "parked" else None
+        raise AuditDeliveryError(self.record_id, state, parked.error if parked else self._lane.books.last_error)
+
+    def __repr__(self) -> str:
+        return f"<PendingReceipt {self.record_id}>"

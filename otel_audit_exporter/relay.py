@@ -1,0 +1,192 @@
+"""The cold road: redelivers from the outbox what the hot one did not settle, for as long as it takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from contextlib import ExitStack
+from typing import Final
+
+from otel_audit_exporter.announce import logger
+from otel_audit_exporter.errors import OutboxError
+from otel_audit_exporter.forks import survive_forks
+from otel_audit_exporter.lane import AnyStore, Lane
+from otel_audit_exporter.outbox import Entry
+
+BATCH_ROWS: Final = 2000
+BATCH_BYTES: Final = 4 * 2**20
+ADOPT_SECONDS: Final = 60.0
+_IDLE_SECONDS: Final = 1.0
+
+
+class Relay:
+    """Delivers a lane's backlog on a daemon thread: the oldest first, with back-off.
+
+    Fresh events are left to the SDK's batch processor for ``cold_after_seconds``; with ``hot=False`` there is no
+    such processor, and the relay delivers everything. Starts with :meth:`start`, and anew in a forked child when
+    it is woken there.
+    """
+
+    def __init__(self, lane: Lane, *, cold_after_seconds: float, hot: bool = True) -> None:
+        self._lane = lane
+        self._cold_after = cold_after_seconds
+        self._hot = hot
+        self._told_closed_road = False
+        self._begin()
+        lane.wake = self.wake
+        survive_forks(self)
+
+    def _begin(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._start_lock = threading.Lock()
+        self._wake = threading.Event()
+        self._urgent = False
+        self._stopping = False
+        self._stop_or_pause = threading.Event()
+        self._problem = ""
+        self._ticks: deque[tuple[float, int]] = deque()
+        self._cold_mark = 0
+        self._adopt_at = time.monotonic() + ADOPT_SECONDS
+
+    def start(self) -> None:
+        """Start the thread, once."""
+        with self._start_lock:
+            if self._thread is None and not self._stopping:
+                self._thread = threading.Thread(
+                    target=self._run, name=f"otel-audit-relay-{self._lane.name}", daemon=True
+                )
+                self._thread.start()
+
+    def wake(self) -> None:
+        """Have the relay look at the outbox now, as far as its back-off allows."""
+        if self._thread is None:
+            self.start()
+        self._wake.set()
+
+    def hurry(self) -> None:
+        """Have everything that waits offered to the sink now, once, whatever the back-off says."""
+        self._urgent = True
+        self.wake()
+
+    def without_hot_road(self) -> None:
+        """Deliver everything: the SDK's road is closed."""
+        self._hot = False
+
+    def stop(self, deadline: float) -> bool:
+        """End the thread; False where it is still busy at ``deadline`` (monotonic seconds)."""
+        self._stopping = True
+        self._stop_or_pause.set()
+        self._wake.set()
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return True
+        thread.join(max(deadline - time.monotonic(), 0.0))
+        return not thread.is_alive()
+
+    def fork_locks(self) -> ExitStack:
+        """Nothing is held here over which a fork could trip."""
+        return ExitStack()
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: no thread yet; the first event starts one."""
+        self._begin()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self._wake.wait(self._pause())
+                self._wake.clear()
+                if not self._stopping:
+                    self._round()
+                self._problem = ""
+            except BaseException as error:
+                self._stumble(error)
+
+    def _stumble(self, error: BaseException) -> None:
+        """Say once what went wrong, and go on: nothing may end the road that loses nothing."""
+        if str(error) != self._problem:
+            self._problem = str(error)
+            logger.error("audit %s: delivery stumbled and goes on: %s", self._lane.name, error, exc_info=error)
+        self._stop_or_pause.wait(_IDLE_SECONDS)
+
+    def _pause(self) -> float:
+        now = time.monotonic()
+        if self._urgent:
+            return 0.0
+        until_gate = self._lane.gate.not_before - now
+        if not self._lane.gate.flowing and until_gate > 0:
+            return min(until_gate, _IDLE_SECONDS)
+        self._lane.idle = True
+        if self._lane.books.pending == 0:
+            return ADOPT_SECONDS
+        self._lane.idle = False
+        return min(self._cold_after / 2, _IDLE_SECONDS)
+
+    def _round(self) -> None:
+        now = time.monotonic()
+        if now >= self._adopt_at:
+            self._adopt_at = now + ADOPT_SECONDS
+            self._lane.adopt_orphans()
+            self._lane.limit_outbox()
+        self._tick(now)
+        urgent, self._urgent = self._urgent, False
+        gate = self._lane.gate
+        if now < gate.asked_until or not (urgent or gate.allows(now)):
+            return
+        everything = urgent or not self._hot or not self._lane.gate.flowing
+        for store in self._lane.stores:
+            if not self._drain(store, None if everything or store is not self._lane.own else self._cold_mark):
+                break
+        self._lane.drop_emptied()
+
+    def _tick(self, now: float) -> None:
+        """Move the mark below which an event is too old to be still on the SDK's road."""
+        self._ticks.append((now, self._lane.own.last_seq))
+        while len(self._ticks) > 1 and self._ticks[1][0] <= now - self._cold_after:
+            self._ticks.popleft()
+        at, seq = self._ticks[0]
+        if at <= now - self._cold_after:
+            self._cold_mark = max(self._cold_mark, seq)
+        self._cold_mark = max(self._cold_mark, self._lane.hot_failed_upto)
+
+    def _drain(self, store: AnyStore, upto: int | None) -> bool:
+        """Offer what waits in ``store``, the oldest first; False where the gate has closed."""
+        upto = store.last_seq if upto is None else upto
+        after = 0
+        while not self._stopping:
+            entries = store.read(after, upto, BATCH_ROWS, BATCH_BYTES)
+            if not entries:
+                break
+            after = entries[-1].seq
+            self._tell_closed_road(store, after)
+            self._lane.attempt(store, entries)
+            if not self._lane.gate.flowing:
+                return False
+        refused = self._lane.due_refusals(store, BATCH_ROWS)
+        if refused:
+            self._lane.attempt(store, refused, again=True)
+        return self._lane.gate.flowing
+
+    def _tell_closed_road(self, store: AnyStore, seq: int) -> None:
+        unseen = self._hot and store is self._lane.own and self._lane.hot_seen == 0 and seq <= self._cold_mark
+        if unseen and self._lane.gate.flowing and not self._told_closed_road:
+            self._told_closed_road = True
+            logger.warning(
+                "audit %s: the log records do not arrive by the SDK's road (OTEL_SDK_DISABLED, a processor that "
+                "raises, or a provider that was shut down): events are delivered from the outbox instead",
+                self._lane.name,
+            )
+
+
+def deliver_hot(lane: Lane, store: AnyStore, entries: list[Entry]) -> None:
+    """Offer events that came by the SDK's road to the sink, once; what it does not take is the relay's."""
+    lane.hot_seen = max(lane.hot_seen, entries[-1].seq)
+    if lane.gate.flowing:
+        try:
+            lane.attempt(store, entries)
+        except OutboxError as error:
+            logger.error("audit %s: %s", lane.name, error)
+    if not lane.gate.flowing:
+        lane.hot_failed_upto = max(lane.hot_failed_upto, entries[-1].seq)
+        lane.wake()

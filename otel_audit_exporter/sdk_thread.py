@@ -1,0 +1,52 @@
+"""The SDK's flush and shutdown, on a thread of their own.
+
+They take as long as the exporter does, whatever timeout they are given, so no caller may run them itself. The
+thread is started with the pipeline: in an ``atexit`` handler none can be started any more.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
+from typing import Any
+
+from otel_audit_exporter.announce import logger
+
+Work = tuple[Iterable[Callable[[], Any]], threading.Event]
+
+
+class SdkThread:
+    """Runs the SDK's slow calls one after the other."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._work: SimpleQueue[Work] = SimpleQueue()
+        threading.Thread(target=self._serve, args=(self._work,), name="otel-audit-sdk", daemon=True).start()
+
+    def run(self, calls: Iterable[Callable[[], Any]], deadline: float) -> bool:
+        """Have ``calls`` made; False where they are not through at ``deadline`` (they go on)."""
+        if self._pid != os.getpid():
+            try:
+                self._start()
+            except RuntimeError:  # a child that is ending: the outbox has what the SDK's queue had
+                return False
+        done = threading.Event()
+        self._work.put((calls, done))
+        return done.wait(max(deadline - time.monotonic(), 0.0))
+
+    @staticmethod
+    def _serve(work: SimpleQueue[Work]) -> None:
+        while True:
+            calls, done = work.get()
+            for call in calls:
+                try:
+                    call()
+                except Exception as error:
+                    logger.warning("audit: the SDK raised %s in flush or shutdown", type(error).__name__)
+            done.set()

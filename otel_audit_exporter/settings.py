@@ -1,0 +1,410 @@
+"""The settings: one table that parses, explains and documents them.
+
+A value comes from an argument, else from the environment, else it is the default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import orjson
+
+from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.redaction import DEFAULT_REDACT_KEYS
+
+EXPORTER_NAMES: Final = ("sqlite", "supabase", "memory")
+
+Parser = Callable[[Any], Any]
+
+
+def _choice(*allowed: str) -> Parser:
+    def parse(value: Any) -> str:
+        text = str(value).strip().lower()
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _number(kind: type[int] | type[float], minimum: float, unit: str) -> Parser:
+    def parse(value: Any) -> int | float:
+        try:
+            if isinstance(value, bool):
+                raise ValueError
+            number = kind(value)
+        except (TypeError, ValueError, OverflowError):
+            number = kind(-1)
+        if not minimum <= number < float("inf"):
+            what = "a whole number" if kind is int else "a number"
+            raise ValueError(f"must be {what} of {unit}, {minimum} or more")
+        return number
+
+    return parse
+
+
+_UNITS: Final = {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def _size(value: Any) -> int:
+    text = str(value).strip().lower()
+    for unit, factor in _UNITS.items():
+        if text.endswith(unit):
+            return int(_number(int, 1, "KiB, MiB or GiB")(text[: -len(unit)].strip())) * factor
+    return int(_number(int, 1, "bytes (or with the unit KiB, MiB or GiB)")(value))
+
+
+def _boolean(value: Any) -> bool:
+    text = str(value).strip().lower()
+    if text in ("true", "1", "yes", "on"):
+        return True
+    if text in ("false", "0", "no", "off"):
+        return False
+    raise ValueError("must be true or false")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str | os.PathLike) or not str(value).strip():
+        raise ValueError("must be a non-empty string")
+    return os.fspath(value).strip()
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError("must be a list of names, or names with commas between them")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _columns(value: Any) -> dict[str, str]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    pairs = [pair.partition("=") for pair in str(value).split(",") if pair.strip()]
+    if not pairs or not all(column.strip() and name.strip() for column, _, name in pairs):
+        raise ValueError("must be column=field pairs with commas between them")
+    return {column.strip(): name.strip() for column, _, name in pairs}
+
+
+def _json_object(value: Any) -> dict[str, Any]:
+    try:
+        parsed = orjson.loads(value) if isinstance(value, str) else dict(value)
+    except (ValueError, TypeError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise ValueError("must be a JSON object of column and value")
+    return parsed
+
+
+def _url(value: Any) -> str:
+    text = str(value).strip().rstrip("/")
+    try:
+        parts = urlsplit(text)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError("must be a URL such as https://abcdefgh.supabase.co")
+    return text
+
+
+def _token(value: Any) -> Any:
+    return value if callable(value) else _text(value)
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: its argument, its variables in order of precedence, how it is read and what it means."""
+
+    argument: str
+    variables: tuple[str, ...]
+    parse: Parser
+    default: Any
+    default_text: str
+    meaning: str
+    secret: bool = False
+
+
+SETTINGS: Final = (
+    Setting("exporter", ("OTEL_AUDIT_EXPORTER",), _as_is, None, "`sqlite`", "which exporter"),
+    Setting(
+        "mode",
+        ("OTEL_AUDIT_MODE",),
+        _choice("batch", "sync"),
+        "batch",
+        "`batch`",
+        "`batch`: rows are sent in the background; `sync`: the call waits for the sink (the rollback switch)",
+    ),
+    Setting("url", ("SUPABASE_URL",), _url, None, "", "the Supabase project"),
+    Setting(
+        "key",
+        ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY", "SUPABASE_KEY"),
+        _text,
+        None,
+        "",
+        "its key: an old JWT key or a new `sb_secret_` one",
+        secret=True,
+    ),
+    Setting(
+        "token",
+        ("OTEL_AUDIT_SUPABASE_TOKEN",),
+        _token,
+        None,
+        "the key",
+        "the token of a lesser role for Authorization (the argument may be a callable)",
+        secret=True,
+    ),
+    Setting(
+        "dsn",
+        ("OTEL_AUDIT_POSTGRES_DSN", "DATABASE_URL"),
+        _text,
+        None,
+        "",
+        "the direct PostgreSQL connection",
+        secret=True,
+    ),
+    Setting(
+        "path",
+        ("OTEL_AUDIT_SQLITE_PATH",),
+        _text,
+        "pms_audit_log.db",
+        "`pms_audit_log.db`",
+        "the file of the embedded table",
+    ),
+    Setting("table", ("OTEL_AUDIT_TABLE",), _text, "pms_audit_log", "`pms_audit_log`", "the table"),
+    Setting("schema", ("OTEL_AUDIT_SCHEMA",), _text, "public", "`public`", "its schema"),
+    Setting(
+        "columns",
+        ("OTEL_AUDIT_COLUMNS",),
+        _columns,
+        None,
+        "the nine",
+        "which column takes which field: `column=field,...`",
+    ),
+    Setting(
+        "column_defaults",
+        ("OTEL_AUDIT_COLUMN_DEFAULTS",),
+        _json_object,
+        None,
+        "",
+        "a JSON object of column and the value to write where the event has none",
+    ),
+    Setting(
+        "unmapped",
+        ("OTEL_AUDIT_UNMAPPED",),
+        _choice("fold", "drop", "error"),
+        "fold",
+        "`fold`",
+        "what was said and no column takes: kept under `_audit` of `new_values`, left out, or refused",
+    ),
+    Setting(
+        "ids",
+        ("OTEL_AUDIT_IDS",),
+        _choice("uuid", "text"),
+        "uuid",
+        "`uuid`",
+        "`uuid`: entity, user and yacht ids must be UUIDs; `text`: any non-empty string or integer",
+    ),
+    Setting(
+        "outbox",
+        ("OTEL_AUDIT_OUTBOX",),
+        _choice("disk", "fsync", "memory"),
+        "disk",
+        "`disk`",
+        "`disk` survives the process, `fsync` a power loss too, `memory` neither",
+    ),
+    Setting(
+        "outbox_dir",
+        ("OTEL_AUDIT_OUTBOX_DIR",),
+        _text,
+        None,
+        "`$STATE_DIRECTORY`, then the user's state directory",
+        "where the outbox and the dead letters live (a local file system)",
+    ),
+    Setting(
+        "outbox_max_bytes",
+        ("OTEL_AUDIT_OUTBOX_MAX_BYTES",),
+        _size,
+        2**30,
+        "1 GiB, at most half of the free disk",
+        "per process, dead letters included; past it `OutboxFullError`",
+    ),
+    Setting(
+        "on_outbox_error",
+        ("OTEL_AUDIT_ON_OUTBOX_ERROR",),
+        _choice("raise", "log"),
+        "raise",
+        "`raise`",
+        "`log`: an event that the outbox refuses is logged as critical and counted, and the call returns",
+    ),
+    Setting(
+        "schedule_delay_millis",
+        ("OTEL_AUDIT_SCHEDULE_DELAY", "OTEL_BLRP_SCHEDULE_DELAY"),
+        _number(int, 1, "milliseconds"),
+        200,
+        "200 ms",
+        "how long the batch processor waits for a batch to fill",
+    ),
+    Setting(
+        "max_queue_size",
+        ("OTEL_AUDIT_MAX_QUEUE_SIZE", "OTEL_BLRP_MAX_QUEUE_SIZE"),
+        _number(int, 1, "records"),
+        4096,
+        "4096",
+        "the batch processor's queue; what overflows it is delivered from the outbox",
+    ),
+    Setting(
+        "max_export_batch_size",
+        ("OTEL_AUDIT_MAX_EXPORT_BATCH_SIZE", "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE"),
+        _number(int, 1, "records"),
+        512,
+        "512",
+        "rows in one request of the batch processor",
+    ),
+    Setting(
+        "export_timeout_millis",
+        ("OTEL_AUDIT_EXPORT_TIMEOUT", "OTEL_BLRP_EXPORT_TIMEOUT"),
+        _number(int, 1, "milliseconds"),
+        10_000,
+        "10000 ms",
+        "the whole of one attempt to write, and how long a call waits in sync mode",
+    ),
+    Setting(
+        "foreign_key_grace_seconds",
+        ("OTEL_AUDIT_FOREIGN_KEY_GRACE",),
+        _number(float, 0, "seconds"),
+        60.0,
+        "60 s",
+        "how long a row waits for the row that it refers to",
+    ),
+    Setting(
+        "redact_keys",
+        ("OTEL_AUDIT_REDACT_KEYS",),
+        _names,
+        DEFAULT_REDACT_KEYS,
+        "the library's list",
+        "keys whose values are redacted, with commas between them; empty switches it off",
+    ),
+    Setting(
+        "handle_sigterm",
+        ("OTEL_AUDIT_HANDLE_SIGTERM",),
+        _boolean,
+        True,
+        "`true`",
+        "deliver on SIGTERM too, where nobody else handles it",
+    ),
+    Setting(
+        "shutdown_timeout_millis",
+        ("OTEL_AUDIT_SHUTDOWN_TIMEOUT",),
+        _number(int, 0, "milliseconds"),
+        10_000,
+        "10000 ms",
+        "the time given at interpreter exit",
+    ),
+)
+
+_BY_ARGUMENT: Final = {setting.argument: setting for setting in SETTINGS}
+# An empty variable is an unset one (as in OpenTelemetry), but for a list that may be empty on purpose.
+_MAY_BE_EMPTY: Final = frozenset({"redact_keys"})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values in force. ``sources`` tells for each where it came from: an argument, a variable, or nothing."""
+
+    values: Mapping[str, Any] = field(repr=False)
+    sources: Mapping[str, str] = field(repr=False)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["values"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __repr__(self) -> str:
+        shown = {name: "..." if _BY_ARGUMENT[name].secret else value for name, value in self.values.items()}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items() if value is not None)})"
+
+    def chosen(self, name: str) -> bool:
+        """Tell whether somebody set it, be it by argument or by variable."""
+        return name in self.sources
+
+
+def load_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings: ``arguments`` that are not None, then ``environ`` (default: the process's), then defaults.
+
+    Raises :class:`AuditConfigurationError` that names every variable or argument at fault, what is wrong with it
+    and what is allowed. A secret's value is in no message.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    problems: list[str] = []
+    for setting in SETTINGS:
+        source, given = _find(setting, arguments, environ)
+        values[setting.argument] = setting.default
+        if source is None:
+            continue
+        sources[setting.argument] = source
+        try:
+            values[setting.argument] = setting.parse(given)
+        except ValueError as error:
+            shown = "" if setting.secret else f"={str(given)[:60]!r}"
+            problems.append(f"{source}{shown}: {error}")
+    problems.extend(f"{name}: there is no such setting" for name in arguments.keys() - _BY_ARGUMENT.keys())
+    if not problems:
+        problems.extend(_fit_batch_to_queue(values, sources))
+    if problems:
+        raise AuditConfigurationError("; ".join(problems))
+    return Settings(values, sources)
+
+
+def _find(setting: Setting, arguments: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str | None, Any]:
+    if arguments.get(setting.argument) is not None:
+        return setting.argument, arguments[setting.argument]
+    for variable in setting.variables:
+        text = environ.get(variable)
+        if text is not None and (text.strip() or setting.argument in _MAY_BE_EMPTY):
+            return variable, text
+    return None, None
+
+
+def _fit_batch_to_queue(values: dict[str, Any], sources: Mapping[str, str]) -> list[str]:
+    if values["max_export_batch_size"] <= values["max_queue_size"]:
+        return []
+    if "max_export_batch_size" in sources and "max_queue_size" in sources:
+        batch, queue = sources["max_export_batch_size"], sources["max_queue_size"]
+        return [
+            f"{batch}: must not be larger than {queue} ({values['max_export_batch_size']} > {values['max_queue_size']})"
+        ]
+    smaller = "max_export_batch_size" if "max_queue_size" in sources else "max_queue_size"
+    larger = "max_queue_size" if smaller == "max_export_batch_size" else "max_export_batch_size"
+    values[smaller] = values[larger]
+    return []
+
+
+def default_outbox_dir(environ: Mapping[str, str] | None = None) -> str:
+    """Return the directory for outboxes where none was named: systemd's state directory, else the user's."""
+    environ = os.environ if environ is None else environ
+    state = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if state:
+        return os.path.join(state, "otel_audit_exporter")
+    import platformdirs
+
+    return platformdirs.user_state_dir("otel_audit_exporter", appauthor=False)
+
+
+def settings_table() -> str:
+    """Return the settings as the README's Markdown table."""
+    lines = ["| argument | variable | default | meaning |", "| --- | --- | --- | --- |"]
+    for setting in SETTINGS:
+        variables = ", ".join(f"`{variable}`" for variable in setting.variables)
+        lines.append(f"| `{setting.argument}` | {variables} | {setting.default_text} | {setting.meaning} |")
+    return "\n".join(lines)

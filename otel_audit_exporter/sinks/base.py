@@ -1,0 +1,74 @@
+"""What every sink is: something that takes rows, and says whose fault it is when it does not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from otel_audit_exporter.faults import Verdict
+
+
+class SinkError(Exception):
+    """Say that an insert was not acknowledged; it carries no secret and no value of a row.
+
+    ``verdict`` says what to do. ``code`` is the SQLSTATE, PostgREST's or SQLite's error name, ``status`` the
+    HTTP status, ``retry_after`` the seconds that the server asked to be left alone for; each None where there
+    was none. ``message`` is one sentence for people.
+    """
+
+    def __init__(
+        self,
+        verdict: Verdict,
+        message: str,
+        *,
+        code: str | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        self.verdict = verdict
+        self.message = message
+        self.code = code
+        self.status = status
+        self.retry_after = retry_after
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        known = [f"HTTP {self.status}" if self.status else "", self.code or ""]
+        where = ", ".join(part for part in known if part)
+        return f"{self.message} ({where})" if where else self.message
+
+
+class Sink(Protocol):
+    """Takes rows: bytes of JSON objects that all have the same keys, the columns.
+
+    Safe to call from several threads at once. A sink keeps nothing: a row is stored, or it is the caller's.
+    """
+
+    @property
+    def name(self) -> str:
+        """Say which kind of sink it is: ``"supabase"``, ``"postgres"``, ``"sqlite"``, ``"memory"``."""
+
+    @property
+    def target(self) -> str:
+        """Say where rows go, for people: no key and no password."""
+
+    def insert(self, rows: Sequence[bytes], deadline: float) -> None:
+        """Store every row whose id is not there yet, all or none.
+
+        Returns only when each row is stored or its id was there already. ``deadline`` is a value of
+        ``time.monotonic()``, for everything together, and holds whatever the peer does. Raises
+        :class:`SinkError`, after which either nothing is stored or (``verdict.perhaps_stored``) nobody knows:
+        the same rows may be inserted again.
+        """
+
+    def close(self) -> None:
+        """Close every connection; a later insert opens a new one."""
+
+    def renew_after_fork(self) -> None:
+        """Forget the parent's connections and locks, in a forked child, without touching the connections."""
+
+
+def seconds_left(deadline: float) -> float:
+    """Say how long it is to ``deadline``, a value of ``time.monotonic()``: never negative."""
+    return max(deadline - time.monotonic(), 0.0)

@@ -1,0 +1,308 @@
+"""Rows into a PostgreSQL table over a direct connection.
+
+A batch is one statement: the server takes the rows apart itself, from one JSON array.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, quote, urlencode
+
+import orjson
+
+from otel_audit_exporter.faults import (
+    CUT_OFF,
+    OUT_OF_TIME,
+    UNREACHABLE,
+    Fault,
+    Verdict,
+    classify_sqlstate,
+    describe_sqlstate,
+)
+from otel_audit_exporter.sinks.base import SinkError, seconds_left
+from otel_audit_exporter.sinks.resolver import Resolver
+
+if TYPE_CHECKING:
+    from otel_audit_exporter.sinks.postgres_wire import Statement, Wire
+
+DEFAULT_JSON_COLUMNS: Final = frozenset({"old_values", "new_values", "metadata", "signature"})
+
+_MISSING: Final = 'the postgres sink needs psycopg: pip install "otel-audit-exporter[postgres]"'
+_DESCRIBE_TABLE: Final = files(__package__).joinpath("sql", "describe_table.sql")
+
+# The server gives up a little before this side does, so that it says why, and works for nobody no longer.
+_ANSWER_SHARE: Final = 0.1
+_ANSWER_SECONDS: Final = 0.5
+
+# libpq gives a refused login's words, not its SQLSTATE.
+_LOGINS: Final = (
+    (r"password authentication failed|no password supplied|SASL authentication failed", "28P01"),
+    (r"no pg_hba\.conf entry|role \"[^\"]+\" (?:does not exist|is not permitted to log in)", "28000"),
+    (r"authentication failed for user", "28000"),
+    (r"database \"[^\"]+\" does not exist", "3D000"),
+    (r"permission denied for database", "42501"),
+    (r"too many (?:connections|clients)|connection slots are reserved|[Mm]ax client connections", "53300"),
+    (r"starting up|shutting down|not accepting connections|not yet accepting|recovery mode", "57P03"),
+    (r"[Tt]enant.*not found", "XX000"),
+)
+_TLS: Final = re.compile(r"certificate verify failed|does not support SSL|certificate (?:file|for)|sslmode")
+_SERVERS_WORDS: Final = re.compile(r"(?:FATAL: +|failed: )(?P<words>[^\n]+)")
+
+_TLS_WRONG: Final = Verdict(
+    Fault.CONFIGURATION, "check sslmode and sslrootcert of the DSN, and the server's certificate"
+)
+
+# What other tools put into a DSN, and libpq refuses.
+_FOREIGN_PARAMETERS: Final = frozenset(
+    {
+        "pgbouncer",
+        "connection_limit",
+        "pool_timeout",
+        "prepared_statement_cache_size",
+        "statement_cache_size",
+        "prepared_statement_name_func",
+        "schema",
+    }
+)
+
+
+class PostgresSink:
+    """Insert rows over a direct connection; a row whose key is known is ignored.
+
+    An insert is one transaction in one round trip. Connections are made as they are needed, one for each
+    insert at a time, with TLS as the DSN says. ``dsn``: ``postgresql://...`` (also ``postgres://`` and
+    ``postgresql+driver://``) or ``key=value`` pairs. ``columns``: those that every row has. ``key_columns``:
+    what a unique constraint of the table is on; None looks for the shortest one that holds ``id_column`` and
+    otherwise only columns that are written, which on a partitioned table is its primary key.
+    ``json_columns``: those whose text is kept as it is where their type is not ``jsonb``. Raises
+    ``ValueError`` for a DSN that cannot be read and ``ImportError`` where psycopg is missing.
+    """
+
+    name = "postgres"
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        table: str = "pms_audit_log",
+        schema: str = "public",
+        columns: Sequence[str],
+        key_columns: Sequence[str] | None = None,
+        id_column: str = "id",
+        json_columns: Collection[str] = DEFAULT_JSON_COLUMNS,
+    ) -> None:
+        self._parameters = read_dsn(dsn)
+        self._table = table
+        self._schema = schema
+        self._columns = tuple(columns)
+        self._key_columns = None if key_columns is None else tuple(key_columns)
+        self._id_column = id_column
+        self._json_columns = frozenset(json_columns)
+        self._statement: bytes | None = None
+        self._inherited: list[object] = []
+        self._start()
+
+    @property
+    def target(self) -> str:
+        host = self._parameters.get("host") or self._parameters.get("hostaddr") or "localhost"
+        port = self._parameters.get("port") or "5432"
+        database = self._parameters.get("dbname") or self._parameters.get("user") or ""
+        return f"postgresql://{host}:{port}/{database} {self._schema}.{self._table}"
+
+    def insert(self, rows: Sequence[bytes], deadline: float) -> None:
+        """Store every row whose key is not there yet, in one statement and one transaction."""
+        if not rows:
+            return
+        if os.getpid() != self._pid:
+            self.renew_after_fork()
+        values = b"[" + b",".join(rows) + b"]"
+        known = self._statement is not None
+        try:
+            self._insert(values, deadline)
+        except SinkError as error:
+            self._statement = None
+            if not known or error.verdict.fault is not Fault.CONFIGURATION:
+                raise
+            self._insert(values, deadline)  # the table may have changed since it was looked at
+
+    def close(self) -> None:
+        """Close every connection, those in use after their insert; a later insert opens a new one."""
+        self._open.clear()
+        while self._idle:
+            self._idle.pop().close()
+
+    def renew_after_fork(self) -> None:
+        """Forget the parent's connections, which stay referenced so that nothing closes them."""
+        self._inherited.append(self._open)
+        self._start()
+
+    def __repr__(self) -> str:
+        return f"<PostgresSink {self.target}>"
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._resolver = Resolver()
+        self._open: set[Wire] = set()
+        self._idle: deque[Wire] = deque()
+
+    def _insert(self, values: bytes, deadline: float) -> None:
+        from otel_audit_exporter.sinks.postgres_wire import ConnectError, ConnectionLostError, ServerError
+
+        try:
+            if not self._inserted_on_kept(values, deadline):
+                self._write(self._connect(deadline), values, deadline)
+        except ConnectError as error:
+            raise _connect_error(str(error)) from None
+        except ServerError as error:
+            raise _server_error(error.code, error.message) from None
+        except ConnectionLostError:
+            raise SinkError(CUT_OFF, "the connection broke") from None
+        except TimeoutError:
+            raise SinkError(CUT_OFF, "no answer in time") from None
+
+    def _inserted_on_kept(self, values: bytes, deadline: float) -> bool:
+        """Insert on a connection that was used before; False where there is none, or the server closed it."""
+        from otel_audit_exporter.sinks.postgres_wire import ConnectionLostError, ServerError
+
+        try:
+            wire = self._idle.pop()
+        except IndexError:
+            return False
+        try:
+            self._write(wire, values, deadline)
+        except (ConnectionLostError, ServerError):
+            if wire.alive:
+                raise
+            return False
+        return True
+
+    def _write(self, wire: Wire, values: bytes, deadline: float) -> None:
+        try:
+            statement = self._statement or self._look_at_table(wire, deadline)
+            results = wire.run(_transaction(statement, values, deadline), deadline)
+            if results[-1].command_status != b"COMMIT":
+                raise SinkError(CUT_OFF, "the server did not commit")
+            self._statement = statement
+        finally:
+            self._put_back(wire, deadline)
+
+    def _connect(self, deadline: float) -> Wire:
+        from otel_audit_exporter.sinks.postgres_wire import connect
+
+        if seconds_left(deadline) == 0:
+            raise SinkError(OUT_OF_TIME, "no time left to connect")
+        wire = connect(self._parameters, self._resolver, deadline)
+        self._open.add(wire)
+        return wire
+
+    def _put_back(self, wire: Wire, deadline: float) -> None:
+        if not wire.usable:
+            wire.roll_back(deadline)
+        if wire.usable and wire in self._open:
+            self._idle.append(wire)
+        else:
+            self._open.discard(wire)
+            wire.close()
+
+    def _look_at_table(self, wire: Wire, deadline: float) -> bytes:
+        name = f"{_quoted(self._schema)}.{_quoted(self._table)}"
+        result = wire.run([(_DESCRIBE_TABLE.read_bytes(), [name.encode()])], deadline)[0]
+        if not result.ntuples:
+            raise _server_error("42P01", f'relation "{self._schema}.{self._table}" does not exist')
+        types = orjson.loads(result.get_value(0, 0) or b"{}")
+        for column in self._columns:
+            if column not in types:
+                raise _server_error("42703", f'column "{column}" of relation "{self._table}" does not exist')
+        keys = self._key_columns or self._key_of(orjson.loads(result.get_value(0, 1) or b"[]"))
+        return self._statement_for(name, types, keys)
+
+    def _key_of(self, keys: Sequence[Sequence[str]]) -> Sequence[str]:
+        for key in keys:
+            if self._id_column in key and set(key) <= set(self._columns):
+                return key
+        raise _server_error("42P10", "")
+
+    def _statement_for(self, name: str, types: Mapping[str, str], keys: Sequence[str]) -> bytes:
+        # jsonb is the faster one; json keeps the text of a document as it was sent.
+        texts = any(types[column] != "jsonb" for column in self._json_columns.intersection(self._columns))
+        kind = "json" if texts or "json" in {types[column] for column in self._columns} else "jsonb"
+        columns = ", ".join(_quoted(column) for column in self._columns)
+        typed = ", ".join(f"{_quoted(column)} {types[column]}" for column in self._columns)
+        arbiter = ", ".join(_quoted(key) for key in keys)
+        return (
+            f"INSERT INTO {name} ({columns}) SELECT {columns}"  # noqa: S608  # quoted names
+            f" FROM pg_catalog.{kind}_to_recordset($1::pg_catalog.{kind}) AS r ({typed})"
+            f" ON CONFLICT ({arbiter}) DO NOTHING"
+        ).encode()
+
+
+def read_dsn(dsn: str) -> dict[str, Any]:
+    """Read a DSN into libpq's parameters.
+
+    Takes URLs of SQLAlchemy (``postgresql+asyncpg://``) and of Prisma too. Raises ``ValueError``, which says
+    nothing of what the DSN holds, and ``ImportError`` where psycopg is missing.
+    """
+    try:
+        import psycopg
+        from psycopg.conninfo import conninfo_to_dict
+    except ImportError as error:
+        raise ImportError(_MISSING) from error
+    text = dsn.strip()
+    try:
+        return dict(conninfo_to_dict(_libpq_url(text) if "://" in text else text))
+    except psycopg.ProgrammingError:
+        raise ValueError("the DSN holds something that libpq does not know") from None
+
+
+def _libpq_url(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    dialect, _, _ = scheme.partition("+")
+    if dialect not in ("postgres", "postgresql"):
+        raise ValueError("the DSN is not of the form postgresql://user:password@host:port/database")
+    address, _, query = rest.partition("?")
+    pairs = [_libpq_parameter(*pair) for pair in parse_qsl(query, keep_blank_values=True)]
+    kept = urlencode([pair for pair in pairs if pair[0] not in _FOREIGN_PARAMETERS], quote_via=quote)
+    return f"postgresql://{address}?{kept}" if kept else f"postgresql://{address}"
+
+
+def _libpq_parameter(name: str, value: str) -> tuple[str, str]:
+    if name != "ssl":
+        return name, value
+    return "sslmode", {"true": "require", "1": "require", "false": "disable", "0": "disable"}.get(
+        value, value
+    )
+
+
+def _transaction(statement: bytes, values: bytes, deadline: float) -> list[Statement]:
+    left = seconds_left(deadline)
+    milliseconds = max(int((left - min(_ANSWER_SHARE * left, _ANSWER_SECONDS)) * 1000), 1)
+    return [
+        (b"BEGIN", ()),
+        (b"SET LOCAL statement_timeout = %d" % milliseconds, ()),
+        (statement, (values,)),
+        (b"COMMIT", ()),
+    ]
+
+
+def _server_error(code: str, message: str) -> SinkError:
+    return SinkError(classify_sqlstate(code, message), describe_sqlstate(code, message), code=code)
+
+
+def _connect_error(said: str) -> SinkError:
+    words = _SERVERS_WORDS.search(said)
+    short = words["words"] if words else said.strip()
+    for pattern, code in _LOGINS:
+        if re.search(pattern, said):
+            return _server_error(code, short)
+    if _TLS.search(said):
+        return SinkError(_TLS_WRONG, f"no connection ({short})")
+    return SinkError(UNREACHABLE, f"no connection ({short})")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,72 @@
+"""Host names to addresses, within a deadline."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+from concurrent.futures import Future
+
+from otel_audit_exporter.sinks.base import seconds_left
+
+
+class Resolver:
+    """Ask the system for addresses in a thread of its own: ``getaddrinfo`` knows no timeout.
+
+    A name that is being asked for is not asked for again, so an unreachable name server costs one thread.
+    """
+
+    def __init__(self) -> None:
+        self._asking: dict[tuple[str, int], Future[list[str]]] = {}
+        self._lock = threading.Lock()
+
+    def addresses(self, host: str, port: int, deadline: float) -> list[str]:
+        """Return the addresses of ``host`` in the system's order of preference.
+
+        Raises ``OSError`` where there are none, ``TimeoutError`` where there is no answer in time.
+        """
+        if _is_address(host):
+            return [host]
+        try:
+            return self._ask(host, port).result(seconds_left(deadline))
+        except TimeoutError:
+            raise TimeoutError(f"no answer to the look-up of {host}") from None
+
+    def _ask(self, host: str, port: int) -> Future[list[str]]:
+        with self._lock:
+            known = self._asking.get((host, port))
+            if known is not None:
+                return known
+            future = self._asking[host, port] = Future()
+        _run(self._answer, host, port, future)
+        return future
+
+    def _answer(self, host: str, port: int, future: Future[list[str]]) -> None:
+        try:
+            future.set_result(_look_up(host, port))
+        except (OSError, UnicodeError) as error:
+            future.set_exception(OSError(f"the name {host} cannot be resolved ({type(error).__name__})"))
+        finally:
+            with self._lock:
+                self._asking.pop((host, port), None)
+
+
+def _run(target: object, *args: object) -> None:
+    thread = threading.Thread(target=target, args=args, name="audit-resolver", daemon=True)  # type: ignore[arg-type]
+    try:
+        thread.start()
+    except RuntimeError:  # no thread can be started while the interpreter ends
+        target(*args)  # type: ignore[operator]
+
+
+def _look_up(host: str, port: int) -> list[str]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,21 @@
+-- The type of each column of table $1, and the columns of each unique key that ON CONFLICT can name, shortest first.
+select
+    (
+        select pg_catalog.json_object_agg(a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod))
+        from pg_catalog.pg_attribute a
+        where a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
+    ),
+    (
+        select coalesce(pg_catalog.json_agg(k.columns order by k.size, k.name), '[]')
+        from (
+            select i.indnkeyatts as size, i.indexrelid as name, pg_catalog.json_agg(a.attname order by n.position) as columns
+            from pg_catalog.pg_index i
+            cross join pg_catalog.unnest(i.indkey::pg_catalog.int2[]) with ordinality as n(number, position)
+            join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = n.number
+            where i.indrelid = t.oid and n.position <= i.indnkeyatts
+                and i.indisunique and i.indimmediate and i.indisvalid and i.indpred is null and i.indexprs is null
+            group by i.indexrelid, i.indnkeyatts
+        ) k
+    )
+from (select pg_catalog.to_regclass($1)::pg_catalog.oid as oid) t
+where t.oid is not null

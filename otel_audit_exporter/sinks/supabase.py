@@ -1,0 +1,318 @@
+"""Rows into a table of a Supabase project, by PostgREST's bulk insert.
+
+The real supabase client makes the session and the address; the rows go over that session as the bytes they
+are. Its own ``upsert`` would decode and encode them again, loses the HTTP status of a gateway's error, and
+takes a captive portal's page for success.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+import orjson
+
+from otel_audit_exporter.faults import (
+    CUT_OFF,
+    OUT_OF_TIME,
+    UNREACHABLE,
+    Fault,
+    Verdict,
+    classify_http,
+    describe_http,
+    parse_retry_after,
+)
+from otel_audit_exporter.sinks.base import SinkError, seconds_left
+
+if TYPE_CHECKING:
+    import httpx
+
+    from otel_audit_exporter.sinks.http_deadline import Deadline
+
+Token = str | Callable[[], str]
+
+_PREFER: Final = "resolution=ignore-duplicates,return=minimal"
+_ANSWER_BYTES: Final = 64 * 1024
+_KEEP_ALIVE_SECONDS: Final = 60.0
+# A server may close a kept connection just as it is used; then the next one is tried, and at last a new one.
+_STALE_CONNECTIONS: Final = 4
+
+_WRONG_KEY: Final = Verdict(Fault.CONFIGURATION, "give the key or token as one line of printable ASCII")
+_WRONG_ADDRESS: Final = Verdict(Fault.CONFIGURATION, "give SUPABASE_URL as https://<project>.supabase.co")
+_NO_TOKEN: Final = Verdict(Fault.TRANSIENT, "see why the token callable fails")
+_NOT_TRUSTED: Final = Verdict(
+    Fault.CONFIGURATION,
+    "check the server's certificate and this host's clock, or name its CA in SSL_CERT_FILE",
+)
+_PROXY: Final = Verdict(Fault.TRANSIENT, "check the proxy that HTTPS_PROXY or HTTP_PROXY names")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """The session of a supabase client, and the address that rows are posted to."""
+
+    session: httpx.Client
+    address: httpx.URL
+    deadline: Deadline
+
+
+class SupabaseSink:
+    """Insert rows through PostgREST; a row whose key is known is ignored.
+
+    ``url``: the project's address. ``key``: any of its keys (``apikey`` header). ``token``: the token of a
+    lesser role, or a callable that gives one, called once per insert in the sending thread (so it should be
+    quick, and cache). ``columns``: those that every row has. ``key_columns``: what a unique constraint of the
+    table is on. Proxies come from the environment. Raises ``ValueError`` for what cannot work.
+    """
+
+    name = "supabase"
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        token: Token | None = None,
+        table: str = "pms_audit_log",
+        schema: str = "public",
+        columns: Sequence[str],
+        key_columns: Sequence[str] = ("id",),
+    ) -> None:
+        import supabase  # noqa: F401  # here, and not in the middle of the first insert: it takes its time
+
+        self._url = _project_url(url)
+        self._key = _header_value(key)
+        self._token = token if callable(token) or token is None else _header_value(token)
+        self._table = table
+        self._schema = schema
+        self._path = quote(table, safe="")
+        self._query = {"on_conflict": _quoted(key_columns), "columns": _quoted(columns)}
+        self._rest: _Rest | None = None
+        self._inherited: list[_Rest] = []
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    @property
+    def target(self) -> str:
+        return f"{self._url} {self._schema}.{self._table}"
+
+    def insert(self, rows: Sequence[bytes], deadline: float) -> None:
+        """Store every row whose key is not there yet, in one request and one transaction."""
+        if not rows:
+            return
+        if os.getpid() != self._pid:
+            self.renew_after_fork()
+        answer = self._exchange(b"[" + b",".join(rows) + b"]", deadline)
+        if not _proves_storage(answer):
+            raise _refusal(answer)
+
+    def close(self) -> None:
+        """Close every connection; a later insert opens a new one."""
+        with self._lock:
+            rest, self._rest = self._rest, None
+        if rest is not None:
+            rest.session.close()
+
+    def renew_after_fork(self) -> None:
+        """Forget the parent's connections, which stay referenced so that nothing closes them."""
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        if self._rest is not None:
+            self._inherited.append(self._rest)
+            self._rest = None
+
+    def __repr__(self) -> str:
+        return f"<SupabaseSink {self.target}>"
+
+    def _exchange(self, body: bytes, deadline: float) -> _Answer:
+        import httpx
+
+        headers = self._headers()
+        rest = self._connected()
+        for stale in range(_STALE_CONNECTIONS + 1):
+            if seconds_left(deadline) == 0:
+                raise SinkError(OUT_OF_TIME, "no time left to send")
+            try:
+                return _post(rest, headers, body, deadline)
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+                if rest.deadline.connected or stale == _STALE_CONNECTIONS:
+                    raise SinkError(CUT_OFF, "the connection broke") from error
+            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, RuntimeError, ValueError) as error:
+                raise _transport_error(error) from None
+        raise AssertionError("the last attempt returns or raises")
+
+    def _headers(self) -> dict[str, str]:
+        headers = {
+            "apikey": self._key,
+            "Content-Profile": self._schema,
+            "Content-Type": "application/json",
+            "Prefer": _PREFER,
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+        }
+        bearer = self._bearer()
+        if bearer:
+            headers["Authorization"] = f"Bearer {bearer}"
+        return headers
+
+    def _bearer(self) -> str | None:
+        if self._token is None:
+            # Keys of the new kind are no JWTs, and stand in the apikey header alone.
+            return None if self._key.startswith("sb_") else self._key
+        if isinstance(self._token, str):
+            return self._token
+        return _called(self._token)
+
+    def _connected(self) -> _Rest:
+        with self._lock:
+            if self._rest is None:
+                self._rest = self._connect()
+            return self._rest
+
+    def _connect(self) -> _Rest:
+        import httpx
+        from supabase import ClientOptions, create_client
+
+        from otel_audit_exporter.sinks.http_deadline import Deadline, keep_deadline
+
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE_SECONDS)
+        session = httpx.Client(http2=False, follow_redirects=False, limits=limits)
+        deadline = Deadline()
+        keep_deadline(session, deadline)
+        options = ClientOptions(httpx_client=session, auto_refresh_token=False, persist_session=False)
+        client = create_client(self._url, self._key, options)
+        address = httpx.URL(f"{client.rest_url}/{self._path}", params=self._query)
+        return _Rest(client.postgrest.session, address, deadline)
+
+
+def _post(rest: _Rest, headers: dict[str, str], body: bytes, deadline: float) -> _Answer:
+    import httpx
+
+    with rest.deadline.until(deadline):
+        request = rest.session.build_request(
+            "POST", rest.address, headers=headers, content=body, timeout=seconds_left(deadline)
+        )
+        response = rest.session.send(request, stream=True)
+        answer = _Answer(response.status_code, response.headers, b"")
+        try:
+            return _Answer(answer.status, answer.headers, _body(response))
+        except httpx.HTTPError:
+            if _proves_storage(answer):
+                return answer
+            raise
+        finally:
+            response.close()
+
+
+def _body(response: httpx.Response) -> bytes:
+    body = b""
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > _ANSWER_BYTES:
+            break
+    return body
+
+
+def _proves_storage(answer: _Answer) -> bool:
+    """Say whether PostgREST itself answers that it has stored the rows.
+
+    It sends its headers after the commit. 200 and 201 also come from captive portals and parked domains,
+    which know neither of the headers below.
+    """
+    headers = answer.headers
+    is_json = "json" in headers.get("content-type", "json")
+    is_postgrest = (
+        "preference-applied" in headers
+        or "content-range" in headers
+        or headers.get("server", "").startswith("postgrest")
+    )
+    return answer.status in (200, 201) and is_json and is_postgrest
+
+
+def _refusal(answer: _Answer) -> SinkError:
+    code, message = _error_in(answer.body)
+    return SinkError(
+        classify_http(answer.status, code, message),
+        describe_http(answer.status, code, message),
+        code=code,
+        status=answer.status,
+        retry_after=parse_retry_after(answer.headers.get("retry-after"), time.time()),
+    )
+
+
+def _error_in(body: bytes) -> tuple[str | None, str]:
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None, ""
+    if not isinstance(content, dict):
+        return None, ""
+    code, message = content.get("code"), content.get("message")
+    return code if isinstance(code, str) else None, message if isinstance(message, str) else ""
+
+
+def _transport_error(error: Exception) -> SinkError:
+    import httpx
+
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return SinkError(_NOT_TRUSTED, "the server's certificate is not trusted")
+        return SinkError(UNREACHABLE, f"no connection ({error})")
+    if isinstance(error, httpx.ProxyError):
+        return SinkError(_PROXY, "the proxy does not let the request through")
+    if isinstance(error, httpx.TimeoutException):
+        return SinkError(CUT_OFF, "no answer in time")
+    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
+        return SinkError(_WRONG_ADDRESS, "the address is not usable")
+    if isinstance(error, httpx.LocalProtocolError | ValueError):
+        return SinkError(_WRONG_KEY, "the request cannot be made of this key and these names")
+    return SinkError(CUT_OFF, f"the request failed ({type(error).__name__})")
+
+
+def _called(token: Callable[[], Any]) -> str:
+    try:
+        value = token()
+    except Exception as error:  # the application's own code may raise anything
+        raise SinkError(_NO_TOKEN, f"the token callable raised {type(error).__name__}") from None
+    try:
+        return _header_value(value)
+    except ValueError:
+        raise SinkError(_WRONG_KEY, "the token callable gave no usable token") from None
+
+
+def _header_value(value: Any) -> str:
+    text = value.strip() if isinstance(value, str) else ""
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("a key or token is a non-empty line of printable ASCII without spaces")
+    return text
+
+
+def _project_url(url: str) -> str:
+    import httpx
+
+    try:
+        parsed = httpx.URL(url.strip())
+    except (httpx.InvalidURL, TypeError):
+        parsed = httpx.URL("")
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError("the URL is not of the form https://<project>.supabase.co")
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        raise ValueError("the URL holds more than scheme, host, port and path")
+    return str(parsed).rstrip("/").removesuffix("/rest/v1")
+
+
+def _quoted(names: Sequence[str]) -> str:
+    escaped = (name.replace("\\", "\\\\").replace('"', '\\"') for name in names)
+    return ",".join(f'"{name}"' for name in escaped)

@@ -1,0 +1,93 @@
+"""The books: what was accepted, and what became of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuditStats:
+    """What this process accepted and what became of it, at one instant.
+
+    ``submitted + recovered == succeeded + failed + pending``, always. ``submitted``: events that a call of this
+    process had accepted; ``recovered``: taken over from an earlier process's outbox; ``succeeded``: in the
+    table; ``failed``: parked in the dead letters; ``pending``: in the outbox; ``held``: those of them that wait
+    for a setting to be mended or for a proof; ``retried``: rows offered to the sink again after a failure;
+    ``rejected``: events that were refused at the call and are recorded nowhere; ``transactional``: written in
+    the caller's own transaction. ``oldest_pending_seconds`` is 0.0 where nothing is pending,
+    ``success_rate`` a percentage (100.0 while nothing is settled), ``last_success_at`` aware and in UTC.
+    ``sinks`` has the same for every sink by name; the top level is the first one's.
+    """
+
+    submitted: int = 0
+    recovered: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    pending: int = 0
+    held: int = 0
+    retried: int = 0
+    rejected: int = 0
+    transactional: int = 0
+    oldest_pending_seconds: float = 0.0
+    success_rate: float = 100.0
+    last_error: str | None = None
+    last_success_at: datetime | None = None
+    sinks: Mapping[str, AuditStats] = field(default_factory=dict)
+
+
+class Books:
+    """The counters of one lane. Safe to use from any thread; pending is what the others leave."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.submitted = 0
+        self.recovered = 0
+        self.succeeded = 0
+        self.failed = 0
+        self.retried = 0
+        self.rejected = 0
+        self.transactional = 0
+        self.accepted_by_sink = 0  # rows: what a refusal is measured against
+        self.last_error: str | None = None
+        self.last_success: float | None = None
+
+    def submit(self) -> None:
+        """Count one accepted event."""
+        with self.lock:
+            self.submitted += 1
+
+    def count(self, **changes: int) -> None:
+        """Add to several counters at one instant."""
+        with self.lock:
+            for name, change in changes.items():
+                setattr(self, name, getattr(self, name) + change)
+
+    @property
+    def pending(self) -> int:
+        """How many events are neither stored nor parked."""
+        return self.submitted + self.recovered - self.succeeded - self.failed
+
+    def stats(self, *, held: int, all_held: bool, oldest_pending_seconds: float) -> AuditStats:
+        """Return the counters of one instant."""
+        with self.lock:
+            pending = self.pending
+            settled = self.succeeded + self.failed
+            at = self.last_success
+            return AuditStats(
+                submitted=self.submitted,
+                recovered=self.recovered,
+                succeeded=self.succeeded,
+                failed=self.failed,
+                pending=pending,
+                held=pending if all_held else min(held, pending),
+                retried=self.retried,
+                rejected=self.rejected,
+                transactional=self.transactional,
+                oldest_pending_seconds=oldest_pending_seconds if pending else 0.0,
+                success_rate=100.0 * self.succeeded / settled if settled else 100.0,
+                last_error=self.last_error,
+                last_success_at=None if at is None else datetime.fromtimestamp(at, UTC),
+            )

@@ -1,0 +1,32 @@
+"""Fixtures for every test: the real stack once a session, a table of its own for each test."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.stack import AuditTable, Stack
+
+
+@pytest.fixture(scope="session")
+def _session_stack() -> Iterator[Stack]:
+    with Stack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def stack(_session_stack: Stack) -> Iterator[Stack]:
+    """The real stack, whole at the start of a test and mended after it."""
+    _session_stack.gateway.clear()
+    yield _session_stack
+    _session_stack.heal()
+    errors = _session_stack.gateway.take_errors()
+    assert not errors, f"the gateway itself failed: {errors}"
+
+
+@pytest.fixture
+def audit_table(stack: Stack) -> Iterator[AuditTable]:
+    """An empty table with the nine default columns, served by PostgREST."""
+    table = stack.create_table()
+    yield table
+    stack.heal()
+    table.drop()
