@@ -13,7 +13,12 @@ from otel_audit_exporter.errors import (
     OutboxFullError,
 )
 from otel_audit_exporter.event import AuditEvent
-from otel_audit_exporter.exporter import InMemoryAuditExporter, SQLiteAuditExporter, SupabaseAuditExporter
+from otel_audit_exporter.exporters import (
+    InMemoryAuditExporter,
+    PostgresAuditExporter,
+    SQLiteAuditExporter,
+    SupabaseAuditExporter,
+)
 from otel_audit_exporter.pipeline import AuditPipeline
 from otel_audit_exporter.receipts import AuditReceipt, PendingReceipt
 from otel_audit_exporter.stats import AuditStats
@@ -33,6 +38,7 @@ __all__ = [
     "OutboxError",
     "OutboxFullError",
     "PendingReceipt",
+    "PostgresAuditExporter",
     "SQLiteAuditExporter",
     "SupabaseAuditExporter",
     "attach_audit",

@@ -14,23 +14,16 @@ from opentelemetry.sdk.resources import Resource
 from otel_audit_exporter.announce import logger
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.exits import end_with_process
-from otel_audit_exporter.exporter import (
-    AuditExporter,
-    InMemoryAuditExporter,
-    SQLiteAuditExporter,
-    SupabaseAuditExporter,
-    standalone_exporter,
-)
+from otel_audit_exporter.exporter import AuditExporter, standalone_exporter
+from otel_audit_exporter.exporters import EXPORTERS, ForwardingAuditExporter
 from otel_audit_exporter.folder import OutboxFolder, orphans_elsewhere
 from otel_audit_exporter.pipeline import UNLIMITED, AuditPipeline
 from otel_audit_exporter.settings import Settings, load_settings
 
-EXPORTERS: Final[Mapping[str, type[AuditExporter]]] = {
-    "sqlite": SQLiteAuditExporter,
-    "supabase": SupabaseAuditExporter,
-    "memory": InMemoryAuditExporter,
-}
 DEFAULT_EXPORTER: Final = "sqlite"
+
+
+ExporterChoice = str | LogRecordExporter | Sequence[str | LogRecordExporter]
 
 
 class _Running:
@@ -42,7 +35,7 @@ class _Running:
 
 
 def configure_audit(
-    exporter: str | LogRecordExporter | None = None,
+    exporter: ExporterChoice | None = None,
     *,
     mode: str | None = None,
     table: str | None = None,
@@ -100,12 +93,12 @@ def configure_audit(
         )
         return _pipeline(exporters, settings, provider, meter_provider, attached=False)
 
-    return _install(exporter, arguments, (id(resource), id(meter_provider)), build)
+    return _install(exporter, arguments, resource, (id(resource), id(meter_provider)), build)
 
 
 def attach_audit(
     logger_provider: LoggerProvider,
-    exporter: str | LogRecordExporter | None = None,
+    exporter: ExporterChoice | None = None,
     *,
     meter_provider: MeterProvider | None = None,
     **options: Any,
@@ -123,7 +116,7 @@ def attach_audit(
         )
         return _pipeline(exporters, settings, logger_provider, meter_provider, attached=True)
 
-    return _install(exporter, dict(options), (id(logger_provider),), build)
+    return _install(exporter, dict(options), logger_provider.resource, (id(logger_provider),), build)
 
 
 def get_audit_pipeline() -> AuditPipeline:
@@ -153,8 +146,9 @@ def running_pipeline() -> AuditPipeline | None:
 
 
 def _install(
-    exporter: str | LogRecordExporter | None,
+    exporter: ExporterChoice | None,
     arguments: dict[str, Any],
+    resource: Resource | None,
     extra: tuple[Any, ...],
     build: Callable[[list[AuditExporter], Settings], AuditPipeline],
 ) -> AuditPipeline:
@@ -171,7 +165,7 @@ def _install(
                 "auditing is configured already, with other arguments: call configure_audit() once per process, "
                 "or shutdown_audit() before another call"
             )
-        pipeline = build(_exporters(exporter, settings), settings)
+        pipeline = build(_exporters(exporter, settings, resource), settings)
         _Running.pipeline, _Running.made_of = pipeline, made_of
         _say_where(pipeline, settings)
         end_with_process(pipeline, on_sigterm=settings.handle_sigterm)
@@ -185,16 +179,33 @@ def _take_client(arguments: dict[str, Any]) -> None:
         arguments["key"] = arguments.get("key") or getattr(client, "supabase_key", None)
 
 
-def _exporters(exporter: str | LogRecordExporter | None, settings: Settings) -> list[AuditExporter]:
-    if isinstance(exporter, AuditExporter):
-        return [exporter]
-    chosen = settings.exporter or DEFAULT_EXPORTER
-    if not isinstance(chosen, str) or isinstance(exporter, LogRecordExporter):
-        raise AuditConfigurationError(_unknown_exporter(type(exporter or chosen).__name__))
-    name = chosen.strip().lower()
-    if name not in EXPORTERS:
-        raise AuditConfigurationError(_unknown_exporter(name))
-    return [EXPORTERS[name].from_settings(settings)]
+def _exporters(exporter: ExporterChoice | None, settings: Settings, resource: Resource | None) -> list[AuditExporter]:
+    chosen = _chosen(exporter if exporter is not None else settings.exporter or DEFAULT_EXPORTER)
+    for one in chosen:
+        if not isinstance(one, LogRecordExporter) and one not in EXPORTERS:
+            raise AuditConfigurationError(_unknown_exporter(str(one)))
+    made = [_exporter(one, settings, resource) for one in chosen]
+    names = [one.lane.name for one in made]
+    if not names or len(set(names)) < len(names):
+        raise AuditConfigurationError(f"exporter (OTEL_AUDIT_EXPORTER): each sink once, not {', '.join(names)}")
+    return made
+
+
+def _chosen(given: ExporterChoice) -> list[str | LogRecordExporter]:
+    """Return the names and exporters that were given, a list with commas taken apart."""
+    parts = [given] if isinstance(given, str | LogRecordExporter) else list(given)
+    chosen: list[str | LogRecordExporter] = []
+    for part in parts:
+        chosen.extend(part.lower().replace(" ", "").split(",") if isinstance(part, str) else [part])
+    return [one for one in chosen if one != ""]
+
+
+def _exporter(one: str | LogRecordExporter, settings: Settings, resource: Resource | None) -> AuditExporter:
+    if isinstance(one, AuditExporter):
+        return one
+    if isinstance(one, LogRecordExporter):
+        return ForwardingAuditExporter.forwarding(one, settings, resource)
+    return EXPORTERS[one].from_settings(settings, resource)
 
 
 def _unknown_exporter(name: str) -> str:

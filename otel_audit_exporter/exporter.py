@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter.announce import logger
 from otel_audit_exporter.deadletters import DeadLetterFile, DeadLetterStore, MemoryDeadLetters
@@ -32,7 +33,6 @@ from otel_audit_exporter.redaction import Redactor
 from otel_audit_exporter.relay import Relay, deliver_hot
 from otel_audit_exporter.settings import Settings, default_outbox_dir, load_settings
 from otel_audit_exporter.sinks.base import Sink, SinkError
-from otel_audit_exporter.sinks.memory import MemorySink
 
 _standalone: Final[weakref.WeakSet[AuditExporter]] = weakref.WeakSet()
 _COLD_AFTER_SECONDS: Final = 2.0
@@ -54,7 +54,7 @@ class AuditExporter(LogRecordExporter):
         self._start(self._load({name: value for name, value in options.items() if value is not None}), strict=False)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
+    def from_settings(cls, settings: Settings, resource: Resource | None = None) -> Self:
         """Build the exporter for a pipeline: what is missing or wrong is an :class:`AuditConfigurationError`."""
         exporter = cls.__new__(cls)
         exporter._start(settings, strict=True)
@@ -284,102 +284,6 @@ class AuditExporter(LogRecordExporter):
             OutboxFolder(root, Destination(self.exporter_name, place, settings.schema, settings.table))
             for place in places
         ]
-
-
-class InMemoryAuditExporter(AuditExporter):
-    """Keep rows in memory, for tests and for development: ``rows`` is the table.
-
-    A row whose id is known is ignored, as in a real table. Everything is gone with the process.
-    """
-
-    exporter_name = "memory"
-    adopts = False
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows so far, in the order of their arrival: column to value."""
-        sink = self._sink
-        assert isinstance(sink, MemorySink)
-        return sink.rows
-
-    def clear(self) -> None:
-        """Forget the rows."""
-        sink = self._sink
-        assert isinstance(sink, MemorySink)
-        sink.clear()
-
-    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
-        return MemorySink(key_columns=(mapping.key_column,))
-
-
-class SQLiteAuditExporter(AuditExporter):
-    """Write rows to a table in a SQLite file, which is made where it is missing: the embedded default.
-
-    Arguments are those of ``configure_audit``; ``path`` is the file (``OTEL_AUDIT_SQLITE_PATH``, else
-    ``pms_audit_log.db``).
-    """
-
-    exporter_name = "sqlite"
-
-    def __init__(self, path: str | None = None, **options: Any) -> None:
-        super().__init__(path=path, **options)
-
-    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
-        from otel_audit_exporter.sinks.sqlite import SQLiteSink
-
-        return SQLiteSink(
-            settings.path,
-            table=settings.table,
-            columns=mapping.columns,
-            key_columns=(mapping.key_column,),
-            json_columns=mapping.json_columns,
-        )
-
-    def _place(self, settings: Settings) -> str:
-        return str(Path(settings.path).absolute())
-
-
-class SupabaseAuditExporter(AuditExporter):
-    """Write rows to a table of a Supabase project, in bulk, through its REST interface.
-
-    ``url`` and ``key`` default to ``SUPABASE_URL`` and ``SUPABASE_SERVICE_ROLE_KEY``; ``token`` is that of a
-    lesser role (see the README's chapter on privileges). Other arguments are those of ``configure_audit``.
-    """
-
-    exporter_name = "supabase"
-
-    def __init__(
-        self,
-        url: str | None = None,
-        key: str | None = None,
-        token: str | Callable[[], str] | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(url=url, key=key, token=token, **options)
-
-    def _missing(self, settings: Settings) -> str | None:
-        missing = []
-        if not settings.url:
-            missing.append("the project's address (argument url, or SUPABASE_URL)")
-        if not settings.key:
-            missing.append("its key (argument key, or SUPABASE_SERVICE_ROLE_KEY)")
-        return f"missing: {' and '.join(missing)}" if missing else None
-
-    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
-        from otel_audit_exporter.sinks.supabase import SupabaseSink
-
-        return SupabaseSink(
-            settings.url,
-            settings.key,
-            token=settings.token,
-            table=settings.table,
-            schema=settings.schema,
-            columns=mapping.columns,
-            key_columns=(mapping.key_column,),
-        )
-
-    def _place(self, settings: Settings) -> str:
-        return str(settings.url or "")
 
 
 class _MissingSink:

@@ -16,8 +16,6 @@ import orjson
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.redaction import DEFAULT_REDACT_KEYS
 
-EXPORTER_NAMES: Final = ("sqlite", "supabase", "memory")
-
 Parser = Callable[[Any], Any]
 
 
@@ -169,6 +167,17 @@ SETTINGS: Final = (
         "",
         "the direct PostgreSQL connection",
         secret=True,
+    ),
+    Setting(
+        "endpoint", ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",), _url, None, "", "where `otlp` sends to, with `/v1/logs`"
+    ),
+    Setting(
+        "format",
+        ("OTEL_AUDIT_CONSOLE_FORMAT",),
+        _choice("text", "json"),
+        "text",
+        "`text`",
+        "how `console` prints",
     ),
     Setting(
         "path",

@@ -273,9 +273,7 @@ def _libpq_url(url: str) -> str:
 def _libpq_parameter(name: str, value: str) -> tuple[str, str]:
     if name != "ssl":
         return name, value
-    return "sslmode", {"true": "require", "1": "require", "false": "disable", "0": "disable"}.get(
-        value, value
-    )
+    return "sslmode", {"true": "require", "1": "require", "false": "disable", "0": "disable"}.get(value, value)
 
 
 def _transaction(statement: bytes, values: bytes, deadline: float) -> list[Statement]:

@@ -104,7 +104,7 @@ class SQLiteSink:
                 if _is_busy(error) and seconds_left(deadline) > 0:
                     return False
                 self._disconnect()
-                raise _sink_error(error) from error
+                raise _sink_error(error) from None  # a trigger's words may hold a row's values
 
     def _store(self, values: Sequence[Sequence[Any]], deadline: float) -> None:
         connection = self._connect()
@@ -191,8 +191,7 @@ def _names(names: Sequence[str]) -> str:
 
 def _create_table(table: str, columns: Sequence[str], keys: Sequence[str], not_null: Collection[str]) -> str:
     lines = [
-        f"{_quoted(column)} TEXT{' NOT NULL' if column in not_null or column in keys else ''}"
-        for column in columns
+        f"{_quoted(column)} TEXT{' NOT NULL' if column in not_null or column in keys else ''}" for column in columns
     ]
     return f"CREATE TABLE IF NOT EXISTS {_quoted(table)} ({', '.join(lines)}, PRIMARY KEY ({_names(keys)}))"
 

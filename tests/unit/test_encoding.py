@@ -542,9 +542,7 @@ def test_a_value_over_the_limit_is_cut_and_says_how_much() -> None:
     assert json.loads(encoder.value("aaaaaaaaaé")) == "aaaaaaaaa[2 bytes cut]"
     assert json.loads(encoder.value(b"x" * 12)) == {"$base64": "eHh4eHh4eHh4eA==", "$cut": "[2 bytes cut]"}
     assert json.loads(encoder.value({"password": "x", "n": 10**20})) == {"password": REDACTED, "n": 10**20}
-    assert json.loads(encoder.value({"body": f'{{"password":"{SECRET}"}}'})) == {
-        "body": '{"password[15 bytes cut]'
-    }
+    assert json.loads(encoder.value({"body": f'{{"password":"{SECRET}"}}'})) == {"body": '{"password[15 bytes cut]'}
 
 
 def test_without_a_limit_nothing_is_cut() -> None:
@@ -553,9 +551,7 @@ def test_without_a_limit_nothing_is_cut() -> None:
 
 # -- properties ---------------------------------------------------------------------------------------------
 
-any_text = st.text(st.characters(exclude_categories=())) | st.sampled_from(
-    ["{", '["a"]', '{"token": 1}', " [1.10]"]
-)
+any_text = st.text(st.characters(exclude_categories=())) | st.sampled_from(["{", '["a"]', '{"token": 1}', " [1.10]"])
 storable_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 finite = st.floats(allow_nan=False, allow_infinity=False)
 json_native = st.recursive(
@@ -591,9 +587,7 @@ def no_constants(constant: str) -> NoReturn:
 
 @settings(max_examples=400)
 @given(anything, st.booleans(), st.none() | st.integers(0, 50))
-def test_whatever_comes_becomes_one_line_of_valid_json(
-    value: object, redacted: bool, limit: int | None
-) -> None:
+def test_whatever_comes_becomes_one_line_of_valid_json(value: object, redacted: bool, limit: int | None) -> None:
     written = Encoder(Redactor() if redacted else None, limit).value(value)
     before = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)

@@ -1,0 +1,121 @@
+"""How the command speaks: data to stdout, talk to stderr; dressed on a terminal, plain everywhere else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+import orjson
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+# No table in a pipe is wrapped or cut: lines there are read by programs.
+_PLAIN_WIDTH = 100_000
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def data() -> Console:
+    """Return the console for data."""
+    return Console(highlight=False, emoji=False, markup=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+
+
+def notes() -> Console:
+    """Return the console for everything that is not data."""
+    return Console(
+        stderr=True, highlight=False, emoji=False, markup=False, width=None if sys.stderr.isatty() else _PLAIN_WIDTH
+    )
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal something."""
+    notes().print(Text(clean(text)))
+
+
+def problem(text: str) -> None:
+    """Tell of something that went wrong."""
+    notes().print(Text.assemble(("otel-audit: ", "bold red"), clean(text)))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Sequence[str] = ()) -> None:
+    """Print a table to stdout; ``right`` names the columns of numbers."""
+    console = data()
+    headings = [
+        Column(name, justify="right" if name in right else "left", overflow="fold", header_style="bold")
+        for name in columns
+    ]
+    table = Table(*headings, box=SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(clean(cell)) for cell in row))
+    console.print(table)
+
+
+def print_json(value: object, *, indent: bool = False) -> None:
+    """Print a value to stdout as JSON, on one line unless ``indent`` says otherwise."""
+    options = orjson.OPT_INDENT_2 if indent else 0
+    print(json_text(value, options))
+
+
+def json_text(value: object, options: int = 0) -> str:
+    """Return JSON; what orjson has no word for (an integer beyond 64 bits, ...) is written by the slower encoder."""
+    try:
+        return orjson.dumps(value, default=str, option=options).decode()
+    except TypeError:
+        import json
+
+        return json.dumps(value, default=_iso, ensure_ascii=False, indent=2 if options else None)
+
+
+def _iso(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def clean(text: str) -> str:
+    """Return text that cannot steer a terminal: control characters other than line ends become visible."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape", "replace").decode()
+        for char in text
+    )
+
+
+def amount(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 event`, `1,200 events`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes as people read it."""
+    value, unit = float(count), 0
+    while value >= 1024 and unit < len(_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{count} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
+
+
+def moment(at: datetime | None) -> str:
+    """Return a time in UTC, to the second."""
+    return "" if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+class _ToNotes(logging.Handler):
+    """Shows the library's warnings and errors on stderr, above a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            problem(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+def show_log() -> None:
+    """Have the library's warnings and errors told on stderr."""
+    logger = logging.getLogger("otel_audit_exporter")
+    if not any(isinstance(handler, _ToNotes) for handler in logger.handlers):
+        handler = _ToNotes(level=logging.WARNING)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False

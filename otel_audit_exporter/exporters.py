@@ -1,0 +1,262 @@
+"""The exporters, one for every kind of sink: what each needs, and where its rows go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+from opentelemetry.sdk._logs.export import LogRecordExporter
+from opentelemetry.sdk.resources import Resource
+
+from otel_audit_exporter.announce import logger
+from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.exporter import AuditExporter
+from otel_audit_exporter.mapping import TableMapping
+from otel_audit_exporter.settings import Settings
+from otel_audit_exporter.sinks.base import Sink
+from otel_audit_exporter.sinks.forwarding import ForwardingSink
+from otel_audit_exporter.sinks.memory import MemorySink
+
+
+class InMemoryAuditExporter(AuditExporter):
+    """Keep rows in memory, for tests and for development: ``rows`` is the table.
+
+    A row whose id is known is ignored, as in a real table. Everything is gone with the process.
+    """
+
+    exporter_name = "memory"
+    adopts = False
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows so far, in the order of their arrival: column to value."""
+        sink = self._sink
+        assert isinstance(sink, MemorySink)
+        return sink.rows
+
+    def clear(self) -> None:
+        """Forget the rows."""
+        sink = self._sink
+        assert isinstance(sink, MemorySink)
+        sink.clear()
+
+    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        return MemorySink(key_columns=(mapping.key_column,))
+
+
+class SQLiteAuditExporter(AuditExporter):
+    """Write rows to a table in a SQLite file, which is made where it is missing: the embedded default.
+
+    Arguments are those of ``configure_audit``; ``path`` is the file (``OTEL_AUDIT_SQLITE_PATH``, else
+    ``pms_audit_log.db``).
+    """
+
+    exporter_name = "sqlite"
+
+    def __init__(self, path: str | None = None, **options: Any) -> None:
+        super().__init__(path=path, **options)
+
+    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        from otel_audit_exporter.sinks.sqlite import SQLiteSink
+
+        return SQLiteSink(
+            settings.path,
+            table=settings.table,
+            columns=mapping.columns,
+            key_columns=(mapping.key_column,),
+            json_columns=mapping.json_columns,
+        )
+
+    def _place(self, settings: Settings) -> str:
+        return str(Path(settings.path).absolute())
+
+
+class SupabaseAuditExporter(AuditExporter):
+    """Write rows to a table of a Supabase project, in bulk, through its REST interface.
+
+    ``url`` and ``key`` default to ``SUPABASE_URL`` and ``SUPABASE_SERVICE_ROLE_KEY``; ``token`` is that of a
+    lesser role (see the README's chapter on privileges). Other arguments are those of ``configure_audit``.
+    """
+
+    exporter_name = "supabase"
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        token: str | Callable[[], str] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(url=url, key=key, token=token, **options)
+
+    def _missing(self, settings: Settings) -> str | None:
+        missing = []
+        if not settings.url:
+            missing.append("the project's address (argument url, or SUPABASE_URL)")
+        if not settings.key:
+            missing.append("its key (argument key, or SUPABASE_SERVICE_ROLE_KEY)")
+        return f"missing: {' and '.join(missing)}" if missing else None
+
+    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        from otel_audit_exporter.sinks.supabase import SupabaseSink
+
+        return SupabaseSink(
+            settings.url,
+            settings.key,
+            token=settings.token,
+            table=settings.table,
+            schema=settings.schema,
+            columns=mapping.columns,
+            key_columns=(mapping.key_column,),
+        )
+
+    def _place(self, settings: Settings) -> str:
+        return str(settings.url or "")
+
+
+class PostgresAuditExporter(AuditExporter):
+    """Write rows to a PostgreSQL table over a direct connection, in bulk (extra ``postgres``).
+
+    ``dsn`` defaults to ``OTEL_AUDIT_POSTGRES_DSN`` and ``DATABASE_URL``: ``postgresql://...`` (also
+    ``postgres://`` and ``postgresql+driver://``), or libpq's ``key=value`` pairs. Other arguments are those of
+    ``configure_audit``.
+    """
+
+    exporter_name = "postgres"
+
+    def __init__(self, dsn: str | None = None, **options: Any) -> None:
+        super().__init__(dsn=dsn, **options)
+
+    def _missing(self, settings: Settings) -> str | None:
+        return None if settings.dsn else "missing: the connection (argument dsn, or OTEL_AUDIT_POSTGRES_DSN)"
+
+    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        from otel_audit_exporter.sinks.postgres import PostgresSink
+
+        return PostgresSink(
+            settings.dsn,
+            table=settings.table,
+            schema=settings.schema,
+            columns=mapping.columns,
+            id_column=mapping.key_column,
+            json_columns=mapping.json_columns,
+        )
+
+    def _place(self, settings: Settings) -> str:
+        return self._sink.target.split(" ")[0] if settings.dsn else ""
+
+
+class ForwardingAuditExporter(AuditExporter):
+    """Give audit records to another ``LogRecordExporter``, with this library's outbox before it.
+
+    ``exporter`` is any exporter of the SDK's interface; a row is stored for us when it answers SUCCESS, and a
+    FAILURE is tried again for as long as it takes. It gets whole records, no columns apply.
+    """
+
+    exporter_name = "forwarding"
+
+    def __init__(self, exporter: LogRecordExporter, *, resource: Resource | None = None, **options: Any) -> None:
+        self._forward_to(exporter, resource)
+        super().__init__(**options)
+
+    @classmethod
+    def forwarding(cls, exporter: LogRecordExporter, settings: Settings, resource: Resource | None) -> AuditExporter:
+        """Build one for a pipeline."""
+        made = cls.__new__(cls)
+        made._forward_to(exporter, resource)
+        made._start(settings, strict=True)
+        return made
+
+    def _forward_to(self, exporter: LogRecordExporter, resource: Resource | None) -> None:
+        self._exporter = exporter
+        self._resource = resource
+        self.exporter_name = type(exporter).__name__
+
+    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        return ForwardingSink(self._exporter, self._resource, name=self.exporter_name)
+
+    def _row_of(self) -> Callable[[bytes], bytes]:
+        return _whole
+
+    def _place(self, settings: Settings) -> str:
+        return str(getattr(self._exporter, "_endpoint", "") or self.exporter_name)
+
+
+class OTLPAuditExporter(ForwardingAuditExporter):
+    """Send audit records by OTLP over HTTP, with the official exporter (extra ``otlp``).
+
+    Endpoint, headers and certificates are those of ``OTEL_EXPORTER_OTLP_LOGS_*`` and ``OTEL_EXPORTER_OTLP_*``, or
+    the argument ``endpoint`` (the whole URL, with ``/v1/logs``).
+    """
+
+    def __init__(self, **options: Any) -> None:
+        resource = options.pop("resource", None)
+        settings = self._load({name: value for name, value in options.items() if value is not None})
+        super().__init__(_otlp_exporter(settings), resource=resource, **options)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, resource: Resource | None = None) -> Self:
+        made = cls.__new__(cls)
+        made._forward_to(_otlp_exporter(settings), resource)
+        made._start(settings, strict=True)
+        return made
+
+    def _forward_to(self, exporter: LogRecordExporter, resource: Resource | None) -> None:
+        super()._forward_to(exporter, resource)
+        self.exporter_name = "otlp"
+
+
+class ConsoleAuditExporter(AuditExporter):
+    """Print every event to standard output, for development: a readable line, or JSON with ``format="json"``."""
+
+    exporter_name = "console"
+    adopts = False
+
+    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        from otel_audit_exporter.sinks.console import ConsoleSink
+
+        return ConsoleSink(as_json=settings.format == "json")
+
+    def _row_of(self) -> Callable[[bytes], bytes]:
+        return _whole
+
+
+class NoAuditExporter(AuditExporter):
+    """Switch auditing off on purpose: events are checked, counted and thrown away."""
+
+    exporter_name = "none"
+    adopts = False
+
+    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        from otel_audit_exporter.sinks.nothing import NoSink
+
+        logger.warning("audit: switched off on purpose (exporter none): events are not recorded anywhere")
+        return NoSink()
+
+
+def _whole(body: bytes) -> bytes:
+    return body
+
+
+def _otlp_exporter(settings: Settings) -> LogRecordExporter:
+    try:
+        from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+    except ImportError:
+        raise AuditConfigurationError(
+            'exporter otlp: the official exporter is missing: pip install "otel-audit-exporter[otlp]"'
+        ) from None
+    timeout = settings.export_timeout_millis / 1000
+    exporter: LogRecordExporter = OTLPLogExporter(endpoint=settings.endpoint, timeout=timeout)
+    return exporter
+
+
+EXPORTERS: Final[Mapping[str, type[AuditExporter]]] = {
+    "sqlite": SQLiteAuditExporter,
+    "supabase": SupabaseAuditExporter,
+    "postgres": PostgresAuditExporter,
+    "otlp": OTLPAuditExporter,
+    "console": ConsoleAuditExporter,
+    "memory": InMemoryAuditExporter,
+    "none": NoAuditExporter,
+}

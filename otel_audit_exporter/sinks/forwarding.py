@@ -1,0 +1,65 @@
+"""Another exporter as a sink: events become log records again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from opentelemetry._logs import LogRecord
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import TraceFlags
+
+from otel_audit_exporter.attributes import SCOPE_NAME
+from otel_audit_exporter.event import decode
+from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.records import to_attributes
+from otel_audit_exporter.sinks.base import SinkError
+
+_SCOPE: Final = InstrumentationScope(SCOPE_NAME)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FAILED: Final = Verdict(
+    Fault.TRANSIENT, remedy="see the exporter's own log lines for what is the matter", perhaps_stored=True
+)
+
+
+class ForwardingSink:
+    """Give events' bytes, as log records, to an exporter of the SDK's interface. SUCCESS is its word for stored."""
+
+    def __init__(self, exporter: LogRecordExporter, resource: Resource | None, *, name: str) -> None:
+        self.name = name
+        self.target = str(getattr(exporter, "_endpoint", "") or type(exporter).__name__)
+        self._exporter = exporter
+        self._resource = resource or Resource.create()
+
+    def insert(self, rows: Sequence[bytes], deadline: float) -> None:
+        """Export the events; the exporter's own timeout applies, it knows of no deadline."""
+        records = [ReadableLogRecord(_record(body), self._resource, _SCOPE) for body in rows]
+        if self._exporter.export(records) is not LogRecordExportResult.SUCCESS:
+            raise SinkError(_FAILED, "the exporter answered FAILURE")
+
+    def close(self) -> None:
+        """Shut the exporter down."""
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]  # of the SDK
+
+    def renew_after_fork(self) -> None:
+        """Leave the exporter to its own ways of surviving a fork."""
+
+
+def _record(body: bytes) -> LogRecord:
+    event: dict[str, Any] = decode(body)
+    moment = datetime.fromisoformat(event["timestamp"])
+    nanoseconds = (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+    record = LogRecord(
+        timestamp=nanoseconds,
+        observed_timestamp=nanoseconds,
+        attributes=to_attributes(body),
+        event_name=event["event_name"] or f"{event['entity_type']}.{event['action']}",
+    )
+    record.trace_id = int(event["trace_id"] or "0", 16)
+    record.span_id = int(event["span_id"] or "0", 16)
+    record.trace_flags = TraceFlags(TraceFlags.SAMPLED if record.trace_id else TraceFlags.DEFAULT)
+    return record
