@@ -165,6 +165,8 @@ def _install(
                 "auditing is configured already, with other arguments: call configure_audit() once per process, "
                 "or shutdown_audit() before another call"
             )
+        if running is not None:
+            running.let_go()
         pipeline = build(_exporters(exporter, settings, resource), settings)
         _Running.pipeline, _Running.made_of = pipeline, made_of
         _say_where(pipeline, settings)
@@ -242,11 +244,9 @@ def _around(exporter: AuditExporter) -> AuditPipeline:
     """Return a pipeline for an exporter behind a processor of the SDK's making, on the global provider."""
     from opentelemetry._logs import get_logger_provider
 
-    pipeline = AuditPipeline(
-        [exporter], exporter.settings, provider=get_logger_provider(), processors=[], attached=True
+    return AuditPipeline(
+        [exporter], exporter.settings, provider=get_logger_provider(), processors=[], attached=True, owns=False
     )
-    end_with_process(pipeline, on_sigterm=exporter.settings.handle_sigterm)
-    return pipeline
 
 
 def _say_where(pipeline: AuditPipeline, settings: Settings) -> None:

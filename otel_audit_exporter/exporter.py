@@ -188,12 +188,13 @@ class AuditExporter(LogRecordExporter):
             if isinstance(record, AuditLogRecord):
                 ticket = record.tickets.get(self._lane.name)
                 if ticket is not None:
-                    mine.setdefault(ticket.store, []).append(Entry(ticket.seq, record.event_body))
+                    entry = Entry(ticket.seq, record.event_body or b"")
+                    mine.setdefault(ticket.store, []).append(entry)
             elif is_audit_record(record):
-                entry = self._commit(record)
-                refused += entry is None
-                if entry is not None:
-                    mine.setdefault(self._lane.own, []).append(entry)
+                committed = self._commit(record)
+                refused += committed is None
+                if committed is not None:
+                    mine.setdefault(self._lane.own, []).append(committed)
         return mine, refused
 
     def _commit(self, record: Any) -> Entry | None:

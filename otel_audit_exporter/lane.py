@@ -424,7 +424,8 @@ class Lane:
 
     def is_pending(self, ticket: Ticket) -> bool:
         """Tell whether the event is neither stored nor parked."""
-        return bool(ticket.store.get((ticket.seq,)))
+        store = ticket.store
+        return store.still_waits(ticket.seq) if store.closed else bool(store.get((ticket.seq,)))
 
     def acknowledged_at(self, ticket: Ticket) -> float | None:
         """Return when the sink acknowledged the event (seconds since the epoch), as far as it is remembered."""

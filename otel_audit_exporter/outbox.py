@@ -118,14 +118,14 @@ class OutboxFile:
         self._group: _Group | None = None
         self._group_lock = threading.Lock()
         self._freed = 0
+        self.closed = False
 
     def append(self, body: bytes, then: Callable[[], None]) -> int:
         if self._durable:
             return self._append_grouped(body, then)
         with self.lock, _as_outbox_error(self.path):
-            seq = self.last_seq + 1
+            self.last_seq = seq = self.last_seq + 1  # first: a number is never used twice, whatever interrupts
             self._connection.execute("INSERT INTO event VALUES (?, ?, ?)", (seq, time.time(), body))
-            self.last_seq = seq
             then()
             return seq
 
@@ -154,15 +154,18 @@ class OutboxFile:
                     self._insert_all(group)
         except OutboxError as error:
             group.error = error
+        except BaseException:
+            group.error = OutboxError("the thread that commits for others was interrupted: the event is not recorded")
+            raise
         finally:
             group.done.set()
 
     def _insert_all(self, group: _Group) -> None:
         now, group.first_seq = time.time(), self.last_seq + 1
+        self.last_seq += len(group.bodies)
         rows = [(group.first_seq + place, now, body) for place, (body, _) in enumerate(group.bodies)]
         with _transaction(self._connection):
             self._connection.executemany("INSERT INTO event VALUES (?, ?, ?)", rows)
-        self.last_seq += len(rows)
         for _, then in group.bodies:
             then()
 
@@ -245,7 +248,20 @@ class OutboxFile:
 
     def close(self) -> None:
         with self.lock:
+            self.closed = True
             self._connection.close()
+
+    def still_waits(self, seq: int) -> bool:
+        """Tell whether an event still waits in the file, which is closed here and may be in other hands."""
+        try:
+            connection = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
+            try:
+                found = connection.execute("SELECT EXISTS (SELECT 1 FROM event WHERE seq = ?)", (seq,)).fetchone()
+                return bool(found[0])
+            finally:
+                connection.close()
+        except sqlite3.OperationalError:  # the file is gone: nothing was left in it
+            return False
 
     def forget(self) -> sqlite3.Connection:
         """In a forked child: hand out the parent's connection, to be kept and never used or closed there."""
@@ -263,6 +279,7 @@ class MemoryOutbox:
         # Ordered: a plain dict that is emptied from its front walks over the gaps at every look.
         self._events: OrderedDict[int, tuple[float, bytes]] = OrderedDict()
         self._refusals: dict[int, Refusal] = {}
+        self.closed = False
 
     def append(self, body: bytes, then: Callable[[], None]) -> int:
         with self.lock:
@@ -336,6 +353,10 @@ class MemoryOutbox:
 
     def close(self) -> None:
         """Nothing to close; the events stay until the process ends."""
+
+    def still_waits(self, seq: int) -> bool:
+        """Tell whether an event still waits."""
+        return seq in self._events
 
 
 class _Group:

@@ -49,6 +49,7 @@ class AuditPipeline:
         provider: Any,
         processors: Sequence[LogRecordProcessor],
         attached: bool,
+        owns: bool = True,
     ) -> None:
         self.settings = settings
         self._exporters = tuple(exporters)
@@ -63,7 +64,7 @@ class AuditPipeline:
         self._attached = attached
         self._sdk = SdkThread()
         self._begin()
-        for exporter in self._exporters:
+        for exporter in self._exporters if owns else ():
             exporter.own_by_pipeline()
         if isinstance(self._logger, NoOpLogger) and not self._sync:
             logger.warning(
@@ -128,7 +129,7 @@ class AuditPipeline:
 
     def _send(self, event: ComposedEvent, tickets: Mapping[str, Ticket]) -> None:
         try:
-            record = AuditLogRecord(event, tickets)
+            record = AuditLogRecord(event, tickets, slim=not self._attached)
             self._emit(AuditReadWriteLogRecord(record, self._resource, self._scope, UNLIMITED))
         except Exception as error:
             self._tell_broken_road(error)
@@ -229,6 +230,11 @@ class AuditPipeline:
         What is left in an outbox on disk is delivered by the next process of the same destination.
         """
         return self._shutdown(timeout_millis, patient=True)
+
+    def let_go(self) -> None:
+        """Give what came after the shutdown to the pipeline that comes next."""
+        for exporter in self._exporters:
+            exporter.lane.close()
 
     def end_with_process(self) -> None:
         """Shut down within ``OTEL_AUDIT_SHUTDOWN_TIMEOUT``, for the end of the process."""

@@ -12,7 +12,7 @@ from typing import Literal
 from otel_audit_exporter.errors import AuditDeliveryError
 from otel_audit_exporter.lane import Lane, Ticket, Waiter
 
-ReceiptState = Literal["pending", "stored", "parked"]
+ReceiptState = Literal["pending", "stored", "parked", "rejected"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,12 @@ class PendingReceipt:
 
     @property
     def state(self) -> ReceiptState:
-        """``"pending"`` (in the outbox), ``"stored"`` (in the table) or ``"parked"`` (in the dead letters)."""
+        """``"pending"`` (in the outbox), ``"stored"`` (in the table) or ``"parked"`` (in the dead letters).
+
+        ``"rejected"`` only where ``on_outbox_error`` is ``"log"`` and the outbox refused the event.
+        """
         if self._lane is None or self._ticket is None:
-            return "pending"
+            return "rejected"
         if self._lane.is_pending(self._ticket):
             return "pending"
         if self._lane.books.failed and self._lane.dead_letters.get(self.record_id) is not None:
@@ -55,7 +58,7 @@ class PendingReceipt:
         still pending when the time is up: it stays in the outbox and will still be delivered.
         """
         if self._lane is None or self._ticket is None:
-            raise AuditDeliveryError(self.record_id, "pending", "it waits for the next process")
+            raise AuditDeliveryError(self.record_id, "rejected", "the outbox refused the event")
         waiter = Waiter()
         self._lane.watch(self._ticket, waiter)
         try:
@@ -69,7 +72,7 @@ class PendingReceipt:
 
     async def _awaited(self) -> AuditReceipt:
         if self._lane is None or self._ticket is None:
-            raise AuditDeliveryError(self.record_id, "pending", "it waits for the next process")
+            raise AuditDeliveryError(self.record_id, "rejected", "the outbox refused the event")
         loop = asyncio.get_running_loop()
         told = asyncio.Event()
 

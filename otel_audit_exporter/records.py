@@ -26,6 +26,7 @@ from otel_audit_exporter.attributes import (
 from otel_audit_exporter.encoding import Encoder
 from otel_audit_exporter.event import ComposedEvent, parse_json, split
 
+LARGE_BYTES: Final = 16 * 1024
 _NO_CONTEXT: Final = Context()
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FRAGMENT_ATTRIBUTES: Final = tuple(
@@ -71,9 +72,12 @@ class EventAttributes(MutableMapping[str, Any]):
 
 
 class AuditLogRecord(LogRecord):
-    """The log record of an event that is in the outbox already; ``tickets`` say where, for each lane."""
+    """The log record of an event that is in the outbox already; ``tickets`` say where, for each lane.
 
-    def __init__(self, event: ComposedEvent, tickets: Mapping[str, Any]) -> None:
+    ``slim``: nobody but our exporters will look at it, so a large event's content is left in the outbox.
+    """
+
+    def __init__(self, event: ComposedEvent, tickets: Mapping[str, Any], *, slim: bool = False) -> None:
         span = get_current_span().get_span_context()
         self.timestamp = event.timestamp_ns
         self.observed_timestamp = time.time_ns()
@@ -84,11 +88,13 @@ class AuditLogRecord(LogRecord):
         self.severity_text = None
         self.severity_number = None
         self.body = None
-        self.attributes = EventAttributes(event.body)
+        # A large event is not kept in the SDK's queue too, which would be bounded in records, not in bytes.
+        body = None if slim and len(event.body) > LARGE_BYTES else event.body
+        self.attributes = {} if body is None else EventAttributes(body)
         self.event_name = event.event_name
         self.exception = None
         self.tickets = tickets
-        self.event_body = event.body
+        self.event_body = body
 
 
 class AuditReadWriteLogRecord(ReadWriteLogRecord):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Final
 
@@ -105,6 +106,8 @@ class Relay:
 
     def _stumble(self, error: BaseException) -> None:
         """Say once what went wrong, and go on: nothing may end the road that loses nothing."""
+        if self._stopping:
+            return
         if str(error) != self._problem:
             self._problem = str(error)
             logger.error("audit %s: delivery stumbled and goes on: %s", self._lane.name, error, exc_info=error)
@@ -180,13 +183,34 @@ class Relay:
 
 
 def deliver_hot(lane: Lane, store: AnyStore, entries: list[Entry]) -> None:
-    """Offer events that came by the SDK's road to the sink, once; what it does not take is the relay's."""
-    lane.hot_seen = max(lane.hot_seen, entries[-1].seq)
-    if lane.gate.flowing:
-        try:
-            lane.attempt(store, entries)
-        except OutboxError as error:
+    """Offer events that came by the SDK's road to the sink, once; what it does not take is the relay's.
+
+    An entry without a body is a large one, which is read from the outbox when it is its turn.
+    """
+    last = entries[-1].seq
+    lane.hot_seen = max(lane.hot_seen, last)
+    try:
+        for part in _parts(store, entries):
+            if not lane.gate.flowing:
+                break
+            lane.attempt(store, part)
+    except OutboxError as error:
+        if not lane.closed:
             logger.error("audit %s: %s", lane.name, error)
     if not lane.gate.flowing:
-        lane.hot_failed_upto = max(lane.hot_failed_upto, entries[-1].seq)
+        lane.hot_failed_upto = max(lane.hot_failed_upto, last)
         lane.wake()
+
+
+def _parts(store: AnyStore, entries: list[Entry]) -> Iterator[list[Entry]]:
+    part: list[Entry] = []
+    size = 0
+    for entry in entries:
+        for whole in [entry] if entry.body else store.get((entry.seq,)):
+            part.append(whole)
+            size += len(whole.body)
+        if size >= BATCH_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part

@@ -10,10 +10,12 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from otel_audit_exporter.cli import talk
 from otel_audit_exporter.configure import configure_audit
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.pipeline import AuditPipeline
 from otel_audit_exporter.settings import EXPORTER_NAMES, SETTINGS
+from otel_audit_exporter.stats import AuditStats
 
 # Keys and tokens are not among them: what is on a command line, every user of the machine can read.
 _OFFERED: Final = ("exporter", "url", "path", "schema", "table", "ids", "outbox_dir")
@@ -65,6 +67,17 @@ def configured_pipeline(arguments: Arguments) -> Iterator[AuditPipeline]:
         yield pipeline
     finally:
         pipeline.shutdown(1000)
+
+
+def tell_undelivered(pipeline: AuditPipeline, stats: AuditStats, timeout: float) -> None:
+    """Say how many events were not delivered in time, why, and what becomes of them."""
+    reason = f" ({stats.last_error})" if stats.last_error else ""
+    fate = "lost, as the outbox is in memory"
+    if pipeline.exporters[0].lane.on_disk:
+        fate = (
+            "kept in the outbox, and delivered by the next process with this destination, or by otel-audit outbox drain"
+        )
+    talk.problem(f"{talk.amount(stats.pending, 'event')} not delivered within {timeout:g} s{reason}: {fate}")
 
 
 def require_outbox_on_disk(pipeline: AuditPipeline) -> None:

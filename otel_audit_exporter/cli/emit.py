@@ -16,7 +16,12 @@ import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from otel_audit_exporter.cli import talk
-from otel_audit_exporter.cli.destination import Arguments, configured_pipeline, with_destination
+from otel_audit_exporter.cli.destination import (
+    Arguments,
+    configured_pipeline,
+    tell_undelivered,
+    with_destination,
+)
 from otel_audit_exporter.cli.lines import Line, LineError, read_lines
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError, OutboxFullError
 from otel_audit_exporter.pipeline import AuditPipeline
@@ -134,11 +139,7 @@ def _tell(run: _Run, stats: AuditStats) -> None:
     if stats.failed:
         talk.problem(f"{talk.amount(stats.failed, 'event')} parked, refused by the table: see otel-audit dead-letters")
     if stats.pending:
-        reason = f" ({stats.last_error})" if stats.last_error else ""
-        talk.problem(
-            f"{talk.amount(stats.pending, 'event')} not delivered within {run.timeout:g} s{reason}: kept in the outbox, "
-            "and delivered by the next process with this destination, or by otel-audit outbox drain"
-        )
+        tell_undelivered(run.pipeline, stats, run.timeout)
     if run.stopped_at:
         talk.problem(f"stopped before line {run.stopped_at}: the outbox is full, and the sink takes nothing")
 
@@ -147,15 +148,14 @@ class _Bar:
     """The progress, on a terminal only: bytes where the size of the input is known, else a count."""
 
     def __init__(self, total: int | None) -> None:
-        console = talk.notes()
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.fields[what]}"),
             BarColumn(),
             TextColumn("{task.fields[counts]}"),
-            console=console,
+            console=talk.NOTES,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not talk.NOTES.is_terminal,
         )
         self._task: TaskID = self._progress.add_task("", total=total, what="writing", counts="")
 

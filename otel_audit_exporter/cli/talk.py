@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 import orjson
 from rich.box import SIMPLE_HEAD
@@ -23,21 +24,18 @@ def data() -> Console:
     return Console(highlight=False, emoji=False, markup=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 
 
-def notes() -> Console:
-    """Return the console for everything that is not data."""
-    return Console(
-        stderr=True, highlight=False, emoji=False, markup=False, width=None if sys.stderr.isatty() else _PLAIN_WIDTH
-    )
+# For everything that is not data. One for all, so that a progress bar makes room for what is said.
+NOTES: Final = Console(stderr=True, highlight=False, emoji=False, markup=False)
 
 
 def say(text: str) -> None:
     """Tell the person at the terminal something."""
-    notes().print(Text(clean(text)))
+    NOTES.print(Text(clean(text)), soft_wrap=True)
 
 
 def problem(text: str) -> None:
     """Tell of something that went wrong."""
-    notes().print(Text.assemble(("otel-audit: ", "bold red"), clean(text)))
+    NOTES.print(Text.assemble(("otel-audit: ", "bold red"), clean(text)), soft_wrap=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Sequence[str] = ()) -> None:

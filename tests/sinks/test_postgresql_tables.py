@@ -93,12 +93,12 @@ class Case:
 
 
 def raising(code: str) -> str:
+    """Have a trigger refuse every row, with a value in its words."""
     return (
-        "create function pg_temp.dummy() returns int return 1;"
-        " create or replace function audit_refuses() returns trigger language plpgsql as"
+        "create or replace function audit_refuses() returns trigger language plpgsql as"
         f" $$ begin raise exception '{VALUE}' using errcode = '{code}'; end $$;"
         " create trigger refuses before insert on {} for each row execute function audit_refuses()"
-    ).removeprefix("create function pg_temp.dummy() returns int return 1; ")
+    )
 
 
 QTY = (*COLUMNS, "qty")
@@ -246,12 +246,13 @@ def test_what_is_nested_too_deeply_is_the_records_fault(sink: Sink, audit_table:
 
 
 def test_a_missing_table_is_the_configurations_fault_until_it_is_there(make_sink: MakeSink, stack: Stack) -> None:
-    name = f"late_{uuid4().hex}"
-    sink = make_sink("audit_writer", table=name)
+    table = AuditTable(stack.postgres, f"late_{uuid4().hex}")
+    sink = make_sink(table=table.name)
     error = refusal(sink)
     assert error.verdict.fault is CONFIGURATION
     assert error.code == (None if make_sink.kind == "supabase" else "42P01")
-    table = stack.create_table(name=name)
+    table.create()
+    stack.reload_schema_cache()
     sink.insert([new_row()], soon())
     assert table.count() == 1
     table.drop()

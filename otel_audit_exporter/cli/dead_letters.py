@@ -1,0 +1,201 @@
+"""`otel-audit dead-letters`: look at what the table refused, correct the cause, and try again."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+
+from otel_audit_exporter.cli import talk
+from otel_audit_exporter.cli.destination import Arguments, with_destination
+from otel_audit_exporter.configure import DEFAULT_EXPORTER, EXPORTERS
+from otel_audit_exporter.deadletters import DeadLetter, DeadLetterFile
+from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.folder import DEAD_LETTERS
+from otel_audit_exporter.lane import Lane
+from otel_audit_exporter.letters import DeadLetters
+from otel_audit_exporter.settings import load_settings
+
+
+class Format(str, Enum):  # noqa: UP042  # typer shows the values of a str enum
+    """How a list is printed."""
+
+    table = "table"
+    json = "json"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="A table for people, or a line of JSON each.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The record's id.", show_default=False)]
+
+dead_letters = typer.Typer(
+    no_args_is_help=True,
+    help="Rows that the table refused and that others prove to be at fault themselves: parked, with the reason.",
+)
+
+
+@dead_letters.command("list")
+@with_destination
+def list_letters(arguments: Arguments, form: FormatOption = Format.table) -> None:
+    """List the dead letters, the oldest first."""
+    with _opened(arguments) as letters:
+        if form is Format.json:
+            for letter in letters:
+                talk.print_json(asdict(letter))
+            return
+        rows = [_summary(letter) for letter in letters]
+    if rows:
+        talk.print_table(("id", "action", "entity", "code", "error", "tries", "parked"), rows, right=("tries",))
+    else:
+        talk.say("no dead letters")
+
+
+@dead_letters.command("show")
+@with_destination
+def show(record_id: IdArgument, arguments: Arguments, form: FormatOption = Format.table) -> None:
+    """Show one dead letter with its row as it would be written."""
+    with _opened(arguments) as letters:
+        letter = _the(letters, record_id)
+    if form is Format.json:
+        talk.print_json(asdict(letter))
+        return
+    details = asdict(letter)
+    row = details.pop("row")
+    for name, value in details.items():
+        text = talk.moment(value) if name.endswith("_at") else "" if value is None else str(value)
+        print(f"{name:<15} {talk.clean(text)}")
+    print("row")
+    talk.print_json(row, indent=True)
+
+
+@dead_letters.command("retry")
+@with_destination
+def retry(
+    arguments: Arguments,
+    record_id: Annotated[str, typer.Argument(metavar="[ID]", help="One id; all if left out.", show_default=False)] = "",
+) -> None:
+    """Offer one dead letter, or all of them, to the table again.
+
+    What is refused again stays, with the new reason, and the exit code is 1.
+    """
+    with _opened(arguments) as letters:
+        ids = [_the(letters, record_id).record_id] if record_id else [letter.record_id for letter in letters]
+        stored = sum(letters.retry(one) for one in ids)
+    talk.say(f"{stored:,} of {talk.amount(len(ids), 'dead letter')} in the table now")
+    if stored < len(ids):
+        talk.problem(f"{len(ids) - stored:,} refused again: see otel-audit dead-letters list")
+        raise typer.Exit(1)
+
+
+@dead_letters.command("export")
+@with_destination
+def export(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A new file; - is stdout.", show_default=False)],
+    arguments: Arguments,
+) -> None:
+    """Write every dead letter as a line of JSON."""
+    with _opened(arguments) as letters:
+        if file == "-":
+            _write_all(letters, sys.stdout)
+            return
+        with _new_file(Path(file)) as target:
+            count = _write_all(letters, target)
+    talk.say(f"{talk.amount(count, 'dead letter')} written to {file}")
+
+
+@dead_letters.command("drop")
+@with_destination
+def drop(
+    record_id: IdArgument,
+    arguments: Arguments,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    to: Annotated[
+        Path | None, typer.Option(help="The file that keeps what is dropped (default: dropped-ID.json here).")
+    ] = None,
+) -> None:
+    """Remove one dead letter for good, after writing it to a file."""
+    with _opened(arguments) as letters:
+        letter = _the(letters, record_id)
+        path = to or Path(f"dropped-{letter.record_id}.json")
+        if not yes:
+            typer.confirm(f"Remove {_described(letter)} for good?", abort=True, err=True)
+        with _new_file(path) as target:
+            target.write(talk.json_text(asdict(letter)) + "\n")
+        letters.drop(letter.record_id)
+    talk.say(f"dropped; kept in {path}")
+
+
+@contextmanager
+def _opened(arguments: Arguments) -> Iterator[DeadLetters]:
+    """Open the dead letters of the configured destination; nothing else of its outbox is touched."""
+    settings = load_settings({**arguments, "outbox": "memory"})
+    name = (settings.exporter or DEFAULT_EXPORTER).strip().lower()
+    if name not in EXPORTERS or not EXPORTERS[name].adopts:
+        raise AuditConfigurationError(f"exporter {name!r} keeps no dead letters on disk")
+    exporter = EXPORTERS[name].from_settings(settings)
+    lane = Lane(
+        exporter.exporter_name,
+        exporter.lane.sink,
+        exporter.mapping.row,
+        folders=[],
+        dead_letters=DeadLetterFile(exporter._folders()[0].path / DEAD_LETTERS),
+        options=exporter.lane.options,
+        identity=uuid.uuid4().hex,
+    )
+    try:
+        yield DeadLetters(lane)
+    finally:
+        exporter.close(0.0)
+
+
+def _the(letters: DeadLetters, record_id: str) -> DeadLetter:
+    letter = letters.get(record_id.strip().lower())
+    if letter is None:
+        talk.problem(f"there is no dead letter with the id {record_id}")
+        raise typer.Exit(1)
+    return letter
+
+
+def _summary(letter: DeadLetter) -> tuple[str, ...]:
+    return (
+        letter.record_id,
+        str(letter.row.get("action", "")),
+        str(letter.row.get("entity_type", "")),
+        letter.code or "",
+        letter.error,
+        str(letter.attempts),
+        talk.moment(letter.parked_at),
+    )
+
+
+def _described(letter: DeadLetter) -> str:
+    said: list[Any] = [letter.row.get("action"), letter.row.get("entity_type"), letter.record_id]
+    return " ".join(str(part) for part in said if part)
+
+
+def _write_all(letters: DeadLetters, target: IO[str]) -> int:
+    count = 0
+    for letter in letters:
+        target.write(talk.json_text(asdict(letter)) + "\n")
+        count += 1
+    return count
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[IO[str]]:
+    """Open a file that must not be there yet, for this user alone; it is on the disk before this returns."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise AuditConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+    with open(descriptor, "w", encoding="utf-8") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
