@@ -17,6 +17,7 @@ from importlib import resources
 from typing import Any, Final, Protocol
 
 from otel_audit_exporter.errors import OutboxError
+from otel_audit_exporter.forks import quiet
 
 _BUSY_SECONDS: Final = 10.0
 
@@ -130,7 +131,7 @@ class DeadLetterFile:
 
     @contextmanager
     def _connected(self, *, create: bool) -> Iterator[sqlite3.Connection]:
-        try:
+        with quiet, self._as_outbox_error():
             if create:
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS)
@@ -142,6 +143,11 @@ class DeadLetterFile:
                     yield connection
             finally:
                 connection.close()
+
+    @contextmanager
+    def _as_outbox_error(self) -> Iterator[None]:
+        try:
+            yield
         except (sqlite3.Error, OSError) as error:
             raise OutboxError(f"the dead letters {self.path} failed: {error}") from error
 

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 
 import orjson
 import uuid_utils
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import SpanContext, get_current_span
 
 from otel_audit_exporter.attributes import ACTOR_TYPES, FIELDS, INDEX, JSON_FIELDS, OUTCOMES
 from otel_audit_exporter.encoding import Encoder
@@ -102,6 +102,7 @@ class ComposedEvent:
     action: str
     event_name: str
     timestamp_ns: int
+    span: SpanContext
     digest: bytes | None  # of what was said, for events with an idempotency key
 
 
@@ -138,11 +139,14 @@ class EventRules:
         self._put_ids(said, fragments, problems)
         self._put_choices(said, fragments, problems)
         self._put_values(said, fragments, problems)
-        self._put_surroundings(said, fragments, problems)
+        span = get_current_span().get_span_context()
+        if span.is_valid:
+            fragments[17] = b'"%032x"' % span.trace_id
+            fragments[18] = b'"%016x"' % span.span_id
+        if not _USUAL.issuperset(said):
+            self._put_surroundings(said, fragments, problems)
         timestamp_ns, fragments[6] = _timestamp(said.get("timestamp"), problems)
         record_id = _record_id(said, fragments[1], problems)
-        if not _ARGUMENTS.issuperset(said):
-            problems.update(dict.fromkeys(said.keys() - _ARGUMENTS, "is not an argument of an audit event"))
         if self._refused:
             self._refuse_unmapped(fragments, problems)
         if problems:
@@ -155,6 +159,7 @@ class EventRules:
             action,
             said.get("event_name") or f"{_plain_text(said.get('entity_type', 'audit'))}.{action}",
             timestamp_ns,
+            span,
             _digest(fragments) if "idempotency_key" in said or "record_id" in said else None,
         )
 
@@ -207,10 +212,6 @@ class EventRules:
             fragments[13] = _document("signature", self._plain.value(value), problems)
 
     def _put_surroundings(self, said: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
-        span = get_current_span().get_span_context()
-        if span.is_valid:
-            fragments[17] = b'"%032x"' % span.trace_id
-            fragments[18] = b'"%016x"' % span.span_id
         for name, position in _SURROUNDINGS:
             value = said.get(name)
             if value is None:
@@ -219,6 +220,9 @@ class EventRules:
                 fragments[position] = self._text_id(value)
             except ValueError as error:
                 problems[name] = str(error)
+        if not isinstance(said.get("event_name", ""), str):
+            problems["event_name"] = f"must be a string, not {_kind(said['event_name'])}"
+        problems.update(dict.fromkeys(said.keys() - _ARGUMENTS, "is not an argument of an audit event"))
 
     def _refuse_unmapped(self, fragments: list[bytes], problems: dict[str, str]) -> None:
         for name in self._refused:
@@ -228,7 +232,7 @@ class EventRules:
     def _text_id(self, value: object) -> bytes:
         if isinstance(value, Enum):
             value = value.value
-        if isinstance(value, bool) or not isinstance(value, str | int | uuid.UUID):
+        if isinstance(value, bool) or not isinstance(value, str | int | uuid.UUID | uuid_utils.UUID):
             raise ValueError(f"must be a string, an integer or a UUID, not {_kind(value)}")
         if isinstance(value, int):
             return b"%d" % value
@@ -248,6 +252,7 @@ _SURROUNDINGS: Final = tuple(
     (name, INDEX[name])
     for name in ("on_behalf_of", "source_ip", "request_id", "user_agent", "trace_id", "span_id", "event_name")
 )
+_USUAL: Final = _ARGUMENTS - {name for name, _ in _SURROUNDINGS}
 _UNSAID: Final = {"outcome": b'"success"', "actor_type": b'"user"'}
 
 

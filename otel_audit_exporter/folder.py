@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from otel_audit_exporter.errors import AuditConfigurationError, OutboxError
+from otel_audit_exporter.forks import quiet
 from otel_audit_exporter.locks import FileLock
 from otel_audit_exporter.outbox import OutboxFile, count_events, salvage
 
@@ -77,7 +78,7 @@ class OutboxFolder:
         """
         try:
             self._make_folder()
-            with self._guard():
+            with quiet, self._guard():
                 held = self._new_file(durable, min(max_bytes, _affordable(self.path)))
             held.store.settle([held.store.append(b"[]", lambda: None)])
         except (OSError, OutboxError) as error:
@@ -96,7 +97,7 @@ class OutboxFolder:
         adopted: list[HeldFile] = []
         if not self.path.is_dir():
             return adopted
-        with self._guard():
+        with quiet, self._guard():
             for path in sorted(self.path.glob(f"*{_SUFFIX}")):
                 lock = FileLock(_lock_path(path))
                 if lock.acquire():
@@ -108,7 +109,7 @@ class OutboxFolder:
     def count_orphaned(self) -> int:
         """Return how many events wait in files that no live process holds; nothing is taken over."""
         waiting = 0
-        with self._guard():
+        with quiet, self._guard():
             for path in self.path.glob(f"*{_SUFFIX}"):
                 with suppress(OutboxError):
                     lock = FileLock(_lock_path(path))
@@ -121,7 +122,7 @@ class OutboxFolder:
 
     def release(self, held: HeldFile) -> None:
         """Close an empty file and remove it; one that still holds events is left for the next process."""
-        with self._guard():
+        with quiet, self._guard():
             try:
                 keep = held.store.count() > 0
             except OutboxError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from contextlib import ExitStack
 from typing import Final, Protocol
@@ -20,6 +21,9 @@ class Forkable(Protocol):
         ...
 
 
+# Held by whoever opens, closes or checkpoints a SQLite file on a thread of ours: a fork in the middle of that would
+# leave SQLite's own locks held in the child for ever.
+quiet: Final = threading.RLock()
 _known: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
 _taken: list[ExitStack] = []
 
@@ -32,14 +36,17 @@ def survive_forks(thing: Forkable) -> None:
 def _before() -> None:
     for thing in list(_known):
         _taken.append(thing.fork_locks())
+    quiet.acquire()
 
 
 def _after_in_parent() -> None:
+    quiet.release()
     while _taken:
         _taken.pop().close()
 
 
 def _after_in_child() -> None:
+    quiet.release()  # the thread that took it is the one that goes on here
     _taken.clear()
     for thing in list(_known):
         thing.renew_after_fork()

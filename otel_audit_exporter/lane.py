@@ -27,6 +27,7 @@ from otel_audit_exporter.event import parse_json, split
 from otel_audit_exporter.faults import Fault, Verdict
 from otel_audit_exporter.folder import HeldFile, OutboxFolder
 from otel_audit_exporter.forks import survive_forks
+from otel_audit_exporter.housekeeper import housekeeper
 from otel_audit_exporter.outbox import Entry, MemoryOutbox, OutboxFile, Refusal
 from otel_audit_exporter.retry import OPEN_GATE, Gate, GateState, refusal_delay
 from otel_audit_exporter.sinks.base import Sink, SinkError
@@ -142,6 +143,7 @@ class Lane:
                     self._held = self._folders[0].create(
                         durable=self.options.outbox == "fsync", max_bytes=self._quota()
                     )
+                    self._held.store.on_growth = housekeeper.grown
                     self._own = self._held.store
             return self._own
 

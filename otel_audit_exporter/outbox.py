@@ -11,17 +11,21 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from typing import Final, NamedTuple, Protocol
 
 from otel_audit_exporter.errors import OutboxError, OutboxFullError
+from otel_audit_exporter.forks import quiet
 
 FORMAT_VERSION: Final = 1
 _BUSY_SECONDS: Final = 5.0
 _PAGE_BYTES: Final = 4096
+CHECKPOINT_EVENTS: Final = 2000
+# Should nobody else do it, the thread that appends does it after so many pages: the log does not grow for ever.
+_LATEST_CHECKPOINT_PAGES: Final = 16_384
 _VACUUM_PAGES: Final = 2048  # give back to the disk in steps, so that no caller waits long for the lock
 
 
@@ -118,16 +122,23 @@ class OutboxFile:
         self._group: _Group | None = None
         self._group_lock = threading.Lock()
         self._freed = 0
+        self._execute = self._connection.execute
         self.closed = False
+        self.on_growth: Callable[[OutboxFile], None] = lambda store: None
 
     def append(self, body: bytes, then: Callable[[], None]) -> int:
         if self._durable:
             return self._append_grouped(body, then)
-        with self.lock, _as_outbox_error(self.path):
+        with self.lock:
             self.last_seq = seq = self.last_seq + 1  # first: a number is never used twice, whatever interrupts
-            self._connection.execute("INSERT INTO event VALUES (?, ?, ?)", (seq, time.time(), body))
+            try:
+                self._execute("INSERT INTO event VALUES (?, ?, ?)", (seq, time.time(), body))
+            except sqlite3.Error as error:
+                raise _outbox_error(self.path, error) from error
             then()
-            return seq
+        if seq % CHECKPOINT_EVENTS == 0:
+            self.on_growth(self)
+        return seq
 
     def _append_grouped(self, body: bytes, then: Callable[[], None]) -> int:
         with self._group_lock:
@@ -168,6 +179,8 @@ class OutboxFile:
             self._connection.executemany("INSERT INTO event VALUES (?, ?, ?)", rows)
         for _, then in group.bodies:
             then()
+        if len(rows) > group.first_seq % CHECKPOINT_EVENTS:
+            self.on_growth(self)
 
     def read(self, after: int, upto: int | None, limit: int, max_bytes: int) -> list[Entry]:
         with self.lock, _as_outbox_error(self.path):
@@ -192,12 +205,12 @@ class OutboxFile:
             return {seq for (seq,) in rows}
 
     def settle(self, seqs: Iterable[int]) -> int:
-        numbers = [(seq,) for seq in seqs]
+        runs = _runs(sorted(seqs))
         with self.lock, _as_outbox_error(self.path):
             with _transaction(self._connection):
-                gone = self._connection.executemany("DELETE FROM event WHERE seq = ?", numbers).rowcount
+                gone = self._connection.executemany("DELETE FROM event WHERE seq BETWEEN ? AND ?", runs).rowcount
                 if self._connection.execute("SELECT EXISTS (SELECT 1 FROM refusal)").fetchone()[0]:
-                    self._connection.executemany("DELETE FROM refusal WHERE seq = ?", numbers)
+                    self._connection.executemany("DELETE FROM refusal WHERE seq BETWEEN ? AND ?", runs)
             self._freed += gone
             if self._freed > _VACUUM_PAGES:
                 self._freed = 0
@@ -246,8 +259,18 @@ class OutboxFile:
             pages = max(max_bytes // _PAGE_BYTES, 64)
             self._connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
 
+    def checkpoint(self) -> None:
+        """Bring what was written back into the file, on a connection of its own: nobody who appends waits for it."""
+        with quiet, _as_outbox_error(self.path):
+            if not self.closed:
+                connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
+                try:
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                finally:
+                    connection.close()
+
     def close(self) -> None:
-        with self.lock:
+        with self.lock, quiet:
             self.closed = True
             self._connection.close()
 
@@ -400,7 +423,7 @@ def salvage(path: str | os.PathLike[str]) -> list[bytes]:
 
 
 def _open(path: str, *, durable: bool, max_pages: int) -> sqlite3.Connection:
-    with _as_outbox_error(path):
+    with quiet, _as_outbox_error(path):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = sqlite3.connect(
             path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=32
@@ -426,6 +449,7 @@ def _prepare(connection: sqlite3.Connection, *, durable: bool, max_pages: int) -
         f"synchronous = {'FULL' if durable else 'NORMAL'}",
         f"journal_size_limit = {16 * 2**20}",
         f"max_page_count = {max_pages}",
+        f"wal_autocheckpoint = {_LATEST_CHECKPOINT_PAGES}",
     ):
         connection.execute(f"PRAGMA {pragma}").fetchall()
     schema = resources.files(__package__).joinpath("sql/outbox.sql").read_text(encoding="utf-8")
@@ -451,9 +475,29 @@ def _as_outbox_error(path: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
-            raise OutboxFullError(_full(path)) from error
-        raise OutboxError(f"the outbox {path} failed: {error}") from error
+        raise _outbox_error(path, error) from error
+
+
+def _outbox_error(path: str, error: Exception) -> OutboxError:
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+        return OutboxFullError(_full(path))
+    return OutboxError(f"the outbox {path} failed: {error}")
+
+
+def _runs(seqs: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the first and the last of every run of consecutive numbers: usually there is one."""
+    if not seqs:
+        return []
+    if seqs[-1] - seqs[0] == len(seqs) - 1:
+        return [(seqs[0], seqs[-1])]
+    runs: list[tuple[int, int]] = []
+    first = before = seqs[0]
+    for seq in seqs[1:]:
+        if seq != before + 1:
+            runs.append((first, before))
+            first = seq
+        before = seq
+    return [*runs, (first, before)]
 
 
 def _full(where: str) -> str:

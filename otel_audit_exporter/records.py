@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LogRecordLimits, ReadWriteLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import TraceFlags, format_span_id, format_trace_id, get_current_span
+from opentelemetry.trace import TraceFlags, format_span_id, format_trace_id
 
 from otel_audit_exporter.attributes import (
     ATTRIBUTE_OF,
@@ -78,7 +78,7 @@ class AuditLogRecord(LogRecord):
     """
 
     def __init__(self, event: ComposedEvent, tickets: Mapping[str, Any], *, slim: bool = False) -> None:
-        span = get_current_span().get_span_context()
+        span = event.span
         self.timestamp = event.timestamp_ns
         self.observed_timestamp = time.time_ns()
         self.context = _NO_CONTEXT
@@ -95,6 +95,10 @@ class AuditLogRecord(LogRecord):
         self.exception = None
         self.tickets = tickets
         self.event_body = body
+
+    def __copy__(self) -> AuditLogRecord:
+        """Return this record: nothing changes it, and the SDK copies every record once."""
+        return self
 
 
 class AuditReadWriteLogRecord(ReadWriteLogRecord):

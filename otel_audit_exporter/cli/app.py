@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-import otel_audit_exporter
 from otel_audit_exporter.cli import talk
 from otel_audit_exporter.cli.dead_letters import dead_letters
 from otel_audit_exporter.cli.demo import demo
@@ -38,12 +38,19 @@ class AuditGroup(TyperGroup):
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"otel-audit {otel_audit_exporter.__version__}")
+        print(f"otel-audit {_version()}")
         raise typer.Exit
 
 
+def _version() -> str:
+    try:
+        return version("otel-audit-exporter")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
 def _set_up(
-    version: Annotated[
+    show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
@@ -56,7 +63,7 @@ def _set_up(
 
 
 app = typer.Typer(
-    cls=AuditGroup, callback=_set_up, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich"
+    cls=AuditGroup, callback=_set_up, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
 app.command()(emit)
 app.add_typer(dead_letters, name="dead-letters")

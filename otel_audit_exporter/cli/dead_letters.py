@@ -8,17 +8,20 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated
 
 import typer
 
 from otel_audit_exporter.cli import talk
 from otel_audit_exporter.cli.destination import Arguments, with_destination
-from otel_audit_exporter.configure import DEFAULT_EXPORTER, EXPORTERS
-from otel_audit_exporter.deadletters import DeadLetter, DeadLetterFile
+from otel_audit_exporter.configure import DEFAULT_EXPORTER
+from otel_audit_exporter.deadletters import DeadLetter, DeadLetterFile, ParkedEvent
 from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.event import decode
+from otel_audit_exporter.exporters import EXPORTERS
 from otel_audit_exporter.folder import DEAD_LETTERS
 from otel_audit_exporter.lane import Lane
 from otel_audit_exporter.letters import DeadLetters
@@ -45,14 +48,14 @@ dead_letters = typer.Typer(
 @with_destination
 def list_letters(arguments: Arguments, form: FormatOption = Format.table) -> None:
     """List the dead letters, the oldest first."""
-    with _opened(arguments) as letters:
+    with _opened(arguments) as lane:
         if form is Format.json:
-            for letter in letters:
+            for letter in DeadLetters(lane):
                 talk.print_json(asdict(letter))
             return
-        rows = [_summary(letter) for letter in letters]
+        rows = [_summary(parked) for parked in lane.dead_letters.all()]
     if rows:
-        talk.print_table(("id", "action", "entity", "code", "error", "tries", "parked"), rows, right=("tries",))
+        talk.print_table(("id", "action", "entity", "error", "tries", "parked"), rows, right=("tries",))
     else:
         talk.say("no dead letters")
 
@@ -61,8 +64,8 @@ def list_letters(arguments: Arguments, form: FormatOption = Format.table) -> Non
 @with_destination
 def show(record_id: IdArgument, arguments: Arguments, form: FormatOption = Format.table) -> None:
     """Show one dead letter with its row as it would be written."""
-    with _opened(arguments) as letters:
-        letter = _the(letters, record_id)
+    with _opened(arguments) as lane:
+        letter = _the(DeadLetters(lane), record_id)
     if form is Format.json:
         talk.print_json(asdict(letter))
         return
@@ -85,7 +88,8 @@ def retry(
 
     What is refused again stays, with the new reason, and the exit code is 1.
     """
-    with _opened(arguments) as letters:
+    with _opened(arguments) as lane:
+        letters = DeadLetters(lane)
         ids = [_the(letters, record_id).record_id] if record_id else [letter.record_id for letter in letters]
         stored = sum(letters.retry(one) for one in ids)
     talk.say(f"{stored:,} of {talk.amount(len(ids), 'dead letter')} in the table now")
@@ -101,7 +105,8 @@ def export(
     arguments: Arguments,
 ) -> None:
     """Write every dead letter as a line of JSON."""
-    with _opened(arguments) as letters:
+    with _opened(arguments) as lane:
+        letters = DeadLetters(lane)
         if file == "-":
             _write_all(letters, sys.stdout)
             return
@@ -121,11 +126,12 @@ def drop(
     ] = None,
 ) -> None:
     """Remove one dead letter for good, after writing it to a file."""
-    with _opened(arguments) as letters:
+    with _opened(arguments) as lane:
+        letters = DeadLetters(lane)
         letter = _the(letters, record_id)
         path = to or Path(f"dropped-{letter.record_id}.json")
         if not yes:
-            typer.confirm(f"Remove {_described(letter)} for good?", abort=True, err=True)
+            typer.confirm(f"Remove {letter.record_id} ({letter.error}) for good?", abort=True, err=True)
         with _new_file(path) as target:
             target.write(talk.json_text(asdict(letter)) + "\n")
         letters.drop(letter.record_id)
@@ -133,24 +139,24 @@ def drop(
 
 
 @contextmanager
-def _opened(arguments: Arguments) -> Iterator[DeadLetters]:
+def _opened(arguments: Arguments) -> Iterator[Lane]:
     """Open the dead letters of the configured destination; nothing else of its outbox is touched."""
     settings = load_settings({**arguments, "outbox": "memory"})
-    name = (settings.exporter or DEFAULT_EXPORTER).strip().lower()
+    name = (settings.exporter or DEFAULT_EXPORTER).lower().replace(" ", "").split(",")[0]
     if name not in EXPORTERS or not EXPORTERS[name].adopts:
         raise AuditConfigurationError(f"exporter {name!r} keeps no dead letters on disk")
     exporter = EXPORTERS[name].from_settings(settings)
     lane = Lane(
         exporter.exporter_name,
         exporter.lane.sink,
-        exporter.mapping.row,
+        exporter.lane.row_of,
         folders=[],
         dead_letters=DeadLetterFile(exporter._folders()[0].path / DEAD_LETTERS),
         options=exporter.lane.options,
         identity=uuid.uuid4().hex,
     )
     try:
-        yield DeadLetters(lane)
+        yield lane
     finally:
         exporter.close(0.0)
 
@@ -163,21 +169,16 @@ def _the(letters: DeadLetters, record_id: str) -> DeadLetter:
     return letter
 
 
-def _summary(letter: DeadLetter) -> tuple[str, ...]:
+def _summary(parked: ParkedEvent) -> tuple[str, ...]:
+    said = decode(parked.body)
     return (
-        letter.record_id,
-        str(letter.row.get("action", "")),
-        str(letter.row.get("entity_type", "")),
-        letter.code or "",
-        letter.error,
-        str(letter.attempts),
-        talk.moment(letter.parked_at),
+        parked.record_id,
+        str(said.get("action") or ""),
+        str(said.get("entity_type") or ""),
+        parked.error,
+        str(parked.attempts),
+        talk.moment(datetime.fromtimestamp(parked.parked_at, UTC)),
     )
-
-
-def _described(letter: DeadLetter) -> str:
-    said: list[Any] = [letter.row.get("action"), letter.row.get("entity_type"), letter.record_id]
-    return " ".join(str(part) for part in said if part)
 
 
 def _write_all(letters: DeadLetters, target: IO[str]) -> int:

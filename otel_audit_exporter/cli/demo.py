@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -16,11 +18,11 @@ import orjson
 import typer
 from rich.text import Text
 
-from otel_audit_exporter import audit_event
+from otel_audit_exporter.api import audit_event
 from otel_audit_exporter.cli import talk
 from otel_audit_exporter.cli.demo_service import YachtService, a_day_on_board
 from otel_audit_exporter.configure import configure_audit
-from otel_audit_exporter.exporter import SQLiteAuditExporter
+from otel_audit_exporter.exporters import SQLiteAuditExporter
 from otel_audit_exporter.mapping import TableMapping
 from otel_audit_exporter.pipeline import AuditPipeline
 from otel_audit_exporter.settings import SETTINGS, Settings, load_settings
@@ -86,6 +88,11 @@ def demo(
         with talk.NOTES.status(f"writing {WRITES} rows the blocking way, then {WRITES} with audit_event()"):
             costs = _measure(pipeline, service)
         delivered = pipeline.force_flush(_FLUSH_MILLIS)
+    print(
+        "A yacht's maintenance API has just run: parts, receivings and documents, a small service in memory. Its handlers\n"
+        f"call audit_event(), and the rows go to a SQLite file. To stand for a database far away, each write takes "
+        f"{_duration(DELAY_SECONDS)} longer."
+    )
     _show_costs(costs)
     _show_rows(database, [receipt.record_id for receipt in service.receipts])
     _show_stats(pipeline)
@@ -164,7 +171,7 @@ def _heading(text: str) -> None:
 
 
 def _show_costs(costs: Costs) -> None:
-    _heading(f"What {WRITES} audit writes cost the handlers, with a database that takes {DELAY_SECONDS * 1000:.0f} ms")
+    _heading(f"What {WRITES} audit writes cost the handlers")
     rows = (
         ("insert, and wait for it", _duration(costs.blocking), _duration(costs.blocking / WRITES)),
         ("audit_event()", _duration(costs.calls), _duration(costs.calls / WRITES)),
@@ -190,7 +197,7 @@ def _show_rows(database: Path, ids: Sequence[str]) -> None:
     )
     print(
         "The token that came with the document was redacted, and the approval that failed says so.\n"
-        f"The table holds {total:,} rows, those of the {2 * WRITES} timed writes included."
+        f"The table in {database} holds {total:,} rows now, those of the {2 * WRITES} timed writes included."
     )
 
 
@@ -201,7 +208,7 @@ def _changes(row: sqlite3.Row) -> Text:
     changes = Text()
     for name, value in new.items():
         changes.append("\n" if changes else "")
-        changes.append(f"{name.lstrip('_')}: ", style="dim")
+        changes.append(f"{name}: ", style="dim")
         if name in old:
             changes.append(_value(old[name]), style="red")
             changes.append(" -> ")
@@ -229,8 +236,8 @@ def _show_next(directory: Path, database: Path) -> None:
         ("", ""),
         (
             ("look at the rows", f"sqlite3 -box {database} 'SELECT action, new_values FROM pms_audit_log'"),
-            ("see what waits", f"otel-audit outbox status --outbox-dir {directory / 'outbox'}"),
-            ("write events of your own", "otel-audit emit FILE   (otel-audit emit --help)"),
+            ("see what waits", f"{_command()} outbox status --outbox-dir {directory / 'outbox'}"),
+            ("write events of your own", f"{_command()} emit FILE   ({_command()} emit --help)"),
             ("put it into an API", "README.md: five lines that configure it, one line that emits"),
         ),
     )
@@ -239,4 +246,12 @@ def _show_next(directory: Path, database: Path) -> None:
 def _duration(seconds: float) -> str:
     if seconds >= 1:
         return f"{seconds:.2f} s"
-    return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1e6:,.0f} µs"
+    return f"{seconds * 1000:.3g} ms" if seconds >= 0.001 else f"{seconds * 1e6:.0f} µs"
+
+
+def _command() -> str:
+    """Return how this command is called here."""
+    called = Path(sys.argv[0])
+    if called.name != "otel-audit":
+        return "python -m otel_audit_exporter.cli"
+    return called.name if shutil.which(called.name) else os.path.relpath(called)

@@ -9,7 +9,8 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 
-from otel_audit_exporter import PendingReceipt, audit_event
+from otel_audit_exporter.api import audit_event
+from otel_audit_exporter.receipts import PendingReceipt
 
 APPROVAL_LIMIT = Decimal("5000.00")
 

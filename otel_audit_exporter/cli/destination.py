@@ -13,8 +13,9 @@ import typer
 from otel_audit_exporter.cli import talk
 from otel_audit_exporter.configure import configure_audit
 from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.exporters import EXPORTERS
 from otel_audit_exporter.pipeline import AuditPipeline
-from otel_audit_exporter.settings import EXPORTER_NAMES, SETTINGS
+from otel_audit_exporter.settings import SETTINGS
 from otel_audit_exporter.stats import AuditStats
 
 # Keys and tokens are not among them: what is on a command line, every user of the machine can read.
@@ -53,7 +54,7 @@ def _parameters() -> Iterator[inspect.Parameter]:
 
 def _help(argument: str) -> str:
     setting = next(setting for setting in SETTINGS if setting.argument == argument)
-    meaning = f"one of {', '.join(EXPORTER_NAMES)}" if argument == "exporter" else setting.meaning
+    meaning = f"one of {', '.join(EXPORTERS)}" if argument == "exporter" else setting.meaning
     default = f"; default {setting.default_text}" if setting.default_text else ""
     return f"{meaning} ({setting.variables[0]}{default})".replace("`", "")
 

@@ -39,16 +39,22 @@ def problem(text: str) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Sequence[str] = ()) -> None:
-    """Print a table to stdout; ``right`` names the columns of numbers."""
+    """Print a table to stdout; ``right`` names the columns of numbers. Where no column has a name there is no head."""
     console = data()
     headings = [
         Column(name, justify="right" if name in right else "left", overflow="fold", header_style="bold")
         for name in columns
     ]
-    table = Table(*headings, box=SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
+    box = SIMPLE_HEAD if console.is_terminal else None
+    table = Table(*headings, box=box, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(columns))
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(clean(cell)) for cell in row))
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def print_json(value: object, *, indent: bool = False) -> None:

@@ -1,0 +1,71 @@
+"""Forks workers off a process that has imported everything and configured nothing, and kills them.
+
+`python -m tests.faults.nursery` reads one line of JSON from its standard input for each worker and answers
+with one line when that worker is gone. So a kill costs milliseconds instead of an interpreter's start.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from typing import Any
+
+import supabase  # noqa: F401  # imported once, before the forks
+
+from tests.faults.worker import Job, drain, run
+
+
+def main() -> None:
+    for line in sys.stdin:
+        order = json.loads(line)
+        job = Job(**order["job"])
+        if order["kind"] == "drain":
+            answer = _drained(job, order["seconds"])
+        else:
+            answer = {"status": _killed(job, order["seconds"])}
+        print(json.dumps(answer), flush=True)
+
+
+def _killed(job: Job, seconds: float) -> int:
+    """Fork a worker, kill it after so many seconds where its failpoint has not, and give its wait status."""
+    child = os.fork()
+    if child == 0:
+        _in_child(lambda: run(job))
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(min(0.005, max(deadline - time.monotonic(), 0.0)))
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _drained(job: Job, seconds: float) -> Any:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _in_child(lambda: os.write(writing, json.dumps(drain(job, seconds)).encode()))
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        text = answer.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return {**(json.loads(text) if text else {}), "status": status}
+
+
+def _in_child(work: Any) -> None:
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException:  # noqa: BLE001  # nothing of the nursery's may run in the child
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

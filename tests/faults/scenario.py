@@ -1,0 +1,138 @@
+"""One scenario: a table, an outbox directory, ledgers, workers that die, and the check at the end."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests.faults.checker import violations
+from tests.faults.failpoints import FAILPOINTS
+from tests.faults.ledger import Said, read_ledgers
+from tests.faults.worker import Job
+from tests.stack import AuditTable, Stack
+
+Rows = Callable[[], list[dict[str, Any]]]
+_DRAIN_SECONDS = 60.0
+
+
+class Nursery:
+    """A nursery process: hands out workers to be killed."""
+
+    def __init__(self, log: Path) -> None:
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.nursery"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
+            )
+
+    def kill_one(self, job: Job, seconds: float) -> int:
+        """Run a worker for so long, or until its failpoint; return its exit code (-9: killed)."""
+        return int(self._ask({"kind": "kill", "job": asdict(job), "seconds": seconds})["status"])
+
+    def drain(self, job: Job, seconds: float = _DRAIN_SECONDS) -> dict[str, Any]:
+        """Run the last process, which takes over and delivers what the others left."""
+        return self._ask({"kind": "drain", "job": asdict(job), "seconds": seconds})
+
+    def close(self) -> None:
+        self._process.communicate()
+
+    def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        assert isinstance(answer, dict)
+        return answer
+
+
+class Scenario:
+    """Everything that the processes of one scenario share."""
+
+    def __init__(self, directory: Path, options: dict[str, Any], rows: Rows) -> None:
+        self.directory = directory
+        self.ledgers = directory / "ledgers"
+        self.ledgers.mkdir()
+        self.log = directory / "workers.log"
+        self.log.touch()
+        self.rows = rows
+        self.job = Job(options={**options, "outbox_dir": str(directory / "outbox")}, ledgers=str(self.ledgers))
+        self.last: dict[str, Any] = {}
+
+    @property
+    def said(self) -> Said:
+        return read_ledgers(self.ledgers)
+
+    @contextmanager
+    def nursery(self) -> Iterator[Nursery]:
+        with closing(Nursery(self.log)) as nursery:
+            yield nursery
+
+    def violations(self, breaks: list[str] | None = None) -> list[str]:
+        """Have a last process drain what is left, and give what it finds broken."""
+        with self.nursery() as nursery:
+            self.last = nursery.drain(replace(self.job, breaks=breaks or []))
+        if self.last["status"] != 0:
+            return [f"the last process failed:\n{self.log.read_text()[-4000:]}"]
+        return violations(self.said, self.rows(), self.last)
+
+
+def on_stack(directory: Path, stack: Stack, table: AuditTable, **options: Any) -> Scenario:
+    """A scenario whose sink is the real stack."""
+    supabase = {"exporter": "supabase", "url": stack.url, "key": stack.service_key, "table": table.name}
+    return Scenario(directory, {**supabase, "schedule_delay_millis": 10, **options}, table.rows)
+
+
+def on_sqlite(directory: Path, **options: Any) -> Scenario:
+    """A scenario whose sink is an SQLite file."""
+    path = directory / "table.db"
+    sqlite = {"exporter": "sqlite", "path": str(path), "schedule_delay_millis": 10}
+    return Scenario(directory, {**sqlite, **options}, lambda: sqlite_rows(path))
+
+
+def sqlite_rows(path: Path, table: str = "pms_audit_log") -> list[dict[str, Any]]:
+    """Every row of an SQLite table; none where it is not there yet."""
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(path)) as connection:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute(f'select * from "{table}"')]
+
+
+def random_deaths(seed: int, count: int) -> Iterator[tuple[str | None, int, float]]:
+    """Plan deaths: half at random moments, half at the failpoints in turn: (failpoint, visits, seconds)."""
+    chance = Random(seed)
+    points = list(FAILPOINTS)
+    for number in range(count):
+        if number % 2:
+            yield points[number // 2 % len(points)], chance.choice((1, 1, 2, 3)), chance.uniform(0.5, 1.0)
+        else:
+            yield None, 1, chance.uniform(0.0, 0.6)
+
+
+def kill_workers(scenario: Scenario, seed: int, count: int, nurseries: int = 2) -> list[int]:
+    """Kill `count` workers, some at once; return how each ended."""
+    deaths = list(random_deaths(seed, count))
+    with ExitStack() as open_nurseries:
+        homes = [open_nurseries.enter_context(scenario.nursery()) for _ in range(nurseries)]
+
+        def run_share(share: int) -> list[int]:
+            ended = []
+            for number in range(share, count, nurseries):
+                failpoint, visits, seconds = deaths[number]
+                job = replace(scenario.job, failpoint=failpoint, visits=visits, bad_every=40, seed=seed + number)
+                ended.append(homes[share].kill_one(job, seconds))
+            return ended
+
+        with ThreadPoolExecutor(nurseries) as pool:
+            return [status for share in pool.map(run_share, range(nurseries)) for status in share]

@@ -1,0 +1,29 @@
+"""60 workers killed at random moments and at every failpoint: nothing lost, nothing doubled, nothing altered."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults import scenario
+from tests.faults.events import BAD_ACTION
+from tests.stack import AuditTable, Stack
+
+
+@pytest.mark.timeout(240)
+def test_forty_killed_workers_leave_every_event_once_in_the_table_of_the_real_stack(
+    stack: Stack, audit_table: AuditTable, tmp_path: Path
+) -> None:
+    stack.gateway.keep_requests(False)
+    audit_table.alter(f"add constraint no_bad_action check (action <> '{BAD_ACTION}')")
+    kills = scenario.on_stack(tmp_path, stack, audit_table)
+    assert set(scenario.kill_workers(kills, seed=1, count=40)) == {-9}
+    assert kills.violations() == []
+    assert len(kills.said.accepted) > 1000
+
+
+@pytest.mark.timeout(240)
+def test_twenty_killed_workers_leave_every_event_once_in_the_sqlite_table(tmp_path: Path) -> None:
+    kills = scenario.on_sqlite(tmp_path)
+    assert set(scenario.kill_workers(kills, seed=2, count=20)) == {-9}
+    assert kills.violations() == []
+    assert len(kills.said.accepted) > 500
