@@ -6,12 +6,10 @@ import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from opentelemetry.trace import get_current_span
-
-from otel_audit_exporter.attributes import AUDIT_ACTION, AUDIT_RECORD_ID
 from otel_audit_exporter.configure import get_audit_pipeline, running_pipeline
 from otel_audit_exporter.context import current_scope, overlay
 from otel_audit_exporter.receipts import PendingReceipt
+from otel_audit_exporter.span_processor import mark_span
 from otel_audit_exporter.stats import AuditStats
 
 Identifier = uuid.UUID | str | int
@@ -118,14 +116,8 @@ else:
             said = overlay(scope.merged(), said)
         receipt = get_audit_pipeline().submit(said)
         if as_span_event:
-            _mark_span(receipt.record_id, action)
+            mark_span(receipt.record_id, action)
         return receipt
-
-
-def _mark_span(record_id: str, action: str) -> None:
-    span = get_current_span()
-    if span.is_recording():
-        span.add_event("audit", {AUDIT_RECORD_ID: record_id, AUDIT_ACTION: action})
 
 
 def get_audit_stats() -> AuditStats:

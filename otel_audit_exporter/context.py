@@ -61,7 +61,7 @@ class Scope:
     def __init__(self, fields: Mapping[str, Any], parent: Scope | None) -> None:
         self.parent = parent
         self.tokens: dict[int, _Tokens] = {}
-        self._family = _Family() if parent is None else parent._family
+        self._family: _Family = _Family() if parent is None else parent._family
         self._fields = dict(fields)
         self._merged: tuple[int, dict[str, Any]] | None = None
 

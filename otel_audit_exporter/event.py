@@ -22,7 +22,7 @@ import orjson
 import uuid_utils
 from opentelemetry.trace import SpanContext, get_current_span
 
-from otel_audit_exporter.attributes import ACTOR_TYPES, FIELDS, INDEX, JSON_FIELDS, OUTCOMES
+from otel_audit_exporter.attributes import ACTOR_TYPES, FIELDS, INDEX, OUTCOMES
 from otel_audit_exporter.encoding import Encoder
 from otel_audit_exporter.errors import AuditEventError
 
@@ -77,7 +77,7 @@ class AuditEvent:
     span_id: str | None = None
 
     def __post_init__(self) -> None:
-        said = {name: value for name, value in self.arguments().items() if name not in JSON_FIELDS}
+        said = {name: value for name, value in self.arguments().items() if name not in ("old_values", "new_values")}
         _LENIENT.compose(said)
 
     def arguments(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import orjson
 from otel_audit_exporter.attributes import FIELDS, INDEX, JSON_FIELDS
 from otel_audit_exporter.encoding import Encoder
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event import REQUIRED_BY_DEFAULT, split
+from otel_audit_exporter.event import REQUIRED_BY_DEFAULT, parse_json, split
 
 Unmapped = Literal["fold", "drop", "error"]
 
@@ -70,6 +70,7 @@ class TableMapping:
         self._metadata_parts = tuple(
             field for field in ("on_behalf_of", *_SURROUNDINGS) if "metadata" in taken and field not in taken
         )
+        self._names_event = "event_name" in taken
         self.left_out = frozenset(field for field in (*_SURROUNDINGS, *_TRACE) if not self._takes(field, taken))
         self._usual = tuple(_SAID[FIELDS[position]] for position in self._foldable)
         self._pick = itemgetter(*self._foldable) if len(self._foldable) > 1 else None
@@ -105,6 +106,8 @@ class TableMapping:
             self._fold(fragments)
         if self._metadata_parts:
             self._gather_metadata(fragments)
+        if self._names_event and fragments[INDEX["event_name"]] == _NULL:
+            fragments[INDEX["event_name"]] = _event_name(fragments)
         if self._defaults:
             return self._row_with_defaults(fragments)
         return bytes(self._template % self._indexes(fragments))
@@ -172,12 +175,21 @@ def _positions(names: Iterable[str]) -> tuple[int, ...]:
     return tuple(INDEX[name] for name in names)
 
 
+def _event_name(fragments: list[bytes]) -> bytes:
+    entity_type, action = fragments[INDEX["entity_type"]], fragments[INDEX["action"]]
+    return (b'"audit' if entity_type == _NULL else entity_type[:-1]) + b"." + action[1:]
+
+
 def _with_audit_key(new_values: bytes, said: bytes) -> bytes:
     if new_values == _NULL:
         return b'{"_audit":' + said + b"}"
-    if not new_values.startswith(b"{") or b'"_audit":' in new_values:
+    if not new_values.startswith(b"{") or _says_audit(new_values):
         return b'{"value":' + new_values + b',"_audit":' + said + b"}"
     return _merged(new_values, b'{"_audit":' + said + b"}")
+
+
+def _says_audit(new_values: bytes) -> bool:
+    return b'"_audit":' in new_values and "_audit" in parse_json(new_values)
 
 
 def _merged(document: bytes, more: bytes) -> bytes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from queue import SimpleQueue
 from typing import Final
 
 from otel_audit_exporter.announce import logger
@@ -40,6 +41,7 @@ class Relay:
 
     def _begin(self) -> None:
         self._thread: threading.Thread | None = None
+        self._assistant = _Assistant(f"otel-audit-relay-{self._lane.name}-2")
         self._start_lock = threading.Lock()
         self._wake = threading.Event()
         self._urgent = False
@@ -155,21 +157,34 @@ class Relay:
 
     def _drain(self, store: AnyStore, upto: int | None) -> bool:
         """Offer what waits in ``store``, the oldest first; False where the gate has closed."""
-        upto = store.last_seq if upto is None else upto
-        after = 0
-        while not self._stopping:
-            entries = store.read(after, upto, BATCH_ROWS, BATCH_BYTES)
-            if not entries:
-                break
-            after = entries[-1].seq
-            self._tell_closed_road(store, after)
-            self._lane.attempt(store, entries)
-            if not self._lane.gate.flowing:
-                return False
+        backlog = _Backlog(store, store.last_seq if upto is None else upto)
+        first = backlog.take()
+        if first:
+            self._tell_closed_road(store, first[-1].seq)
+            self._lane.attempt(store, first)
+            self._send_with_help(backlog)
+        if not self._lane.gate.flowing:
+            return False
         refused = self._lane.due_refusals(store, BATCH_ROWS)
         if refused:
             self._lane.attempt(store, refused, again=True)
         return self._lane.gate.flowing
+
+    def _send_with_help(self, backlog: _Backlog) -> None:
+        """Send the rest of a backlog, two batches at a time: one is made while the other is under way."""
+        if len(backlog.last) < BATCH_ROWS:
+            self._send(backlog)
+            return
+        done = self._assistant.ask(lambda: self._send(backlog))
+        self._send(backlog)
+        done.wait()
+
+    def _send(self, backlog: _Backlog) -> None:
+        while not self._stopping and self._lane.gate.flowing:
+            entries = backlog.take()
+            if not entries:
+                return
+            self._lane.attempt(backlog.store, entries)
 
     def _tell_closed_road(self, store: AnyStore, seq: int) -> None:
         unseen = self._hot and store is self._lane.own and self._lane.hot_seen == 0 and seq <= self._cold_mark
@@ -180,6 +195,57 @@ class Relay:
                 "raises, or a provider that was shut down): events are delivered from the outbox instead",
                 self._lane.name,
             )
+
+
+class _Backlog:
+    """What waits in a store, given out batch by batch, the oldest first, to whoever asks."""
+
+    def __init__(self, store: AnyStore, upto: int) -> None:
+        self.store = store
+        self.last: list[Entry] = []
+        self._upto = upto
+        self._after = 0
+        self._lock = threading.Lock()
+
+    def take(self) -> list[Entry]:
+        """Return the next batch; empty where there is none."""
+        with self._lock:
+            self.last = self.store.read(self._after, self._upto, BATCH_ROWS, BATCH_BYTES)
+            if self.last:
+                self._after = self.last[-1].seq
+            return self.last
+
+
+class _Assistant:
+    """A second sending thread, for backlogs. It starts with the first one."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._work: SimpleQueue[tuple[Callable[[], None], threading.Event]] = SimpleQueue()
+        self._started = False
+
+    def ask(self, work: Callable[[], None]) -> threading.Event:
+        """Have ``work`` done; the event tells when it is over. Where no thread can start, nothing is done."""
+        done = threading.Event()
+        if not self._started:
+            try:
+                threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+            except RuntimeError:  # the interpreter is ending
+                done.set()
+                return done
+            self._started = True
+        self._work.put((work, done))
+        return done
+
+    def _serve(self) -> None:
+        while True:
+            work, done = self._work.get()
+            try:
+                work()
+            except BaseException as error:
+                logger.error("audit: delivery stumbled and goes on: %s", error)
+            finally:
+                done.set()
 
 
 def deliver_hot(lane: Lane, store: AnyStore, entries: list[Entry]) -> None:

@@ -6,13 +6,22 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import NonRecordingSpan, format_span_id, format_trace_id, get_current_span, use_span
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    SpanContext,
+    format_span_id,
+    format_trace_id,
+    get_current_span,
+    use_span,
+)
 
 from otel_audit_exporter.announce import logger
 from otel_audit_exporter.attributes import AUDIT_ACTION, AUDIT_RECORD_ID, FIELD_OF
@@ -43,6 +52,10 @@ class _Seen:
             if len(self._ids) > _REMEMBERED_IDS:
                 self._ids.popitem(last=False)
             return True
+
+    def knows(self, record_id: str) -> bool:
+        """Tell whether an id is remembered."""
+        return record_id in self._ids
 
 
 _referred_to = _Seen()
@@ -76,25 +89,27 @@ class AuditSpanProcessor(SpanProcessor):
     def __init__(self, pipeline: AuditPipeline | None = None) -> None:
         self._pipeline = pipeline
         self._seen = _Seen()
-        self._scopes: weakref.WeakKeyDictionary[Any, Scope] = weakref.WeakKeyDictionary()
+        self._scopes: dict[SpanContext, tuple[weakref.ref[Span], Scope]] = {}
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Remember the audit context in which the span starts."""
         scope = current_scope()
         if scope is not None:
-            self._scopes[span] = scope
+            key = _context_of(span)
+            self._scopes[key] = (weakref.ref(span, lambda _: self._scopes.pop(key, None)), scope)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Record the span's audit events; never raises."""
+        started_in = self._scopes.pop(_context_of(span), None)
         events = [event for event in span.events if AUDIT_ACTION in (event.attributes or {})]
         if not events:
             return
-        scope = self._scope_of(span) or current_scope()
+        scope = current_scope() if started_in is None else started_in[1]
         for event in events:
             try:
                 self._record(span, event, scope)
             except Exception as error:
-                _say_rejected(error)
+                self._say_rejected(span, error)
 
     def shutdown(self) -> None:
         """Do nothing: the pipeline has an end of its own."""
@@ -102,29 +117,50 @@ class AuditSpanProcessor(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Deliver what waits; True only if everything accepted so far is stored or parked within the time."""
         try:
-            return (self._pipeline or get_audit_pipeline()).force_flush(timeout_millis)
+            return self._in_force().force_flush(timeout_millis)
         except AuditError:
             return True  # nothing is configured, so nothing was accepted
 
-    def _scope_of(self, span: ReadableSpan) -> Scope | None:
-        # The SDK hands on_end a read-only twin of the span that on_start saw: they share their context object.
-        return next((scope for started, scope in list(self._scopes.items()) if started.context is span.context), None)
-
     def _record(self, span: ReadableSpan, event: Event, scope: Scope | None) -> None:
         attributes = event.attributes or {}
-        if _is_reference(event.name, attributes) or not self._is_new(attributes.get(AUDIT_RECORD_ID)):
+        record_id = _normal(attributes.get(AUDIT_RECORD_ID))
+        if record_id is not None and _is_reference(event.name, record_id, attributes):
+            return
+        if record_id is not None and not self._seen.add(record_id):
             return
         said = _said_by(span, event)
-        pipeline = self._pipeline or get_audit_pipeline()
-        with use_span(NonRecordingSpan(span.get_span_context())):
-            pipeline.submit(said if scope is None else overlay(scope.merged(), said))
+        with use_span(NonRecordingSpan(_context_of(span))):
+            self._in_force().submit(said if scope is None else overlay(scope.merged(), said))
 
-    def _is_new(self, record_id: object) -> bool:
-        return not isinstance(record_id, str) or self._seen.add(record_id.strip().lower())
+    def _in_force(self) -> AuditPipeline:
+        return get_audit_pipeline() if self._pipeline is None else self._pipeline
+
+    def _say_rejected(self, span: ReadableSpan, error: Exception) -> None:
+        name, text = span.name, str(error) if isinstance(error, AuditError) else type(error).__name__
+        logger.error("audit: an event of the span %s was not recorded: %s", name, text)
+        if not isinstance(error, AuditError):
+            with suppress(AuditError):
+                self._in_force().reject()
 
 
-def _is_reference(name: str, attributes: Mapping[str, Any]) -> bool:
-    record_id = attributes.get(AUDIT_RECORD_ID)
-    if not isinstance(record_id, str):
-        return False
+def _context_of(span: ReadableSpan) -> SpanContext:
+    return span.get_span_context() or INVALID_SPAN_CONTEXT
+
+
+def _normal(record_id: object) -> str | None:
+    return record_id.strip().lower() if isinstance(record_id, str) else None
+
+
+def _is_reference(name: str, record_id: str, attributes: Mapping[str, Any]) -> bool:
     return (name == SPAN_EVENT_NAME and attributes.keys() == _REFERENCE) or _referred_to.knows(record_id)
+
+
+def _said_by(span: ReadableSpan, event: Event) -> dict[str, Any]:
+    """Return what a span event says, as arguments of an audit event."""
+    attributes = event.attributes or {}
+    said: dict[str, Any] = {FIELD_OF[name]: value for name, value in attributes.items() if name in FIELD_OF}
+    said["timestamp"] = _EPOCH + timedelta(microseconds=event.timestamp // 1000)
+    said["event_name"] = event.name
+    context = _context_of(span)
+    said["trace_id"], said["span_id"] = format_trace_id(context.trace_id), format_span_id(context.span_id)
+    return said

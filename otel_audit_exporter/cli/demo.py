@@ -88,10 +88,10 @@ def demo(
         with talk.NOTES.status(f"writing {WRITES} rows the blocking way, then {WRITES} with audit_event()"):
             costs = _measure(pipeline, service)
         delivered = pipeline.force_flush(_FLUSH_MILLIS)
-    print(
-        "A yacht's maintenance API has just run: parts, receivings and documents, a small service in memory. Its handlers\n"
-        f"call audit_event(), and the rows go to a SQLite file. To stand for a database far away, each write takes "
-        f"{_duration(DELAY_SECONDS)} longer."
+    talk.print_text(
+        "A yacht's maintenance API has just run: parts, receivings and documents, a small service in memory. Its "
+        "handlers call audit_event(), and the rows go to a SQLite file. To stand for a database far away, each "
+        f"write to it takes {_duration(DELAY_SECONDS)} longer."
     )
     _show_costs(costs)
     _show_rows(database, [receipt.record_id for receipt in service.receipts])
@@ -177,9 +177,10 @@ def _show_costs(costs: Costs) -> None:
         ("audit_event()", _duration(costs.calls), _duration(costs.calls / WRITES)),
     )
     talk.print_table(("", "all calls", "one call"), rows, right=("all calls", "one call"))
-    print(
-        f"The calls took {costs.blocking / costs.calls:,.0f} times less. Each event was committed to the outbox on disk "
-        f"before its call returned;\nthe {WRITES} rows were in the table {_duration(costs.landed)} after the first call."
+    talk.print_text(
+        f"The calls took {costs.blocking / costs.calls:,.0f} times less. Each event was committed to the outbox on "
+        f"disk before its call returned; the {WRITES} rows were in the table {_duration(costs.landed)} after the "
+        "first call."
     )
 
 
@@ -195,8 +196,8 @@ def _show_rows(database: Path, ids: Sequence[str]) -> None:
         ("created_at (UTC)", "action", "entity", "changed"),
         [(row["created_at"][11:23], row["action"], row["entity_type"], _changes(row)) for row in rows],
     )
-    print(
-        "The token that came with the document was redacted, and the approval that failed says so.\n"
+    talk.print_text(
+        "The token that came with the document was redacted, and the approval that failed says so. "
         f"The table in {database} holds {total:,} rows now, those of the {2 * WRITES} timed writes included."
     )
 
@@ -232,15 +233,14 @@ def _show_stats(pipeline: AuditPipeline) -> None:
 
 def _show_next(directory: Path, database: Path) -> None:
     _heading("Where to go next")
-    talk.print_table(
-        ("", ""),
-        (
-            ("look at the rows", f"sqlite3 -box {database} 'SELECT action, new_values FROM pms_audit_log'"),
-            ("see what waits", f"{_command()} outbox status --outbox-dir {directory / 'outbox'}"),
-            ("write events of your own", f"{_command()} emit FILE   ({_command()} emit --help)"),
-            ("put it into an API", "README.md: five lines that configure it, one line that emits"),
-        ),
-    )
+    command = _command()
+    for what, how in (
+        ("Look at the rows:", f"sqlite3 -box {database} 'SELECT action, new_values FROM pms_audit_log'"),
+        ("See what waits:", f"{command} outbox status --outbox-dir {directory / 'outbox'}"),
+        ("Write events of your own:", f"{command} emit --help"),
+        ("Put it into an API:", "README.md has the five lines that configure it, and the one that emits"),
+    ):
+        print(f"{what:<26}{how}")
 
 
 def _duration(seconds: float) -> str:

@@ -76,7 +76,7 @@ def _parse_object(content: bytes) -> dict[str, Any]:
     if isinstance(said, JsonObject):
         raise LineError("says a key twice")
     if not isinstance(said, dict):
-        raise LineError(_why_no_object(text))
+        raise LineError(_why_no_object(text.rstrip()))
     return said
 
 

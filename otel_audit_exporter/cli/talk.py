@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -16,6 +17,7 @@ from rich.text import Text
 
 # No table in a pipe is wrapped or cut: lines there are read by programs.
 _PLAIN_WIDTH = 100_000
+_READABLE_WIDTH = 100
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -55,6 +57,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *,
     with console.capture() as captured:
         console.print(table)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def print_text(text: str) -> None:
+    """Print a paragraph to stdout, its lines short enough to be read."""
+    print(textwrap.fill(text, min(data().width, _READABLE_WIDTH), break_long_words=False, break_on_hyphens=False))
 
 
 def print_json(value: object, *, indent: bool = False) -> None:
