@@ -1,7 +1,10 @@
 """Audit events as OpenTelemetry log records, landed as rows: none lost, none doubled, and all of it visible."""
 
 from otel_audit_exporter.api import audit_event, flush_audit, get_audit_stats, shutdown_audit
+from otel_audit_exporter.capture import audited
+from otel_audit_exporter.changes import changed
 from otel_audit_exporter.configure import attach_audit, configure_audit, get_audit_pipeline
+from otel_audit_exporter.context import audit_context, update_audit_context
 from otel_audit_exporter.deadletters import DeadLetter
 from otel_audit_exporter.errors import (
     AuditConfigurationError,
@@ -19,9 +22,12 @@ from otel_audit_exporter.exporters import (
     SQLiteAuditExporter,
     SupabaseAuditExporter,
 )
+from otel_audit_exporter.health import AuditHealth, HealthThresholds
 from otel_audit_exporter.pipeline import AuditPipeline
 from otel_audit_exporter.receipts import AuditReceipt, PendingReceipt
+from otel_audit_exporter.span_processor import AuditSpanProcessor
 from otel_audit_exporter.stats import AuditStats
+from otel_audit_exporter.transactional import write_audit_event, write_audit_event_async
 
 __all__ = [
     "AuditConfigurationError",
@@ -29,11 +35,14 @@ __all__ = [
     "AuditError",
     "AuditEvent",
     "AuditEventError",
+    "AuditHealth",
     "AuditPipeline",
     "AuditReceipt",
     "AuditShutdownError",
+    "AuditSpanProcessor",
     "AuditStats",
     "DeadLetter",
+    "HealthThresholds",
     "InMemoryAuditExporter",
     "OutboxError",
     "OutboxFullError",
@@ -42,11 +51,17 @@ __all__ = [
     "SQLiteAuditExporter",
     "SupabaseAuditExporter",
     "attach_audit",
+    "audit_context",
     "audit_event",
+    "audited",
+    "changed",
     "configure_audit",
     "flush_audit",
     "get_audit_pipeline",
     "get_audit_stats",
     "shutdown_audit",
+    "update_audit_context",
+    "write_audit_event",
+    "write_audit_event_async",
 ]
 __version__ = "0.1.0"

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal, InvalidOperation
-from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
 import uuid_utils
 
-from otel_audit_exporter.value_shapes import Items, Members, key_text, scalar_text, shape_of
+from otel_audit_exporter.value_shapes import Items, Members, StandIn, key_text, scalar_text, shape_of
 
 _NOTHING: Final = object()
 _SCALARS: Final = (str, bytes, int, float, Decimal, date, time, UUID)
@@ -81,10 +80,10 @@ def _members(value: Any) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    dump = getattr(type(value), "model_dump", None)
-    return value.model_dump() if callable(dump) else value
+    """Return the value that is recorded in place of another: an Enum's, a model's fields."""
+    while isinstance(shape := shape_of(value), StandIn):
+        value = shape.value
+    return value
 
 
 def _means_the_same(one: Any, other: Any) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from opentelemetry.metrics import MeterProvider
@@ -32,6 +35,15 @@ class _Running:
     lock = threading.RLock()
     pipeline: AuditPipeline | None = None
     made_of: tuple[Any, ...] | None = None
+    stand_in: Callable[[Settings], AuditPipeline] | None = None  # answers for configure_audit, in tests
+
+
+def _renew_lock_after_fork() -> None:
+    _Running.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock_after_fork)
 
 
 def configure_audit(
@@ -152,11 +164,15 @@ def _install(
     extra: tuple[Any, ...],
     build: Callable[[list[AuditExporter], Settings], AuditPipeline],
 ) -> AuditPipeline:
+    _refuse_green_threads()
     _take_client(arguments)
     name = exporter if isinstance(exporter, str) else None
     settings = load_settings({"exporter": name, **arguments})
     made_of = (settings.values, exporter if name is None else None, extra)
     with _Running.lock:
+        if _Running.stand_in is not None:
+            _known(exporter, settings)
+            return _Running.stand_in(settings)
         running = _Running.pipeline
         if running is not None and not running.closed:
             if made_of == _Running.made_of:
@@ -174,6 +190,20 @@ def _install(
         return pipeline
 
 
+def _refuse_green_threads() -> None:
+    """Raise where gevent or eventlet has replaced Python's threads: an outbox between them could stand still."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    for name, patched in (
+        ("gevent", gevent is not None and gevent.is_module_patched("threading")),
+        ("eventlet", eventlet is not None and eventlet.is_monkey_patched("thread")),
+    ):
+        if patched:
+            raise AuditConfigurationError(
+                f"{name} has patched Python's threads, with which this library does not work: "
+                "use threads or asyncio (gunicorn's gthread or uvicorn's worker)"
+            )
+
+
 def _take_client(arguments: dict[str, Any]) -> None:
     client = arguments.pop("client", None)
     if client is not None:
@@ -181,16 +211,37 @@ def _take_client(arguments: dict[str, Any]) -> None:
         arguments["key"] = arguments.get("key") or getattr(client, "supabase_key", None)
 
 
+@contextmanager
+def replaced_pipeline(pipeline: AuditPipeline, stand_in: Callable[[Settings], AuditPipeline]) -> Iterator[None]:
+    """Have ``pipeline`` in force for a while, for tests.
+
+    ``configure_audit`` and ``attach_audit`` check their arguments meanwhile, and return what ``stand_in`` answers to
+    the settings. What was in force before is so again afterwards.
+    """
+    with _Running.lock:
+        before = (_Running.pipeline, _Running.made_of, _Running.stand_in)
+        _Running.pipeline, _Running.made_of, _Running.stand_in = pipeline, None, stand_in
+    try:
+        yield
+    finally:
+        with _Running.lock:
+            _Running.pipeline, _Running.made_of, _Running.stand_in = before
+
+
 def _exporters(exporter: ExporterChoice | None, settings: Settings, resource: Resource | None) -> list[AuditExporter]:
-    chosen = _chosen(exporter if exporter is not None else settings.exporter or DEFAULT_EXPORTER)
-    for one in chosen:
-        if not isinstance(one, LogRecordExporter) and one not in EXPORTERS:
-            raise AuditConfigurationError(_unknown_exporter(str(one)))
-    made = [_exporter(one, settings, resource) for one in chosen]
+    made = [_exporter(one, settings, resource) for one in _known(exporter, settings)]
     names = [one.lane.name for one in made]
     if not names or len(set(names)) < len(names):
         raise AuditConfigurationError(f"exporter (OTEL_AUDIT_EXPORTER): each sink once, not {', '.join(names)}")
     return made
+
+
+def _known(exporter: ExporterChoice | None, settings: Settings) -> list[str | LogRecordExporter]:
+    chosen = _chosen(exporter if exporter is not None else settings.exporter or DEFAULT_EXPORTER)
+    for one in chosen:
+        if not isinstance(one, LogRecordExporter) and one not in EXPORTERS:
+            raise AuditConfigurationError(_unknown_exporter(str(one)))
+    return chosen
 
 
 def _chosen(given: ExporterChoice) -> list[str | LogRecordExporter]:
@@ -237,7 +288,14 @@ def _pipeline(
         ]
     for processor in processors:
         provider.add_log_record_processor(processor)
-    return AuditPipeline(exporters, settings, provider=provider, processors=processors, attached=attached)
+    return AuditPipeline(
+        exporters,
+        settings,
+        provider=provider,
+        processors=processors,
+        attached=attached,
+        meter_provider=meter_provider,
+    )
 
 
 def _around(exporter: AuditExporter) -> AuditPipeline:

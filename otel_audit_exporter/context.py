@@ -220,7 +220,7 @@ class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(
     def _around_generator(self, function: Callable[P, Any]) -> Callable[P, Any]:
         @functools.wraps(function)
         def in_context(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
-            steps = _Steps(self._fields)
+            steps = ScopeInSteps(self._fields)
             generator = function(*args, **kwargs)
             step: Callable[[], Any] = functools.partial(generator.send, None)
             while True:
@@ -236,7 +236,7 @@ class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(
     def _around_async_generator(self, function: Callable[P, Any]) -> Callable[P, Any]:
         @functools.wraps(function)
         async def in_context(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
-            steps = _Steps(self._fields)
+            steps = ScopeInSteps(self._fields)
             generator = function(*args, **kwargs)
             step: Callable[[], Any] = functools.partial(generator.asend, None)
             while True:
@@ -257,7 +257,9 @@ class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(
         return in_context
 
 
-def _handed_on(generator: Generator[Any, Any, Any], item: Any, steps: _Steps) -> Generator[Any, Any, Callable[[], Any]]:
+def _handed_on(
+    generator: Generator[Any, Any, Any], item: Any, steps: ScopeInSteps
+) -> Generator[Any, Any, Callable[[], Any]]:
     """Yield one item of ``generator`` to its consumer, and return what the consumer wants next."""
     try:
         return functools.partial(generator.send, (yield item))
@@ -269,23 +271,24 @@ def _handed_on(generator: Generator[Any, Any, Any], item: Any, steps: _Steps) ->
         return functools.partial(generator.throw, error)
 
 
-class _Steps:
-    """The context of a decorated generator: in force while it runs, and not in between."""
+class ScopeInSteps:
+    """One scope around work that is done step by step, as generators do: open while it runs, and not in between."""
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
-        self._fields = fields
+        self._fields = checked_fields(fields)
         self._scope: Scope | None = None
         self._inside: otel_context.Context | None = None
 
     @contextmanager
-    def next(self) -> Generator[None]:
+    def next(self) -> Generator[Scope]:
+        """Open the scope for the next step."""
         if self._scope is None:
             self._scope = Scope(self._fields, current_scope())
         attach_scope(self._scope, self)
-        # What the generator left attached at its last step (a span, say) is current again in this one.
+        # What the work left attached at its last step (a span, say) is current again in this one.
         inside = None if self._inside is None else otel_context.attach(self._inside)
         try:
-            yield
+            yield self._scope
         finally:
             self._inside = otel_context.get_current()
             if inside is not None:

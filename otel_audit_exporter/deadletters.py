@@ -84,6 +84,10 @@ class DeadLetterStore(Protocol):
         """Remove one of them; tell whether it was there."""
         ...
 
+    def count(self) -> int:
+        """Return how many there are."""
+        ...
+
     def size_bytes(self) -> int:
         """Return the space taken."""
         ...
@@ -94,6 +98,7 @@ class DeadLetterFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
+        self._counted: tuple[tuple[int, ...], int] = ((), 0)
 
     def park(self, events: Iterable[ParkedEvent]) -> None:
         rows = [
@@ -116,6 +121,20 @@ class DeadLetterFile:
         with self._connected(create=False) as connection:
             sql = "DELETE FROM dead_letter WHERE record_id = ?"
             return connection.execute(sql, (record_id,)).rowcount > 0
+
+    def count(self) -> int:
+        try:
+            seen = os.stat(self.path)
+        except FileNotFoundError:
+            return 0
+        if seen.st_size == 0:  # somebody makes it just now
+            return 0
+        changed = (seen.st_mtime_ns, seen.st_size, seen.st_ino)
+        if self._counted[0] != changed:
+            with self._connected(create=False) as connection:
+                found = int(connection.execute("SELECT count(*) FROM dead_letter").fetchone()[0])
+            self._counted = (changed, found)
+        return self._counted[1]
 
     def size_bytes(self) -> int:
         try:
@@ -173,6 +192,9 @@ class MemoryDeadLetters:
     def remove(self, record_id: str) -> bool:
         with self._lock:
             return self._events.pop(record_id, None) is not None
+
+    def count(self) -> int:
+        return len(self._events)
 
     def size_bytes(self) -> int:
         with self._lock:

@@ -56,7 +56,13 @@ class _Run(Generic[T]):
         self._deadline = deadline
         self._on_stored = on_stored
         self._accepted = 0
-        self.result: Attempt[T] = Attempt()
+        self._refusals: list[tuple[T, SinkError, int]] = []
+        self._attempt: Attempt[T] = Attempt()
+
+    def result(self) -> Attempt[T]:
+        """Return what became of the items, now that it is known what was accepted after each refusal."""
+        self._attempt.refused = [Refused(item, error, self._accepted > at) for item, error, at in self._refusals]
+        return self._attempt
 
     def narrow(self, items: Sequence[T], refused_at: int | None = None, known_bad: bool = False) -> bool:
         """Insert ``items``, or else their halves; tell whether all were stored.
@@ -80,7 +86,7 @@ class _Run(Generic[T]):
         try:
             left_stored = self.narrow(items[:middle], refused_at)
         except _Stop:
-            self.result.waiting.extend(items[middle:])
+            self._attempt.waiting.extend(items[middle:])
             raise
         self.narrow(items[middle:], refused_at, known_bad=left_stored and by_record)
         return False
@@ -95,18 +101,18 @@ class _Run(Generic[T]):
         except Exception as error:
             return unforeseen(error)
         self._accepted += len(items)
-        self.result.stored.extend(items)
+        self._attempt.stored.extend(items)
         self._on_stored(items)
         return None
 
     def _refuse(self, item: T, error: SinkError, refused_at: int) -> None:
-        self.result.refused.append(Refused(item, error, self._accepted > refused_at))
-        if self._accepted == 0 and len(self.result.refused) >= REFUSALS_IN_A_ROW:
+        self._refusals.append((item, error, refused_at))
+        if self._accepted == 0 and len(self._refusals) >= REFUSALS_IN_A_ROW:
             self._stop(every_row_refused(error), ())
 
     def _stop(self, error: SinkError, waiting: Sequence[T]) -> NoReturn:
-        self.result.waiting.extend(waiting)
-        self.result.error = error
+        self._attempt.waiting.extend(waiting)
+        self._attempt.error = error
         raise _Stop
 
 
@@ -126,7 +132,7 @@ def attempt(
     run = _Run(sink, row_of, deadline, on_stored)
     with suppress(_Stop):
         run.narrow(items)
-    return run.result
+    return run.result()
 
 
 def out_of_time() -> SinkError:

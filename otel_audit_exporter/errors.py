@@ -5,7 +5,7 @@
     AuditError
     ├── AuditEventError          one call's arguments are wrong (also a ValueError)
     ├── AuditConfigurationError  a setting is wrong or missing (also a ValueError)
-    ├── AuditDeliveryError       a receipt was waited for, and the row is not in the table
+    ├── AuditDeliveryError       a receipt was waited for, or a transaction written in: the row is not in the table
     ├── AuditShutdownError       the pipeline is shut down and keeps nothing on disk
     └── OutboxError              the outbox cannot take the event (disk error, damaged file)
         └── OutboxFullError      the outbox has reached its size limit
@@ -40,8 +40,8 @@ class AuditConfigurationError(AuditError, ValueError):
 class AuditDeliveryError(AuditError):
     """Say that a row is not in the table (yet).
 
-    ``state`` is ``"pending"`` (still in the outbox, and will still be delivered) or ``"parked"``
-    (in the dead letters, with the reason in ``cause``).
+    ``state`` is ``"pending"`` (still in the outbox, and will still be delivered), ``"parked"`` (in the dead
+    letters, with the reason in ``cause``) or ``"refused"`` (by ``write_audit_event``: it is nowhere).
     """
 
     def __init__(self, record_id: str, state: str, cause: str | None) -> None:

@@ -127,6 +127,11 @@ class EventRules:
         self._refused = frozenset(refused)
         self._id: Callable[[object], bytes] = _uuid_fragment if ids == "uuid" else self._text_id
 
+    @property
+    def encoder(self) -> Encoder:
+        """What turns values into JSON, redacted."""
+        return self._encoder
+
     def compose(self, said: Mapping[str, Any]) -> ComposedEvent:
         """Check ``said`` (argument name to value) and freeze it into bytes.
 

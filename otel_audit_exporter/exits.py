@@ -23,11 +23,13 @@ class Endable(Protocol):
 
 _endable: Final[weakref.WeakSet[Endable]] = weakref.WeakSet()
 _terminating = False
+_ending = threading.Lock()  # held by whoever ends things, so that the interpreter's exit waits for SIGTERM's thread
 
 
 def end_with_process(thing: Endable, *, on_sigterm: bool) -> None:
     """Have ``thing`` ended at interpreter exit, and on SIGTERM where that is unhandled and we may handle it."""
     _endable.add(thing)
+    end_with_multiprocessing_child()
     is_main = threading.current_thread() is threading.main_thread()
     if on_sigterm and is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _on_sigterm)
@@ -42,8 +44,9 @@ def end_with_multiprocessing_child() -> None:
 
 
 def _end_all() -> None:
-    for thing in list(_endable):
-        thing.end_with_process()
+    with _ending:
+        for thing in list(_endable):
+            thing.end_with_process()
 
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
@@ -57,26 +60,43 @@ def _on_sigterm(signum: int, frame: FrameType | None) -> None:
             return
         except RuntimeError:  # the interpreter is ending already
             pass
+    _die()
+
+
+def _die() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _at_exit() -> None:
+    _end_all()
+    if _terminating:  # the main thread came to its end meanwhile: the exit status stays that of the signal
+        _die()
+
+
 def _terminate() -> None:
-    try:
-        _end_all()
-    finally:
-        main = threading.main_thread().ident
-        if main is not None and hasattr(signal, "pthread_kill"):
-            signal.pthread_kill(main, signal.SIGTERM)
-        else:
-            os.kill(os.getpid(), signal.SIGTERM)
+    with _ending:
+        try:
+            for thing in list(_endable):
+                thing.end_with_process()
+        finally:
+            _signal_main_thread()
+
+
+def _signal_main_thread() -> None:
+    main = threading.main_thread().ident
+    if main is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, signal.SIGTERM)
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _in_child() -> None:
-    global _terminating
+    global _terminating, _ending
     _terminating = False
+    _ending = threading.Lock()
 
 
-atexit.register(_end_all)
+atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)

@@ -210,7 +210,7 @@ class AuditExporter(LogRecordExporter):
             return None
 
     def _park(self, record: Any, error: AuditEventError) -> Entry | None:
-        body = raw_body(record)
+        body = raw_body(record, self._rules.encoder)
         try:
             ticket = self._lane.accept(body)
             self._lane.park_now(ticket, body, shape_error(str(error)))
@@ -250,6 +250,7 @@ class AuditExporter(LogRecordExporter):
             export_timeout_seconds=settings.export_timeout_millis / 1000,
             foreign_key_grace_seconds=settings.foreign_key_grace_seconds,
             schedule_delay_seconds=settings.schedule_delay_millis / 1000,
+            slow_write_seconds=settings.slow_write_seconds,
         )
         folders = [] if options.outbox == "memory" else self._folders()
         try:
@@ -307,7 +308,7 @@ class _MissingSink:
 
 def make_rules(settings: Settings, mapping: TableMapping) -> EventRules:
     """Return what these settings ask of an event."""
-    encoder = Encoder(Redactor(settings.redact_keys))
+    encoder = Encoder(Redactor(settings.redact_keys, settings.redact_hook), settings.max_value_bytes)
     return EventRules(ids=settings.ids, encoder=encoder, required=mapping.required, refused=mapping.refused)
 
 

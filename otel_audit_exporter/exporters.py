@@ -42,7 +42,7 @@ class InMemoryAuditExporter(AuditExporter):
         sink.clear()
 
     def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
-        return MemorySink(key_columns=(mapping.key_column,))
+        return MemorySink(key_columns=settings.key_columns or (mapping.key_column,))
 
 
 class SQLiteAuditExporter(AuditExporter):
@@ -64,7 +64,7 @@ class SQLiteAuditExporter(AuditExporter):
             settings.path,
             table=settings.table,
             columns=mapping.columns,
-            key_columns=(mapping.key_column,),
+            key_columns=settings.key_columns or (mapping.key_column,),
             json_columns=mapping.json_columns,
         )
 
@@ -108,7 +108,7 @@ class SupabaseAuditExporter(AuditExporter):
             table=settings.table,
             schema=settings.schema,
             columns=mapping.columns,
-            key_columns=(mapping.key_column,),
+            key_columns=settings.key_columns or (mapping.key_column,),
         )
 
     def _place(self, settings: Settings) -> str:
@@ -139,6 +139,7 @@ class PostgresAuditExporter(AuditExporter):
             table=settings.table,
             schema=settings.schema,
             columns=mapping.columns,
+            key_columns=settings.key_columns,
             id_column=mapping.key_column,
             json_columns=mapping.json_columns,
         )

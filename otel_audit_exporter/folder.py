@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import shutil
-import sqlite3
 import tempfile
 import time
 import uuid
@@ -25,7 +24,7 @@ from typing import Final
 from otel_audit_exporter.errors import AuditConfigurationError, OutboxError
 from otel_audit_exporter.forks import quiet
 from otel_audit_exporter.locks import FileLock
-from otel_audit_exporter.outbox import OutboxFile, count_events, salvage
+from otel_audit_exporter.outbox import OutboxFile, count_events, is_damage, salvage
 
 logger: Final = logging.getLogger("otel_audit_exporter")
 _SUFFIX: Final = ".outbox"
@@ -70,6 +69,7 @@ class OutboxFolder:
         self.destination = destination
         self.root = Path(root)
         self.path = self.root / destination.folder_name
+        self._told: set[Path] = set()
 
     def create(self, *, durable: bool, max_bytes: int) -> HeldFile:
         """Make this process's file, lock it, and prove with a real commit that it takes events.
@@ -101,10 +101,34 @@ class OutboxFolder:
             for path in sorted(self.path.glob(f"*{_SUFFIX}")):
                 lock = FileLock(_lock_path(path))
                 if lock.acquire():
-                    held = self._open_orphan(path, lock, durable, max_bytes)
+                    held = self._adopt_one(path, lock, durable, max_bytes)
                     if held is not None:
                         adopted.append(held)
+            self._remove_stale_locks()
         return adopted
+
+    def _adopt_one(self, path: Path, lock: FileLock, durable: bool, max_bytes: int) -> HeldFile | None:
+        """Open one orphan; where that fails, say so and leave it, so that it keeps nobody from the others."""
+        try:
+            return self._open_orphan(path, lock, durable, max_bytes)
+        except (OutboxError, OSError) as error:
+            self._tell_once(path, error)
+            lock.release()
+            return None
+
+    def _tell_once(self, path: Path, error: Exception) -> None:
+        if path not in self._told:
+            self._told.add(path)
+            logger.error("an earlier process's outbox file %s is left alone: %s", path, error)
+
+    def _remove_stale_locks(self) -> None:
+        """Remove the lock files whose outbox file is gone: their process died between the two removals."""
+        for lock_path in self.path.glob(f"*{_SUFFIX}.lock"):
+            lock = FileLock(lock_path)
+            if not lock_path.with_suffix("").exists() and lock.acquire():
+                lock.release()
+                with suppress(OSError):
+                    os.unlink(lock_path)
 
     def count_orphaned(self) -> int:
         """Return how many events wait in files that no live process holds; nothing is taken over."""
@@ -123,11 +147,12 @@ class OutboxFolder:
     def release(self, held: HeldFile) -> None:
         """Close an empty file and remove it; one that still holds events is left for the next process."""
         with quiet, self._guard():
-            try:
-                keep = held.store.count() > 0
-            except OutboxError:
-                keep = True
-            held.store.close()
+            with held.store.lock:  # nobody can append between the look and the end
+                try:
+                    keep = held.store.count() > 0
+                except OutboxError:
+                    keep = True
+                held.store.close()
             if not keep:
                 _unlink(held.path)
             held.lock.release()
@@ -156,13 +181,16 @@ class OutboxFolder:
             raise
 
     def _open_orphan(self, path: Path, lock: FileLock, durable: bool, max_bytes: int) -> HeldFile | None:
+        store: OutboxFile | None = None
         try:
             store = OutboxFile(path, durable=durable, max_bytes=max_bytes)
+            store.prove_whole()
         except OutboxError as error:
-            held = self._mend(path, lock, durable, max_bytes, error)
-            if held is None:
-                lock.release()
-            return held
+            if store is not None:
+                store.close()
+            if not is_damage(error):
+                raise
+            return self._mend(path, lock, durable, max_bytes)
         held = HeldFile(store, lock, path)
         if store.count() == 0:
             store.close()
@@ -173,10 +201,7 @@ class OutboxFolder:
             return None
         return held
 
-    def _mend(self, path: Path, lock: FileLock, durable: bool, max_bytes: int, error: OutboxError) -> HeldFile | None:
-        if not isinstance(error.__cause__, sqlite3.DatabaseError):
-            logger.error("%s", error)
-            return None
+    def _mend(self, path: Path, lock: FileLock, durable: bool, max_bytes: int) -> HeldFile:
         bodies = salvage(path)
         aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
         for suffix in ("", "-wal", "-shm"):

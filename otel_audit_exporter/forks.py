@@ -5,15 +5,31 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from contextlib import ExitStack
+from collections.abc import Iterable
 from typing import Final, Protocol
+
+
+class Lock(Protocol):
+    """Any of Python's locks."""
+
+    def acquire(self) -> bool:
+        """Take it."""
+        ...
+
+    def release(self) -> None:
+        """Give it back."""
+        ...
 
 
 class Forkable(Protocol):
     """Something with locks and connections that a fork must not tear."""
 
-    def fork_locks(self) -> ExitStack:
-        """Take every lock; leaving the stack gives them back."""
+    def outer_locks(self) -> Iterable[Lock]:
+        """Return the locks under which ``quiet`` may be taken."""
+        ...
+
+    def inner_locks(self) -> Iterable[Lock]:
+        """Return the locks that may be taken under ``quiet``, asked for when the outer ones are held."""
         ...
 
     def renew_after_fork(self) -> None:
@@ -25,7 +41,7 @@ class Forkable(Protocol):
 # leave SQLite's own locks held in the child for ever.
 quiet: Final = threading.RLock()
 _known: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
-_taken: list[ExitStack] = []
+_taken: list[Lock] = []
 
 
 def survive_forks(thing: Forkable) -> None:
@@ -34,15 +50,21 @@ def survive_forks(thing: Forkable) -> None:
 
 
 def _before() -> None:
-    for thing in list(_known):
-        _taken.append(thing.fork_locks())
-    quiet.acquire()
+    things = list(_known)
+    _take(lock for thing in things for lock in thing.outer_locks())
+    _take([quiet])
+    _take(lock for thing in things for lock in thing.inner_locks())
+
+
+def _take(locks: Iterable[Lock]) -> None:
+    for lock in locks:
+        lock.acquire()
+        _taken.append(lock)
 
 
 def _after_in_parent() -> None:
-    quiet.release()
     while _taken:
-        _taken.pop().close()
+        _taken.pop().release()
 
 
 def _after_in_child() -> None:

@@ -14,7 +14,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,15 +26,18 @@ from otel_audit_exporter.errors import AuditConfigurationError, AuditShutdownErr
 from otel_audit_exporter.event import parse_json, split
 from otel_audit_exporter.faults import Fault, Verdict
 from otel_audit_exporter.folder import HeldFile, OutboxFolder
-from otel_audit_exporter.forks import survive_forks
+from otel_audit_exporter.forks import Lock, survive_forks
+from otel_audit_exporter.health import AuditHealth, HealthThresholds, assess, broken
 from otel_audit_exporter.housekeeper import housekeeper
 from otel_audit_exporter.outbox import Entry, MemoryOutbox, OutboxFile, Refusal
 from otel_audit_exporter.retry import OPEN_GATE, Gate, GateState, refusal_delay
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.stats import AuditStats, Books
+from otel_audit_exporter.writes import TimedSink, Writes
 
 AnyStore = OutboxFile | MemoryOutbox
 _REMEMBERED_BATCHES: Final = 256
+_COUNTED_OVERDUE: Final = 10_000
 # Connections of a parent process: SQLite's must neither be used nor closed in a child, so they are kept here.
 _inherited: list[sqlite3.Connection] = []
 
@@ -48,6 +51,12 @@ class LaneOptions:
     export_timeout_seconds: float = 10.0
     foreign_key_grace_seconds: float = 60.0
     schedule_delay_seconds: float = 0.2
+    slow_write_seconds: float = 1.0
+
+    @property
+    def cycle_seconds(self) -> float:
+        """One full export cycle: what is pending for longer is overdue."""
+        return self.schedule_delay_seconds + self.export_timeout_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,7 @@ class Lane:
         self.dead_letters = dead_letters
         self.identity = identity
         self.wake: Callable[[], None] = lambda: None
+        self.on_write: Callable[[float, str], None] = lambda seconds, outcome: None
         self._folders = tuple(folders)
         self._jitter = jitter or random.Random()
         self._begin()
@@ -117,6 +127,7 @@ class Lane:
 
     def _begin(self) -> None:
         self.books = Books()
+        self.writes = Writes(self.options.slow_write_seconds)
         self.announcer = Announcer(self.name)
         self.gate: Gate = OPEN_GATE
         self.closed = False
@@ -216,7 +227,12 @@ class Lane:
                 store = self._open()
             except AuditConfigurationError as error:
                 raise OutboxError(str(error)) from error
-        ticket = Ticket(store, store.append(body, self.books.submit))
+        try:
+            ticket = Ticket(store, store.append(body, self.books.submit))
+        except OutboxError:
+            if self._own is store or not self.closed:
+                raise
+            return self.accept(body)  # the shutdown closed the file just now: the next one takes the event
         if self.idle:
             self.idle = False
             self.wake()
@@ -251,7 +267,8 @@ class Lane:
             self.books.count(retried=len(mine))
         try:
             deadline = time.monotonic() + self.options.export_timeout_seconds
-            result = attempt(self.sink, mine, self._row, deadline, lambda stored: self._settle(store, stored))
+            sink = TimedSink(self.sink, self.writes, self.on_write)
+            result = attempt(sink, mine, self._row, deadline, lambda stored: self._settle(store, stored))
             self._conclude(store, result)
         finally:
             self._unclaim(store, mine)
@@ -297,7 +314,7 @@ class Lane:
         self._judge(store, result.refused)
         now = time.monotonic()
         if result.error is not None:
-            self.books.last_error = str(result.error)
+            self.books.note_error(str(result.error))
             self.gate = self.gate.after_failure(result.error.verdict, result.error.retry_after, now, self._jitter)
             example = result.waiting[0].body if result.waiting else None
             self.announcer.failing(result.error, self.books.pending, example)
@@ -349,7 +366,7 @@ class Lane:
         for refusal in refusals:
             self._first_refused.setdefault((id(store), refusal.seq), accepted)
         store.refuse(refusals)
-        self.books.last_error = str(example.error)
+        self.books.note_error(str(example.error))
         self.announcer.failing(example.error, len(refusals), example.item.body)
         self._tell(store, array("q", (refusal.seq for refusal in refusals)), settled=False)
 
@@ -369,9 +386,10 @@ class Lane:
         )
         seqs = array("q", (one.item.seq for one, _ in refused))
         with store.lock:
-            self.books.count(failed=store.settle(seqs))
+            gone = store.settle(seqs)
+            self.books.count(failed=gone, parked_ever=gone)
         last = refused[-1][0]
-        self.books.last_error = str(last.error)
+        self.books.note_error(str(last.error))
         for seq in seqs:
             self._first_refused.pop((id(store), seq), None)
         self.announcer.parked(last.error, len(refused), last.item.body)
@@ -466,10 +484,37 @@ class Lane:
         stores = self.stores
         ages = [at for store in stores if (at := store.oldest_accepted_at()) is not None]
         return self.books.stats(
-            held=sum(len(store.refusals()) for store in stores),
+            held=sum(store.count_refused() for store in stores),
             all_held=self.gate.state is GateState.HELD,
             oldest_pending_seconds=max(time.time() - min(ages), 0.0) if ages else 0.0,
         )
+
+    def health(self, thresholds: HealthThresholds) -> AuditHealth:
+        """Return the health of this lane at one instant; where the outbox cannot be read, that is the reason."""
+        own = self._own
+        try:
+            stats = self.stats()
+            left, most = (None, None) if own is None or own.closed else own.room_bytes()
+            overdue = self._overdue() if stats.pending else 0
+            parked = self.dead_letters.count()
+        except (OutboxError, OSError) as error:
+            return broken(f"the outbox or the dead letters cannot be read: {error}")
+        return assess(
+            stats,
+            thresholds,
+            overdue=overdue,
+            parked=parked,
+            outbox_bytes_left=left,
+            outbox_bytes_max=most,
+            slow_write_seconds=self.writes.slow_seconds(time.monotonic(), self.options.cycle_seconds),
+            cycle_seconds=self.options.cycle_seconds,
+        )
+
+    def _overdue(self) -> int:
+        """Count what is pending for longer than one cycle; beyond so many, what the newer ones leave of all."""
+        before = time.time() - self.options.cycle_seconds
+        counted = [store.overdue(before, _COUNTED_OVERDUE) for store in self.stores]
+        return max(sum(older for older, _ in counted), self.books.pending - sum(later for _, later in counted))
 
     # --- ending and forking -----------------------------------------------------------------------------------
 
@@ -485,14 +530,13 @@ class Lane:
             folder.release(file)
         self.sink.close()
 
-    def fork_locks(self) -> ExitStack:
-        """Take every lock that a fork must not find held by another thread, in the order in which they nest."""
-        stack = ExitStack()
-        stack.enter_context(self._state_lock)
-        for store in self.stores:
-            stack.enter_context(store.lock)
-        stack.enter_context(self.books.lock)
-        return stack
+    def outer_locks(self) -> list[Lock]:
+        """Return the lock under which everything else is taken."""
+        return [self._state_lock]
+
+    def inner_locks(self) -> list[Lock]:
+        """Return the locks that a fork must not find held by another thread, in the order in which they nest."""
+        return [*(store.lock for store in self.stores), self.books.lock]
 
     def renew_after_fork(self) -> None:
         """In a forked child: begin anew, with nothing of the parent's."""

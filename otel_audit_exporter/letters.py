@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import IO
-
-import orjson
 
 from otel_audit_exporter.deadletters import DeadLetter, ParkedEvent
 from otel_audit_exporter.errors import AuditDeliveryError
@@ -48,7 +47,7 @@ class DeadLetters:
         """Write every dead letter to ``file`` as a line of JSON; return how many there were."""
         count = 0
         for letter in self:
-            file.write(orjson.dumps(asdict(letter), default=str).decode() + "\n")
+            file.write(json.dumps(asdict(letter), default=str, ensure_ascii=False) + "\n")
             count += 1
         return count
 

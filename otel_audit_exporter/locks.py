@@ -36,6 +36,7 @@ class FileLock:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
+        _held.add(self)
         return True
 
     def release(self) -> None:
@@ -50,6 +51,7 @@ class FileLock:
         """In a forked child: close the inherited descriptor, which leaves the lock with the parent."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
+            _held.discard(self)
             os.close(descriptor)
 
     def __enter__(self) -> FileLock:
@@ -58,3 +60,16 @@ class FileLock:
 
     def __exit__(self, *exc_info: object) -> None:
         self.release()
+
+
+# Whoever holds a lock when the process forks, the child must not: it would keep it for as long as it lives.
+_held: Final[set[FileLock]] = set()
+
+
+def _forget_all() -> None:
+    for lock in list(_held):
+        lock.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -7,6 +7,7 @@ its events are numbered in the order in which they were accepted. A store knows 
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -94,8 +95,23 @@ class Store(Protocol):
         """Return the refusals, those whose next try is due by ``due_at``."""
         ...
 
+    def count_refused(self) -> int:
+        """Return how many events have a refusal."""
+        ...
+
+    def overdue(self, before: float, limit: int) -> tuple[int, int]:
+        """Count the events accepted at ``before`` (seconds since the epoch) or earlier, up to ``limit``.
+
+        The second number is how many were accepted later, at most.
+        """
+        ...
+
     def size_bytes(self) -> int:
         """Return the space taken."""
+        ...
+
+    def room_bytes(self) -> tuple[int, int]:
+        """Return how much more it takes, as far as the disk has it, and how much it takes at most."""
         ...
 
     def close(self) -> None:
@@ -184,6 +200,8 @@ class OutboxFile:
 
     def read(self, after: int, upto: int | None, limit: int, max_bytes: int) -> list[Entry]:
         with self.lock, _as_outbox_error(self.path):
+            if self.closed:
+                return []
             rows = self._connection.execute(
                 "SELECT seq, body FROM event WHERE seq > ? AND seq <= ? "
                 "AND seq NOT IN (SELECT seq FROM refusal) ORDER BY seq LIMIT ?",
@@ -225,11 +243,15 @@ class OutboxFile:
 
     def has(self, upto: int) -> bool:
         with self.lock, _as_outbox_error(self.path):
+            if self.closed:  # emptied ones are removed
+                return os.path.exists(self.path)
             sql = "SELECT EXISTS (SELECT 1 FROM event WHERE seq <= ?)"
             return bool(self._connection.execute(sql, (upto,)).fetchone()[0])
 
     def oldest_accepted_at(self) -> float | None:
         with self.lock, _as_outbox_error(self.path):
+            if self.closed:
+                return None
             sql = "SELECT accepted_at FROM event ORDER BY seq LIMIT 1"
             row = self._connection.execute(sql).fetchone()
             return None if row is None else float(row[0])
@@ -241,6 +263,8 @@ class OutboxFile:
 
     def refusals(self, due_at: float | None = None, limit: int | None = None) -> list[Refusal]:
         with self.lock, _as_outbox_error(self.path):
+            if self.closed:
+                return []
             rows = self._connection.execute(
                 "SELECT * FROM refusal WHERE next_try_at <= ? ORDER BY seq LIMIT ?",
                 (float("inf") if due_at is None else due_at, -1 if limit is None else limit),
@@ -252,6 +276,48 @@ class OutboxFile:
             pages = self._connection.execute("PRAGMA page_count").fetchone()[0]
             free = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
             return int(pages - free) * _PAGE_BYTES
+
+    def count_refused(self) -> int:
+        with self.lock, _as_outbox_error(self.path):
+            if self.closed:
+                return 0
+            return int(self._connection.execute("SELECT count(*) FROM refusal").fetchone()[0])
+
+    def overdue(self, before: float, limit: int) -> tuple[int, int]:
+        with self.lock, _as_outbox_error(self.path):
+            if self.closed:
+                return 0, 0
+            last = self._last_accepted_by(before)
+            sql = "SELECT count(*) FROM (SELECT 1 FROM event WHERE seq <= ? LIMIT ?)"
+            return int(self._connection.execute(sql, (last, limit)).fetchone()[0]), self.last_seq - last
+
+    def _last_accepted_by(self, at: float) -> int:
+        """Return the number up to which events were accepted by then, found by halves: the times ascend."""
+        low, high = 0, self.last_seq
+        while low < high:
+            middle = (low + high + 1) // 2
+            sql = "SELECT seq, accepted_at FROM event WHERE seq <= ? ORDER BY seq DESC LIMIT 1"
+            row = self._connection.execute(sql, (middle,)).fetchone()
+            if row is None or row[1] <= at:
+                low = middle
+            else:
+                high = row[0] - 1
+        return low
+
+    def room_bytes(self) -> tuple[int, int]:
+        with self.lock, _as_outbox_error(self.path):
+            if self.closed:
+                return 0, 0
+            most = int(self._connection.execute("PRAGMA max_page_count").fetchone()[0]) * _PAGE_BYTES
+            left = most - self.size_bytes()
+        return max(min(left, shutil.disk_usage(os.path.dirname(self.path) or ".").free), 0), most
+
+    def prove_whole(self) -> None:
+        """Look through the whole file; one that is damaged anywhere is an :class:`OutboxError` (`is_damage`)."""
+        with self.lock, _as_outbox_error(self.path):
+            found = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise _Damaged(f"the file is damaged: {found}")
 
     def limit_bytes(self, max_bytes: int) -> None:
         """Set how large the file may grow."""
@@ -270,7 +336,7 @@ class OutboxFile:
                     connection.close()
 
     def close(self) -> None:
-        with self.lock, quiet:
+        with quiet, self.lock:
             self.closed = True
             self._connection.close()
 
@@ -367,8 +433,29 @@ class MemoryOutbox:
             due = [r for r in self._refusals.values() if due_at is None or r.next_try_at <= due_at]
             return due[:limit]
 
+    def count_refused(self) -> int:
+        with self.lock:
+            return len(self._refusals)
+
+    def overdue(self, before: float, limit: int) -> tuple[int, int]:
+        with self.lock:
+            older = 0
+            for accepted_at, _ in self._events.values():
+                if accepted_at > before or older == limit:
+                    break
+                older += 1
+            later = 0
+            for accepted_at, _ in reversed(self._events.values()):
+                if accepted_at <= before:
+                    break
+                later += 1
+            return older, later
+
     def size_bytes(self) -> int:
         return self._bytes
+
+    def room_bytes(self) -> tuple[int, int]:
+        return max(self._max_bytes - self._bytes, 0), self._max_bytes
 
     def limit_bytes(self, max_bytes: int) -> None:
         """Set how many bytes the events may take."""
@@ -400,6 +487,16 @@ def count_events(path: str | os.PathLike[str]) -> int:
             return int(connection.execute("SELECT count(*) FROM event").fetchone()[0])
         finally:
             connection.close()
+
+
+class _Damaged(sqlite3.DatabaseError):
+    sqlite_errorname = "SQLITE_CORRUPT"
+
+
+def is_damage(error: OutboxError) -> bool:
+    """Tell whether an error is that of a file that is no whole SQLite file any more."""
+    name = getattr(error.__cause__, "sqlite_errorname", "")
+    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
 def salvage(path: str | os.PathLike[str]) -> list[bytes]:
@@ -465,7 +562,8 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk ends it by itself
+            connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
 

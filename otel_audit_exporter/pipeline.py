@@ -6,11 +6,11 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Final
 
 from opentelemetry._logs import Logger, NoOpLogger
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk._logs import LogRecordLimits, LogRecordProcessor
 from opentelemetry.sdk.resources import Resource
 
@@ -20,14 +20,17 @@ from otel_audit_exporter.errors import AuditError, AuditEventError, OutboxError
 from otel_audit_exporter.event import AuditEvent, ComposedEvent
 from otel_audit_exporter.exits import end_with_multiprocessing_child
 from otel_audit_exporter.exporter import AuditExporter
-from otel_audit_exporter.forks import survive_forks
+from otel_audit_exporter.forks import Lock, survive_forks
+from otel_audit_exporter.health import AuditHealth, combine
 from otel_audit_exporter.lane import Ticket, Waiter
 from otel_audit_exporter.letters import DeadLetters
 from otel_audit_exporter.receipts import PendingReceipt
 from otel_audit_exporter.records import AuditLogRecord, AuditReadWriteLogRecord
 from otel_audit_exporter.sdk_thread import SdkThread
 from otel_audit_exporter.settings import Settings
-from otel_audit_exporter.stats import AuditStats
+from otel_audit_exporter.stats import AuditStats, NotedError
+from otel_audit_exporter.telemetry import keep_totals, observe
+from otel_audit_exporter.watch import HealthWatch, Sample
 
 _REMEMBERED_KEYS: Final = 10_000
 UNLIMITED: Final = LogRecordLimits(*[LogRecordLimits.UNSET] * 4)
@@ -50,6 +53,7 @@ class AuditPipeline:
         processors: Sequence[LogRecordProcessor],
         attached: bool,
         owns: bool = True,
+        meter_provider: MeterProvider | None = None,
     ) -> None:
         self.settings = settings
         self._exporters = tuple(exporters)
@@ -73,7 +77,21 @@ class AuditPipeline:
             )
             for exporter in self._exporters:
                 exporter.relay.without_hot_road()
+        self._watch = HealthWatch(
+            self.health,
+            self.stats,
+            cycle_seconds=self._primary.lane.options.cycle_seconds,
+            on_change=settings.on_health_change,
+        )
         survive_forks(self)
+        self._observe(meter_provider)
+        self._watch.start()
+
+    def _observe(self, meter_provider: MeterProvider | None) -> None:
+        try:
+            observe(self, meter_provider)
+        except Exception as error:
+            logger.warning("audit: there are no metrics, the meter provider raised %s", type(error).__name__)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
@@ -181,6 +199,25 @@ class AuditPipeline:
         sinks = {exporter.lane.name: exporter.lane.stats() for exporter in self._exporters}
         return replace(sinks[self._primary.lane.name], sinks=sinks)
 
+    def health(self) -> AuditHealth:
+        """Return the level, the reasons for it and the figures, at one instant.
+
+        Levels begin where ``health_thresholds`` say. A change of level is told to ``on_health_change`` and in one
+        log line, by a thread that looks several times in one export cycle.
+        """
+        thresholds = self.settings.health_thresholds
+        return combine({exporter.lane.name: exporter.lane.health(thresholds) for exporter in self._exporters})
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """What the backlog was in the last hour, the oldest first."""
+        return self._watch.samples
+
+    @property
+    def latest_errors(self) -> tuple[NotedError, ...]:
+        """The primary sink's latest errors, the oldest first."""
+        return self._primary.lane.books.latest_errors
+
     def dead_letters(self) -> DeadLetters:
         """Return the parked events of the first sink."""
         return DeadLetters(self._primary.lane)
@@ -252,6 +289,8 @@ class AuditPipeline:
         if self._attached:
             self._sdk.run([processor.force_flush for processor in self._processors], deadline)
         results = [exporter.close(deadline, patient=patient) for exporter in self._exporters]
+        keep_totals(self)
+        self._watch.stop(deadline)
         self._sdk.run([processor.shutdown for processor in self._processors], deadline)
         return all(results)
 
@@ -263,11 +302,13 @@ class AuditPipeline:
 
     # --- forks --------------------------------------------------------------------------------------------------
 
-    def fork_locks(self) -> ExitStack:
-        """Take the lock that a fork must not find held."""
-        stack = ExitStack()
-        stack.enter_context(self._lock)
-        return stack
+    def outer_locks(self) -> list[Lock]:
+        """Return the lock that a fork must not find held."""
+        return [self._lock]
+
+    def inner_locks(self) -> tuple[()]:
+        """There are no others."""
+        return ()
 
     def renew_after_fork(self) -> None:
         """In a forked child: begin anew at the first event."""
@@ -279,3 +320,5 @@ class AuditPipeline:
     def _begin_in_child(self) -> None:
         self._forked = False
         end_with_multiprocessing_child()
+        if not self._closed:
+            self._watch.start()

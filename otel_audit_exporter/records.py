@@ -155,8 +155,12 @@ def said_by(record: LogRecord) -> dict[str, Any]:
     return said
 
 
-def raw_body(record: LogRecord) -> bytes:
-    """Return bytes for a record that cannot become an event, so that it can be parked as it is."""
+def raw_body(record: LogRecord, encoder: Encoder) -> bytes:
+    """Return bytes for a record that cannot become an event, so that it can be parked as it is, but for secrets."""
     said: dict[str, Any] = {"outcome": "unknown", "record_id": str(uuid.uuid4()), **said_by(record)}
-    encode = Encoder().value
-    return b"[" + b",\n".join(encode(said.get(name)) for name in FIELDS) + b"]"
+    plain = Encoder()
+    fragments = [
+        (plain if isinstance(value, str) and name not in JSON_FIELDS else encoder).value(value)
+        for name, value in ((name, said.get(name)) for name in FIELDS)
+    ]
+    return b"[" + b",\n".join(fragments) + b"]"

@@ -6,9 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import Final
+
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, set_value
 
 from otel_audit_exporter.announce import logger
 from otel_audit_exporter.errors import OutboxError
@@ -87,15 +88,18 @@ class Relay:
         thread.join(max(deadline - time.monotonic(), 0.0))
         return not thread.is_alive()
 
-    def fork_locks(self) -> ExitStack:
+    def outer_locks(self) -> tuple[()]:
         """Nothing is held here over which a fork could trip."""
-        return ExitStack()
+        return ()
+
+    inner_locks = outer_locks
 
     def renew_after_fork(self) -> None:
         """In a forked child: no thread yet; the first event starts one."""
         self._begin()
 
     def _run(self) -> None:
+        be_untraced()
         while not self._stopping:
             try:
                 self._wake.wait(self._pause())
@@ -197,6 +201,11 @@ class Relay:
             )
 
 
+def be_untraced() -> None:
+    """Have no instrumentation record what this thread sends, as the SDK has it for its own."""
+    attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+
+
 class _Backlog:
     """What waits in a store, given out batch by batch, the oldest first, to whoever asks."""
 
@@ -238,6 +247,7 @@ class _Assistant:
         return done
 
     def _serve(self) -> None:
+        be_untraced()
         while True:
             work, done = self._work.get()
             try:

@@ -6,14 +6,16 @@ A value comes from an argument, else from the environment, else it is the defaul
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import orjson
 
+from otel_audit_exporter.attributes import FIELDS
 from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.health import HealthThresholds, parse_thresholds
 from otel_audit_exporter.redaction import DEFAULT_REDACT_KEYS
 
 Parser = Callable[[Any], Any]
@@ -32,7 +34,7 @@ def _choice(*allowed: str) -> Parser:
 def _number(kind: type[int] | type[float], minimum: float, unit: str) -> Parser:
     def parse(value: Any) -> int | float:
         try:
-            if isinstance(value, bool):
+            if isinstance(value, bool) or (kind is int and isinstance(value, float) and not value.is_integer()):
                 raise ValueError
             number = kind(value)
         except (TypeError, ValueError, OverflowError):
@@ -72,19 +74,37 @@ def _text(value: Any) -> str:
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else list(value)
-    if not all(isinstance(part, str) for part in parts):
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, Iterable) or not all(isinstance(part, str) for part in parts):
         raise ValueError("must be a list of names, or names with commas between them")
-    return tuple(part.strip() for part in parts if part.strip())
+    return tuple(filter(None, map(str.strip, parts)))
+
+
+def _some_names(value: Any) -> tuple[str, ...]:
+    names = _names(value)
+    if not names:
+        raise ValueError("must name one column or more")
+    return names
 
 
 def _columns(value: Any) -> dict[str, str]:
     if isinstance(value, Mapping):
-        return dict(value)
+        return _checked_columns(dict(value))
     pairs = [pair.partition("=") for pair in str(value).split(",") if pair.strip()]
     if not pairs or not all(column.strip() and name.strip() for column, _, name in pairs):
         raise ValueError("must be column=field pairs with commas between them")
-    return {column.strip(): name.strip() for column, _, name in pairs}
+    return _checked_columns({column.strip(): name.strip() for column, _, name in pairs})
+
+
+def _checked_columns(columns: dict[Any, Any]) -> dict[str, str]:
+    if not columns or not all(isinstance(name, str) and name for name in (*columns, *columns.values())):
+        raise ValueError("must map column names to field names")
+    unknown = sorted(set(columns.values()) - set(FIELDS))
+    if unknown:
+        raise ValueError(f"no field is called {', '.join(unknown)}; fields are {', '.join(FIELDS)}")
+    if list(columns.values()).count("record_id") != 1:
+        raise ValueError("exactly one column (a unique one) must take record_id")
+    return columns
 
 
 def _json_object(value: Any) -> dict[str, Any]:
@@ -101,7 +121,7 @@ def _url(value: Any) -> str:
     text = str(value).strip().rstrip("/")
     try:
         parts = urlsplit(text)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
     except ValueError:
         fits = False
     if not fits:
@@ -111,6 +131,12 @@ def _url(value: Any) -> str:
 
 def _token(value: Any) -> Any:
     return value if callable(value) else _text(value)
+
+
+def _callable(value: Any) -> Any:
+    if not callable(value):
+        raise ValueError("must be a callable")
+    return value
 
 
 def _as_is(value: Any) -> Any:
@@ -204,6 +230,14 @@ SETTINGS: Final = (
         None,
         "",
         "a JSON object of column and the value to write where the event has none",
+    ),
+    Setting(
+        "key_columns",
+        ("OTEL_AUDIT_KEY_COLUMNS",),
+        _some_names,
+        None,
+        "the id's column",
+        "what the table's key is on, with commas between them (`id,created_at` on a partitioned table)",
     ),
     Setting(
         "unmapped",
@@ -302,12 +336,52 @@ SETTINGS: Final = (
         "keys whose values are redacted, with commas between them; empty switches it off",
     ),
     Setting(
+        "redact_hook",
+        (),
+        _callable,
+        None,
+        "",
+        "a callable, asked as `hook(path, value)` about every value that no key hides: what it returns is recorded",
+    ),
+    Setting(
+        "max_value_bytes",
+        ("OTEL_AUDIT_MAX_VALUE_BYTES",),
+        _size,
+        None,
+        "no limit",
+        "longer strings and bytes are cut there, and say how much was cut",
+    ),
+    Setting(
         "handle_sigterm",
         ("OTEL_AUDIT_HANDLE_SIGTERM",),
         _boolean,
         True,
         "`true`",
         "deliver on SIGTERM too, where nobody else handles it",
+    ),
+    Setting(
+        "health_thresholds",
+        ("OTEL_AUDIT_HEALTH_THRESHOLDS",),
+        parse_thresholds,
+        HealthThresholds(),
+        "`HealthThresholds()`",
+        "where a level of health begins: `name=number,...`, or a `HealthThresholds`",
+    ),
+    Setting(
+        "slow_write_seconds",
+        ("OTEL_AUDIT_SLOW_WRITE",),
+        _number(float, 0, "seconds"),
+        1.0,
+        "1 s",
+        "a write to the sink that takes longer is reported as slow; 0: none is",
+    ),
+    Setting(
+        "on_health_change",
+        (),
+        _callable,
+        None,
+        "",
+        "a callable, given the new `AuditHealth` once per change of its level",
     ),
     Setting(
         "shutdown_timeout_millis",
@@ -365,7 +439,8 @@ def load_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | Non
         try:
             values[setting.argument] = setting.parse(given)
         except ValueError as error:
-            shown = "" if setting.secret else f"={str(given)[:60]!r}"
+            # An address that cannot be read may have a password before its host.
+            shown = "" if setting.secret or "@" in str(given) else f"={str(given)[:60]!r}"
             problems.append(f"{source}{shown}: {error}")
     problems.extend(f"{name}: there is no such setting" for name in arguments.keys() - _BY_ARGUMENT.keys())
     if not problems:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Final
+
+_REMEMBERED_ERRORS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,16 @@ class AuditStats:
     sinks: Mapping[str, AuditStats] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class NotedError:
+    """An error that came ``times`` times in a row; times are seconds since the epoch."""
+
+    text: str
+    first_at: float
+    last_at: float
+    times: int
+
+
 class Books:
     """The counters of one lane. Safe to use from any thread; pending is what the others leave."""
 
@@ -52,7 +67,26 @@ class Books:
         self.transactional = 0
         self.accepted_by_sink = 0  # rows: what a refusal is measured against
         self.last_error: str | None = None
+        self.errors: deque[NotedError] = deque(maxlen=_REMEMBERED_ERRORS)
+        self.parked_ever = 0  # `failed` goes down when a dead letter is retried with success; this does not
         self.last_success: float | None = None
+
+    def note_error(self, text: str) -> None:
+        """Keep an error as the last one, and among the latest for people to see."""
+        self.last_error = text
+        now = time.time()
+        with self.lock:
+            latest = self.errors[-1] if self.errors and self.errors[-1].text == text else None
+            if latest is not None:
+                self.errors[-1] = replace(latest, last_at=now, times=latest.times + 1)
+            else:
+                self.errors.append(NotedError(text, now, now, 1))
+
+    @property
+    def latest_errors(self) -> tuple[NotedError, ...]:
+        """The latest errors, the oldest first."""
+        with self.lock:
+            return tuple(self.errors)
 
     def submit(self) -> None:
         """Count one accepted event."""

@@ -13,10 +13,11 @@ def main() -> None:
     try:
         from otel_audit_exporter.cli.app import app
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _NEEDED:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _NEEDED:
             raise
         print(
-            f'otel-audit needs {error.name}, which is not installed: pip install "otel-audit-exporter[cli]"',
+            f'otel-audit needs {missing}, which is not installed: pip install "otel-audit-exporter[cli]"',
             file=sys.stderr,
         )
         sys.exit(2)

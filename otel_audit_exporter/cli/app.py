@@ -13,6 +13,7 @@ from otel_audit_exporter.cli.dead_letters import dead_letters
 from otel_audit_exporter.cli.demo import demo
 from otel_audit_exporter.cli.emit import emit
 from otel_audit_exporter.cli.outbox import outbox
+from otel_audit_exporter.cli.schema import schema
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError
 
 EXIT_FAILED = 1
@@ -63,9 +64,15 @@ def _set_up(
 
 
 app = typer.Typer(
-    cls=AuditGroup, callback=_set_up, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+    cls=AuditGroup,
+    callback=_set_up,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
 app.command()(emit)
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(outbox, name="outbox")
 app.command()(demo)
+app.command()(schema)

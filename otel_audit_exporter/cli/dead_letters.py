@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import uuid
 from collections.abc import Iterator
@@ -129,7 +130,7 @@ def drop(
     with _opened(arguments) as lane:
         letters = DeadLetters(lane)
         letter = _the(letters, record_id)
-        path = to or Path(f"dropped-{letter.record_id}.json")
+        path = to or Path(f"dropped-{_as_file_name(letter.record_id)}.json")
         if not yes:
             typer.confirm(f"Remove {letter.record_id} ({letter.error}) for good?", abort=True, err=True)
         with _new_file(path) as target:
@@ -162,11 +163,16 @@ def _opened(arguments: Arguments) -> Iterator[Lane]:
 
 
 def _the(letters: DeadLetters, record_id: str) -> DeadLetter:
-    letter = letters.get(record_id.strip().lower())
+    letter = letters.get(record_id) or letters.get(record_id.strip().lower())
     if letter is None:
         talk.problem(f"there is no dead letter with the id {record_id}")
         raise typer.Exit(1)
     return letter
+
+
+def _as_file_name(record_id: str) -> str:
+    """Return the id, or where other code made one that is no file name, something like it."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", record_id)[:80]
 
 
 def _summary(parked: ParkedEvent) -> tuple[str, ...]:

@@ -235,7 +235,7 @@ def _show_next(directory: Path, database: Path) -> None:
     _heading("Where to go next")
     command = _command()
     for what, how in (
-        ("Look at the rows:", f"sqlite3 -box {database} 'SELECT action, new_values FROM pms_audit_log'"),
+        ("Look at the rows:", f"sqlite3 {database} .dump"),
         ("See what waits:", f"{command} outbox status --outbox-dir {directory / 'outbox'}"),
         ("Write events of your own:", f"{command} emit --help"),
         ("Put it into an API:", "README.md has the five lines that configure it, and the one that emits"),

@@ -6,6 +6,7 @@ Handlers are as they would be in any API: they do their work, and say what was d
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 
@@ -119,7 +120,5 @@ def a_day_on_board(service: YachtService) -> None:
     service.approve_purchase(delivery)
     service.update_part_stock(impellers, -1)
     refit = service.create_receiving("Shipyard Palma", Decimal("18250.00"))
-    try:
+    with suppress(NotApprovedError):  # the user is told, and the attempt is on record
         service.approve_purchase(refit)
-    except NotApprovedError:
-        pass  # told to the user; the attempt is on record

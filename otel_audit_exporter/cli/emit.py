@@ -28,6 +28,7 @@ from otel_audit_exporter.pipeline import AuditPipeline
 from otel_audit_exporter.stats import AuditStats
 
 _LINES_BETWEEN_UPDATES: Final = 200
+_EXIT_INTERRUPTED: Final = 130
 _FLUSH_STEP_SECONDS: Final = 0.25
 
 
@@ -48,10 +49,11 @@ def emit(
     with _opened(file) as source, configured_pipeline(arguments) as pipeline:
         run = _Run(pipeline, timeout)
         with _Bar(_size_of(source)) as bar:
-            run.write(source, bar)
-            run.deliver(bar)
+            run.go(source, bar)
     stats = pipeline.stats()
     _tell(run, stats)
+    if run.interrupted:
+        raise typer.Exit(_EXIT_INTERRUPTED)
     if run.bad or run.stopped_at or stats.pending or stats.failed:
         raise typer.Exit(1)
 
@@ -85,11 +87,22 @@ class _Run:
     timeout: float
     written: int = 0
     bad: int = 0
+    line: int = 0
     stopped_at: int = 0
+    interrupted: bool = False
+
+    def go(self, source: BinaryIO, bar: _Bar) -> None:
+        """Write and deliver, until it is done or somebody presses Ctrl-C."""
+        try:
+            self.write(source, bar)
+            self.deliver(bar)
+        except KeyboardInterrupt:
+            self.interrupted = True
 
     def write(self, source: BinaryIO, bar: _Bar) -> None:
         """Hand every line to the pipeline; report the bad ones."""
         for line in read_lines(source):
+            self.line = line.number
             if not self._write_line(line):
                 self.stopped_at = line.number
                 return
@@ -140,6 +153,8 @@ def _tell(run: _Run, stats: AuditStats) -> None:
         talk.problem(f"{talk.amount(stats.failed, 'event')} parked, refused by the table: see otel-audit dead-letters")
     if stats.pending:
         tell_undelivered(run.pipeline, stats, run.timeout)
+    if run.interrupted:
+        talk.problem(f"interrupted at line {run.line}")
     if run.stopped_at:
         talk.problem(f"stopped before line {run.stopped_at}: the outbox is full, and the sink takes nothing")
 

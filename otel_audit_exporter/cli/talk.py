@@ -32,19 +32,25 @@ NOTES: Final = Console(stderr=True, highlight=False, emoji=False, markup=False)
 
 def say(text: str) -> None:
     """Tell the person at the terminal something."""
-    NOTES.print(Text(clean(text)), soft_wrap=True)
+    NOTES.print(Text(clean(text)), soft_wrap=not NOTES.is_terminal)
 
 
 def problem(text: str) -> None:
     """Tell of something that went wrong."""
-    NOTES.print(Text.assemble(("otel-audit: ", "bold red"), clean(text)), soft_wrap=True)
+    NOTES.print(Text.assemble(("otel-audit: ", "bold red"), clean(text)), soft_wrap=not NOTES.is_terminal)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Sequence[str] = ()) -> None:
     """Print a table to stdout; ``right`` names the columns of numbers. Where no column has a name there is no head."""
     console = data()
     headings = [
-        Column(name, justify="right" if name in right else "left", overflow="fold", header_style="bold")
+        Column(
+            name,
+            justify="right" if name in right else "left",
+            no_wrap=name == "id",
+            overflow="fold",
+            header_style="bold",
+        )
         for name in columns
     ]
     box = SIMPLE_HEAD if console.is_terminal else None
@@ -129,4 +135,3 @@ def show_log() -> None:
         handler = _ToNotes(level=logging.WARNING)
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
-        logger.propagate = False

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from otel_audit_exporter.faults import Verdict
+
+JSON_COLUMNS: Final = frozenset({"old_values", "new_values", "metadata", "signature"})
+"""The columns that hold JSON documents, where nobody says which they are."""
 
 
 class SinkError(Exception):

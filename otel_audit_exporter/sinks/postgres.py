@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -24,16 +23,15 @@ from otel_audit_exporter.faults import (
     classify_sqlstate,
     describe_sqlstate,
 )
-from otel_audit_exporter.sinks.base import SinkError, seconds_left
+from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, seconds_left
+from otel_audit_exporter.sinks.postgres_statement import DESCRIBE_TABLE, Insert, ShapeError, TableShape
 from otel_audit_exporter.sinks.resolver import Resolver
 
 if TYPE_CHECKING:
     from otel_audit_exporter.sinks.postgres_wire import Statement, Wire
 
-DEFAULT_JSON_COLUMNS: Final = frozenset({"old_values", "new_values", "metadata", "signature"})
 
 _MISSING: Final = 'the postgres sink needs psycopg: pip install "otel-audit-exporter[postgres]"'
-_DESCRIBE_TABLE: Final = files(__package__).joinpath("sql", "describe_table.sql")
 
 # The server gives up a little before this side does, so that it says why, and works for nobody no longer.
 _ANSWER_SHARE: Final = 0.1
@@ -94,15 +92,17 @@ class PostgresSink:
         columns: Sequence[str],
         key_columns: Sequence[str] | None = None,
         id_column: str = "id",
-        json_columns: Collection[str] = DEFAULT_JSON_COLUMNS,
+        json_columns: Collection[str] = JSON_COLUMNS,
     ) -> None:
         self._parameters = read_dsn(dsn)
-        self._table = table
-        self._schema = schema
-        self._columns = tuple(columns)
-        self._key_columns = None if key_columns is None else tuple(key_columns)
-        self._id_column = id_column
-        self._json_columns = frozenset(json_columns)
+        self._insertion = Insert(
+            schema,
+            table,
+            tuple(columns),
+            id_column,
+            None if key_columns is None else tuple(key_columns),
+            frozenset(json_columns),
+        )
         self._statement: bytes | None = None
         self._inherited: list[object] = []
         self._start()
@@ -112,7 +112,7 @@ class PostgresSink:
         host = self._parameters.get("host") or self._parameters.get("hostaddr") or "localhost"
         port = self._parameters.get("port") or "5432"
         database = self._parameters.get("dbname") or self._parameters.get("user") or ""
-        return f"postgresql://{host}:{port}/{database} {self._schema}.{self._table}"
+        return f"postgresql://{host}:{port}/{database} {self._insertion.schema}.{self._insertion.table}"
 
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
         """Store every row whose key is not there yet, in one statement and one transaction."""
@@ -210,35 +210,15 @@ class PostgresSink:
             wire.close()
 
     def _look_at_table(self, wire: Wire, deadline: float) -> bytes:
-        name = f"{_quoted(self._schema)}.{_quoted(self._table)}"
-        result = wire.run([(_DESCRIBE_TABLE.read_bytes(), [name.encode()])], deadline)[0]
+        result = wire.run([(DESCRIBE_TABLE.read_bytes(), [self._insertion.name.encode()])], deadline)[0]
         if not result.ntuples:
-            raise _server_error("42P01", f'relation "{self._schema}.{self._table}" does not exist')
-        types = orjson.loads(result.get_value(0, 0) or b"{}")
-        for column in self._columns:
-            if column not in types:
-                raise _server_error("42703", f'column "{column}" of relation "{self._table}" does not exist')
-        keys = self._key_columns or self._key_of(orjson.loads(result.get_value(0, 1) or b"[]"))
-        return self._statement_for(name, types, keys)
-
-    def _key_of(self, keys: Sequence[Sequence[str]]) -> Sequence[str]:
-        for key in keys:
-            if self._id_column in key and set(key) <= set(self._columns):
-                return key
-        raise _server_error("42P10", "")
-
-    def _statement_for(self, name: str, types: Mapping[str, str], keys: Sequence[str]) -> bytes:
-        # jsonb is the faster one; json keeps the text of a document as it was sent.
-        texts = any(types[column] != "jsonb" for column in self._json_columns.intersection(self._columns))
-        kind = "json" if texts or "json" in {types[column] for column in self._columns} else "jsonb"
-        columns = ", ".join(_quoted(column) for column in self._columns)
-        typed = ", ".join(f"{_quoted(column)} {types[column]}" for column in self._columns)
-        arbiter = ", ".join(_quoted(key) for key in keys)
-        return (
-            f"INSERT INTO {name} ({columns}) SELECT {columns}"  # noqa: S608  # quoted names
-            f" FROM pg_catalog.{kind}_to_recordset($1::pg_catalog.{kind}) AS r ({typed})"
-            f" ON CONFLICT ({arbiter}) DO NOTHING"
-        ).encode()
+            schema, table = self._insertion.schema, self._insertion.table
+            raise _server_error("42P01", f'relation "{schema}.{table}" does not exist')
+        types, keys = (orjson.loads(result.get_value(0, at) or empty) for at, empty in enumerate((b"{}", b"[]")))
+        try:
+            return self._insertion.statement(TableShape(types, keys)).encode()
+        except ShapeError as error:
+            raise _server_error(error.code, error.message) from None
 
 
 def read_dsn(dsn: str) -> dict[str, Any]:
@@ -300,7 +280,3 @@ def _connect_error(said: str) -> SinkError:
     if _TLS.search(said):
         return SinkError(_TLS_WRONG, f"no connection ({short})")
     return SinkError(UNREACHABLE, f"no connection ({short})")
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -138,6 +138,9 @@ def _connect(parameters: Mapping[str, Any], deadline: float) -> Wire:
     try:
         _finish_login(connection, deadline)
         return Wire(connection)
+    except psycopg.Error:
+        connection.finish()
+        raise ConnectError("the connection broke") from None
     except BaseException:
         connection.finish()
         raise
@@ -191,7 +194,7 @@ def _addresses(host: str, port: str, resolver: Resolver, deadline: float) -> lis
         return [{}]
     try:
         return [{"hostaddr": address} for address in resolver.addresses(host, int(port), deadline)]
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConnectError(str(error)) from None
 
 

@@ -21,9 +21,8 @@ from typing import Any, Final
 import orjson
 
 from otel_audit_exporter.faults import OUT_OF_TIME, Fault, Verdict
-from otel_audit_exporter.sinks.base import SinkError, seconds_left
+from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, seconds_left
 
-DEFAULT_JSON_COLUMNS: Final = frozenset({"old_values", "new_values", "metadata", "signature"})
 DEFAULT_NOT_NULL: Final = frozenset({"yacht_id", "entity_type", "action", "entity_id", "created_at"})
 
 # A lock on the file is waited for in steps, so that a fork, which waits for this sink, does not wait long.
@@ -55,7 +54,7 @@ class SQLiteSink:
         table: str = "pms_audit_log",
         columns: Sequence[str],
         key_columns: Sequence[str] = ("id",),
-        json_columns: Collection[str] = DEFAULT_JSON_COLUMNS,
+        json_columns: Collection[str] = JSON_COLUMNS,
         not_null: Collection[str] = DEFAULT_NOT_NULL,
     ) -> None:
         self._path = Path(path).absolute()

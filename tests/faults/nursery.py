@@ -61,7 +61,7 @@ def _in_child(work: Any) -> None:
     try:
         work()
         code = 0
-    except BaseException:  # noqa: BLE001  # nothing of the nursery's may run in the child
+    except BaseException:  # nothing of the nursery's may run in the child
         traceback.print_exc()
     finally:
         os._exit(code)

@@ -181,10 +181,10 @@ def test_a_login_that_drips_ends_with_the_deadline(
 
 
 def test_a_reply_lost_on_a_new_connection_leaves_one_row(
-    proxied: PostgresSink, proxy: TcpProxy, audit_table: AuditTable
+    proxied: PostgresSink, proxy: TcpProxy, audit_table: AuditTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = new_row()
-    with connected(proxied):
+    with connected(proxied, monkeypatch):
         proxy.replies = "cut"
         assert refusal(proxied, row).verdict.fault is TRANSIENT
     proxy.replies = "pass"
@@ -250,10 +250,27 @@ def test_one_connection_is_kept_and_threads_at_once_have_their_own(
     with stack.postgres.connect() as blocker:
         blocker.execute("begin")
         blocker.execute(SQL("lock table {}").format(audit_table.identifier))
-        unlock = lambda: (time.sleep(0.5), blocker.execute("rollback"))  # noqa: E731  # one of the tasks
-        in_threads([unlock, *[lambda: proxied.insert([new_row()], soon())] * 4])
+
+        def unlock_later() -> None:
+            time.sleep(0.5)
+            blocker.execute("rollback")
+
+        in_threads([unlock_later, *[lambda: proxied.insert([new_row()], soon())] * 4])
     assert audit_table.count() == 9
     assert proxy.accepted == 4
+
+
+def test_a_refused_row_does_not_cost_the_connection(
+    proxied: PostgresSink, proxy: TcpProxy, audit_table: AuditTable
+) -> None:
+    for _ in range(3):
+        proxied.insert([new_row()], soon())
+        assert refusal(proxied, new_row(action=None)).verdict.fault is RECORD
+    assert (audit_table.count(), proxy.accepted) == (3, 1)
+
+
+def test_a_port_that_is_no_number_is_said(stack: Stack, audit_table: AuditTable) -> None:
+    assert refused_login(stack, audit_table, host="localhost", port="x").verdict.fault is TRANSIENT
 
 
 def test_a_forked_child_uses_a_connection_of_its_own(
@@ -372,13 +389,12 @@ def test_a_key_that_on_conflict_cannot_name_is_no_key(
 
 
 @contextmanager
-def connected(sink: PostgresSink) -> Iterator[None]:
+def connected(sink: PostgresSink, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have the next insert find a new connection that is already open."""
-    connect = sink._connect
-    wire = connect(soon())
-    sink._connect = lambda _: wire  # type: ignore[method-assign]  # given back below
-    yield
-    sink._connect = connect  # type: ignore[method-assign]
+    wire = sink._connect(soon())
+    with monkeypatch.context() as patched:
+        patched.setattr(sink, "_connect", lambda deadline: wire)
+        yield
 
 
 @contextmanager

@@ -289,7 +289,7 @@ def partitioned(stack: Stack) -> Any:
 def test_a_row_that_no_partition_takes_is_the_configurations_fault_until_one_is_made(
     make_sink: MakeSink, stack: Stack, partitioned: AuditTable
 ) -> None:
-    keys = {"key_columns": ("id", "created_at")} if make_sink.kind == "supabase" else {}
+    keys: dict[str, Any] = {"key_columns": ("id", "created_at")} if make_sink.kind == "supabase" else {}
     sink = make_sink(table=partitioned.name, **keys)
     error = refusal(sink)
     assert (error.code, error.verdict.fault) == ("23514", CONFIGURATION)
@@ -308,7 +308,7 @@ def test_the_role_with_the_least_privileges_can_do_nothing_else(
     with stack.postgres.connect("audit_writer") as connection:
         for statement in ("select * from {}", "update {} set action = ''", "delete from {}", "truncate {}"):
             with pytest.raises(Exception, match="permission denied"):
-                connection.execute(SQL(statement).format(audit_table.identifier))  # type: ignore[arg-type]
+                connection.execute(SQL(statement).format(audit_table.identifier))
     assert audit_table.count() == 1
 
 

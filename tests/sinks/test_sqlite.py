@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ def test_threads_and_sinks_write_the_same_file_at_once(path: Path) -> None:
         for _ in range(10):
             sink.insert(new_rows(20), soon())
 
-    in_threads([lambda sink=sink: write(sink) for sink in sinks * 2])
+    in_threads([partial(write, sink) for sink in sinks * 2])
     assert len(read(path)) == 800
 
 
@@ -222,10 +223,14 @@ def test_a_fork_under_load_spoils_nobodys_rows(sink: SQLiteSink, path: Path) -> 
             sink.insert(new_rows(5), soon())
             written[0] += 5
 
+    def write_in_child() -> None:
+        sink.renew_after_fork()
+        sink.insert(new_rows(3), soon())
+
     writer = threading.Thread(target=write)
     writer.start()
     for _ in range(10):
-        assert run_in_child(lambda: (sink.renew_after_fork(), sink.insert(new_rows(3), soon())))
+        assert run_in_child(write_in_child)
     stop.set()
     writer.join()
     sink.insert([new_row()], soon())

@@ -1,0 +1,1 @@
+"""Frameworks, one module each; none is imported before it is asked for."""

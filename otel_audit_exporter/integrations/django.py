@@ -1,0 +1,121 @@
+"""Django: who asks, and from where, for every audit event of a request, under WSGI and ASGI.
+
+::
+
+    MIDDLEWARE = [..., "django.contrib.auth.middleware.AuthenticationMiddleware",
+                  "otel_audit_exporter.integrations.django.AuditMiddleware"]
+    OTEL_AUDIT_IDENTIFY = "otel_audit_exporter.integrations.django.signed_in_user"   # or a function of your own
+    OTEL_AUDIT_TRUSTED_PROXIES = ["10.0.0.0/8"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from otel_audit_exporter.context import Scope, ScopeInSteps
+from otel_audit_exporter.integrations.requests import Identification, Identity, TrustedProxies
+from otel_audit_exporter.integrations.wsgi import surroundings
+
+__all__ = ["AuditMiddleware", "signed_in_user"]
+
+
+def signed_in_user(request: Any) -> Identity:
+    """Identify the user that Django's authentication knows: ``user_id`` is their primary key.
+
+    Use it where users have UUIDs, or with ``OTEL_AUDIT_IDS=text``.
+    """
+    user = getattr(request, "user", None)
+    return {"user_id": user.pk} if user is not None and user.is_authenticated else None
+
+
+class AuditMiddleware:
+    """Open an ``audit_context`` for every request: source address, request id, user agent, and user.
+
+    It holds while the view answers, and while a streamed answer is produced. Settings of the project:
+    ``OTEL_AUDIT_IDENTIFY``, a callable or its dotted path, called with Django's request, returns the fields of
+    :func:`audit_context` that it knows, or None (in async views it may be a coroutine function; where it raises, the
+    request goes on without them, and an error is logged once for each cause); ``OTEL_AUDIT_TRUSTED_PROXIES``, the
+    addresses and networks of proxies whose ``X-Forwarded-For`` is believed.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[Any], Any]) -> None:
+        self.get_response = get_response
+        identify = getattr(settings, "OTEL_AUDIT_IDENTIFY", None)
+        self._identification = Identification(import_string(identify) if isinstance(identify, str) else identify)
+        self._proxies = TrustedProxies(getattr(settings, "OTEL_AUDIT_TRUSTED_PROXIES", ()))
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: Any) -> Any:
+        """Serve one request."""
+        if self._is_async:
+            return self._serve_async(request)
+        steps = ScopeInSteps(surroundings(request.META, self._proxies))
+        with steps.next() as scope:
+            self._identify(request, scope)
+            response = self.get_response(request)
+        if response.streaming and not response.is_async:
+            response.streaming_content = _in_steps(response.streaming_content, steps)
+        return response
+
+    async def _serve_async(self, request: Any) -> Any:
+        steps = ScopeInSteps(surroundings(request.META, self._proxies))
+        hook = self._identification.hook
+        with steps.next() as scope:
+            if hook is not None and iscoroutinefunction(hook):
+                await self._identify_async(hook, request, scope)
+            elif hook is not None:
+                await sync_to_async(self._identify)(request, scope)
+            response = await self.get_response(request)
+        if response.streaming and response.is_async:
+            response.streaming_content = _in_async_steps(response.streaming_content, steps)
+        return response
+
+    def _identify(self, request: Any, scope: Scope) -> None:
+        if self._identification.hook is None:
+            return
+        try:
+            identity = self._identification.hook(request)
+        except Exception as error:
+            self._identification.failed(error)
+        else:
+            self._identification.take(scope, identity)
+
+    async def _identify_async(self, hook: Callable[..., Awaitable[Identity]], request: Any, scope: Scope) -> None:
+        try:
+            identity = await hook(request)
+        except Exception as error:
+            self._identification.failed(error)
+        else:
+            self._identification.take(scope, identity)
+
+
+def _in_steps(answer: Any, steps: ScopeInSteps) -> Iterator[Any]:
+    parts = iter(answer)
+    while True:
+        try:
+            with steps.next():
+                part = next(parts)
+        except StopIteration:
+            return
+        yield part
+
+
+async def _in_async_steps(answer: Any, steps: ScopeInSteps) -> AsyncIterator[Any]:
+    parts = aiter(answer)
+    while True:
+        try:
+            with steps.next():
+                part = await anext(parts)
+        except StopAsyncIteration:
+            return
+        yield part

@@ -1,0 +1,147 @@
+"""WSGI: who asks, and from where, for every audit event of a request. For Flask, Django and any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from otel_audit_exporter.context import ScopeInSteps
+from otel_audit_exporter.integrations.requests import Identification, Identity, TrustedProxies, request_id
+
+__all__ = ["AuditMiddleware", "WsgiRequest"]
+
+Environ = dict[str, Any]
+WSGIApp = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+
+class AuditMiddleware:
+    """Open an ``audit_context`` for every request: source address, request id, user agent, and user.
+
+    It holds while the application answers, and while a streamed answer is produced. ::
+
+        app.wsgi_app = AuditMiddleware(app.wsgi_app, identify=who)                       # Flask
+        application = AuditMiddleware(get_wsgi_application(), identify=who)              # Django
+
+    :param app: the WSGI application.
+    :param identify: called with a :class:`WsgiRequest` (the environ's keys, and ``headers``), and returns the fields
+        of :func:`audit_context` that it knows, or None. Where it raises, the request goes on without them, and an
+        error is logged once for each cause.
+    :param trusted_proxies: addresses and networks of proxies whose ``X-Forwarded-For`` is believed (``"unix"``: the
+        peer on a Unix socket); none by default.
+    :raises AuditConfigurationError: a trusted proxy is no address, or ``identify`` cannot be called.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApp,
+        *,
+        identify: Callable[..., Identity] | None = None,
+        trusted_proxies: Iterable[str] = (),
+    ) -> None:
+        self.app = app
+        self._identification = Identification(identify)
+        self._proxies = TrustedProxies(trusted_proxies)
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Serve one request."""
+        steps = ScopeInSteps(surroundings(environ, self._proxies))
+        with steps.next() as scope:
+            if self._identification.hook is not None:
+                self._identification.take(scope, self._ask(environ))
+            answer = self.app(environ, start_response)
+        if isinstance(answer, list | tuple) or _is_file(answer, environ):
+            return answer
+        return _Answer(answer, steps)
+
+    def _ask(self, environ: Environ) -> Identity:
+        assert self._identification.hook is not None
+        try:
+            return self._identification.hook(WsgiRequest(environ))  # type: ignore[no-any-return]  # checked when taken
+        except Exception as error:
+            self._identification.failed(error)
+            return None
+
+
+class WsgiRequest(Mapping[str, Any]):
+    """What ``identify`` gets: the environ's keys, and the request's headers by name in any case."""
+
+    def __init__(self, environ: Environ) -> None:
+        self.environ = environ
+        self.headers: Mapping[str, str] = _Headers(environ)
+
+    @property
+    def method(self) -> str:
+        """The HTTP method."""
+        return str(self.environ.get("REQUEST_METHOD", "GET"))
+
+    @property
+    def path(self) -> str:
+        """The path."""
+        return str(self.environ.get("PATH_INFO", ""))
+
+    def __getitem__(self, name: str) -> Any:
+        return self.environ[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.environ)
+
+    def __len__(self) -> int:
+        return len(self.environ)
+
+
+class _Headers(Mapping[str, str]):
+    def __init__(self, environ: Environ) -> None:
+        self._environ = environ
+
+    def __getitem__(self, name: str) -> str:
+        key = name.upper().replace("-", "_")
+        value = self._environ.get(key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}")
+        if value is None:
+            raise KeyError(name)
+        return str(value)
+
+    def __iter__(self) -> Iterator[str]:
+        return (key[5:].replace("_", "-").title() for key in self._environ if key.startswith("HTTP_"))
+
+    def __len__(self) -> int:
+        return sum(key.startswith("HTTP_") for key in self._environ)
+
+
+class _Answer:
+    """An answer that is produced while it is sent: in the request's context, step by step."""
+
+    def __init__(self, answer: Iterable[bytes], steps: ScopeInSteps) -> None:
+        self._answer = answer
+        self._steps = steps
+        self._parts: Iterator[bytes] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        with self._steps.next():
+            if self._parts is None:
+                self._parts = iter(self._answer)
+            return next(self._parts)
+
+    def close(self) -> None:
+        """End the answer."""
+        close = getattr(self._answer, "close", None)
+        if close is not None:
+            with self._steps.next():
+                close()
+
+
+def surroundings(environ: Mapping[str, Any], proxies: TrustedProxies) -> dict[str, Any]:
+    """Return the context fields that a WSGI environ tells."""
+    return {
+        "source_ip": proxies.source(environ.get("REMOTE_ADDR"), [str(environ.get("HTTP_X_FORWARDED_FOR", ""))]),
+        "request_id": request_id(environ.get("HTTP_X_REQUEST_ID")),
+        "user_agent": environ.get("HTTP_USER_AGENT") or None,
+    }
+
+
+def _is_file(answer: object, environ: Environ) -> bool:
+    """Tell whether the server sends a file by itself, and must be given its own wrapper."""
+    wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(wrapper, type) and isinstance(answer, wrapper)

@@ -1,0 +1,191 @@
+"""The audit events of a test, in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import fields
+from typing import Any, Final, Self
+
+from opentelemetry.sdk._logs import LoggerProvider
+
+from otel_audit_exporter.changes import changed, same
+from otel_audit_exporter.configure import replaced_pipeline, running_pipeline
+from otel_audit_exporter.encoding import Encoder
+from otel_audit_exporter.event import AuditEvent, ComposedEvent, parse_json
+from otel_audit_exporter.exporters import InMemoryAuditExporter
+from otel_audit_exporter.lane import Ticket
+from otel_audit_exporter.pipeline import UNLIMITED, AuditPipeline
+from otel_audit_exporter.settings import Settings, load_settings
+
+_SHOWN_EVENTS: Final = 5
+_FIELD_NAMES: Final = frozenset(field.name for field in fields(AuditEvent))
+_PLAIN: Final = Encoder()
+_IN_MEMORY: Final = {"exporter": "memory", "mode": "sync", "outbox": "memory", "on_outbox_error": "raise"}
+
+
+class AuditLog:
+    """Catch the audit events of a test in memory: the pytest fixture ``audit_log``, or a context manager.
+
+    While it is open, ``audit_event()`` and everything else works as it does in production, without a sink and
+    without files: events are checked, filled in from the context and redacted, receipts are settled. Where the code
+    under test calls ``configure_audit()`` or ``attach_audit()``, their arguments are checked and hold (ids, columns,
+    redacted keys, ...), but for the exporter, the mode and the outbox. What was configured before is in force again
+    afterwards. Safe to use from any thread; one at a time per process, so ``pytest-xdist`` is fine.
+
+    ::
+
+        with AuditLog() as audit_log:
+            create_part(...)
+        audit_log.assert_recorded(action="create_part", entity_id=part_id)
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._events: dict[str, AuditEvent] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        running = running_pipeline()
+        settings = load_settings({}, {}) if running is None else running.settings
+        pipeline = _RecordingPipeline(_in_memory(settings), self._keep)
+        self._stack.callback(pipeline.shutdown)
+        self._stack.enter_context(replaced_pipeline(pipeline, pipeline.reconfigure))
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    @property
+    def events(self) -> list[AuditEvent]:
+        """The events so far, in the order in which they were recorded; each id once, as in a table.
+
+        Ids are strings, and values are what JSON makes of them, redacted, as they would be stored.
+        """
+        with self._lock:
+            return list(self._events.values())
+
+    def clear(self) -> None:
+        """Forget the events so far."""
+        with self._lock:
+            self._events.clear()
+
+    def assert_recorded(self, action: str | None = None, **expected: Any) -> AuditEvent:
+        """Return the first event that has these fields, those of :class:`AuditEvent`.
+
+        Values are compared as they are recorded, so that a UUID, a Decimal or a datetime may be given as such, and
+        ``unittest.mock.ANY`` fits anything. Raises ``AssertionError`` that shows the nearest events and how they
+        differ, and ``TypeError`` for a field that no event has.
+        """
+        wanted = _wanted(action, expected)
+        events = self.events
+        differences = [_differences(event, wanted) for event in events]
+        for event, difference in zip(events, differences, strict=True):
+            if not difference:
+                return event
+        raise AssertionError(_nothing_like(wanted, events, differences))
+
+    def assert_nothing_recorded(self, action: str | None = None, **expected: Any) -> None:
+        """Raise ``AssertionError`` where any event was recorded that has these fields: any at all, without them."""
+        wanted = _wanted(action, expected)
+        found = [event for event in self.events if not _differences(event, wanted)]
+        if found:
+            what = f" with {_said(wanted)}" if wanted else ""
+            lines = [f"{len(found)} audit event(s) recorded{what}, where none should be:", *map(_headline, found)]
+            raise AssertionError("\n".join(lines[: _SHOWN_EVENTS + 1]))
+
+    def _keep(self, event: AuditEvent) -> None:
+        with self._lock:
+            self._events.setdefault(str(event.record_id), event)
+
+    def __repr__(self) -> str:
+        return f"<AuditLog of {len(self._events)} events>"
+
+
+class _RecordingPipeline(AuditPipeline):
+    """A pipeline in memory that tells of every event it accepts."""
+
+    def __init__(self, settings: Settings, tell: Any) -> None:
+        self._tell = tell
+        super().__init__(
+            [InMemoryAuditExporter.from_settings(settings)],
+            settings,
+            provider=LoggerProvider(shutdown_on_exit=False, log_record_limits=UNLIMITED),
+            processors=(),
+            attached=False,
+        )
+
+    def reconfigure(self, settings: Settings) -> AuditPipeline:
+        """Begin anew with these settings, open again where it was shut down."""
+        settings = _in_memory(settings)
+        if self.closed or settings.values != self.settings.values:
+            exporter = InMemoryAuditExporter.from_settings(settings)
+            exporter.own_by_pipeline()
+            self.shutdown()
+            self.settings, self._exporters, self._primary = settings, (exporter,), exporter
+            self._begin()
+        return self
+
+    def _accept(self, event: ComposedEvent) -> dict[str, Ticket]:
+        tickets = super()._accept(event)
+        self._tell(AuditEvent.from_bytes(event.body))
+        return tickets
+
+
+def _in_memory(settings: Settings) -> Settings:
+    return Settings({**settings.values, **_IN_MEMORY}, settings.sources)
+
+
+def _wanted(action: str | None, expected: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = sorted(expected.keys() - _FIELD_NAMES)
+    if unknown:
+        raise TypeError(f"an audit event has no {', '.join(unknown)}; it has {', '.join(sorted(_FIELD_NAMES))}")
+    return dict(expected) if action is None else {"action": action, **expected}
+
+
+def _differences(event: AuditEvent, wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the fields that are not as wanted: the value wanted and the one recorded."""
+    recorded = {name: getattr(event, name) for name in wanted}
+    return {name: (value, recorded[name]) for name, value in wanted.items() if not _fits(value, recorded[name])}
+
+
+def _fits(wanted: Any, recorded: Any) -> bool:
+    if isinstance(wanted, Mapping) and isinstance(recorded, Mapping):
+        return wanted.keys() == recorded.keys() and all(_fits(wanted[key], recorded[key]) for key in wanted)
+    if isinstance(wanted, list | tuple) and isinstance(recorded, list):
+        return len(wanted) == len(recorded) and all(map(_fits, wanted, recorded))
+    try:
+        if wanted == recorded:
+            return True
+    except Exception:  # whatever a stranger's comparison raises
+        return False
+    return same(wanted, recorded) or bool(parse_json(_PLAIN.value(wanted)) == recorded)
+
+
+def _nothing_like(
+    wanted: Mapping[str, Any], events: Sequence[AuditEvent], differences: Sequence[dict[str, tuple[Any, Any]]]
+) -> str:
+    lines = [f"no audit event was recorded with {_said(wanted)}" if wanted else "no audit event was recorded"]
+    if not events:
+        return lines[0] + ("; none was recorded at all" if wanted else "")
+    nearest = sorted(range(len(events)), key=lambda index: len(differences[index]))[:_SHOWN_EVENTS]
+    lines.append(f"of {len(events)} recorded, the nearest:")
+    for index in nearest:
+        lines.append(_headline(events[index]))
+        lines.extend(_shown(name, *values) for name, values in differences[index].items())
+    return "\n".join(lines)
+
+
+def _shown(name: str, wanted: Any, recorded: Any) -> str:
+    if isinstance(wanted, Mapping) and isinstance(recorded, Mapping):
+        wanted, recorded = changed(wanted, recorded)
+    return f"      {name}: expected {wanted!r}, recorded {recorded!r}"
+
+
+def _headline(event: AuditEvent) -> str:
+    return f"  - {event.action} {event.entity_type} {event.entity_id} ({event.outcome}, by {event.user_id})"
+
+
+def _said(wanted: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in wanted.items())

@@ -1,0 +1,88 @@
+"""How long the writes to a sink take, and when they are slow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from otel_audit_exporter.sinks.base import Sink
+
+FORGET_SECONDS: Final = 300.0
+
+
+class Writes:
+    """The writes to one sink, under way and ended; times are monotonic seconds. Safe to use from any thread.
+
+    A write is slow that takes longer than ``limit_seconds`` (0: none is). Slowness is over when a fast write has
+    ended, and no slow one for a given time; or when there was none at all for :data:`FORGET_SECONDS`.
+    """
+
+    def __init__(self, limit_seconds: float) -> None:
+        self._limit = limit_seconds
+        self._under_way: dict[object, float] = {}
+        self._slow_seconds = 0.0
+        self._slow_at = 0.0
+        self._last_at = 0.0
+        self._fast_since = False
+
+    def begin(self, now: float) -> object:
+        """Note a write that begins."""
+        write = object()
+        self._under_way[write] = now
+        return write
+
+    def end(self, write: object, now: float) -> float:
+        """Note its end; return how long it took."""
+        seconds = now - self._under_way.pop(write)
+        self._last_at = now
+        if 0 < self._limit < seconds:
+            self._slow_seconds, self._slow_at, self._fast_since = seconds, now, False
+        else:
+            self._fast_since = True
+        return seconds
+
+    def slow_seconds(self, now: float, calm_seconds: float) -> float:
+        """Return how long the last slow write took, or takes so far; 0.0 while writes are fast."""
+        longest = max((now - begun for begun in list(self._under_way.values())), default=0.0)
+        if 0 < self._limit < longest:
+            return longest
+        over = self._fast_since and now - self._slow_at > calm_seconds
+        forgotten = not self._under_way and now - self._last_at > FORGET_SECONDS
+        return 0.0 if over or forgotten else self._slow_seconds
+
+
+class TimedSink:
+    """A sink whose inserts are timed. ``told`` gets seconds and outcome of each: ``"success"`` or ``"failure"``."""
+
+    def __init__(self, sink: Sink, writes: Writes, told: Callable[[float, str], None]) -> None:
+        self._sink = sink
+        self._writes = writes
+        self._told = told
+
+    @property
+    def name(self) -> str:
+        return self._sink.name
+
+    @property
+    def target(self) -> str:
+        return self._sink.target
+
+    def insert(self, rows: Sequence[bytes], deadline: float) -> None:
+        """Insert, and note how long it took."""
+        write = self._writes.begin(time.monotonic())
+        outcome = "failure"
+        try:
+            self._sink.insert(rows, deadline)
+            outcome = "success"
+        finally:
+            seconds = self._writes.end(write, time.monotonic())
+            with suppress(Exception):  # whoever observes must not undo what is stored
+                self._told(seconds, outcome)
+
+    def close(self) -> None:
+        self._sink.close()
+
+    def renew_after_fork(self) -> None:
+        self._sink.renew_after_fork()

@@ -1,0 +1,257 @@
+"""Scripts that end, each in its own way: `python -m tests.faults.ends <name>` with a job on standard input.
+
+What they emit is not sent before the end, unless they say so: the batch processor's delay is set to a minute.
+"""
+
+import _thread
+import atexit
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import otel_audit_exporter as audit
+from tests.faults.ledger import Ledger
+from tests.faults.worker import Job, emit_many, emit_one, new_id
+
+_SIGNALS = 300
+
+
+def sigterm(job: Job, ledger: Ledger) -> None:
+    emit_many(ledger, job)
+    _say("ready")
+    signal.pause()
+
+
+def sigterm_in_a_busy_loop(job: Job, ledger: Ledger) -> None:
+    threading.Thread(target=_emit_for_ever, args=(ledger,), daemon=True).start()
+    emit_many(ledger, job)
+    _say("ready")
+    _emit_for_ever(ledger)
+
+
+def sigterm_with_a_handler_of_the_application(job: Job, ledger: Ledger) -> None:
+    def end(signum: int, frame: FrameType | None) -> None:
+        emit_one(ledger, new_id())
+        sys.exit(7)
+
+    audit.shutdown_audit()  # the first one had nothing to handle yet
+    signal.signal(signal.SIGTERM, end)
+    audit.configure_audit(**job.options)
+    sigterm(job, ledger)
+
+
+def sys_exit(job: Job, ledger: Ledger) -> None:
+    emit_many(ledger, job)
+    sys.exit(3)
+
+
+def end_of_script(job: Job, ledger: Ledger) -> None:
+    emit_many(ledger, job)
+
+
+def uncaught_exception(job: Job, ledger: Ledger) -> None:
+    emit_many(ledger, job)
+    raise RuntimeError("nobody catches this")
+
+
+def os_exit(job: Job, ledger: Ledger) -> None:
+    emit_many(ledger, job)
+    os._exit(5)
+
+
+def atexit_handlers_that_emit(job: Job, ledger: Ledger) -> None:
+    atexit.register(emit_one, ledger, new_id())
+    emit_many(ledger, job)
+
+
+def shutdown_call(job: Job, ledger: Ledger) -> None:
+    emit_many(ledger, job)
+    began = time.monotonic()
+    delivered = audit.shutdown_audit(2000)
+    _say(f"{delivered} {time.monotonic() - began:.2f}")
+    emit_one(ledger, new_id())
+
+
+def shutdown_under_load(job: Job, ledger: Ledger) -> None:
+    """Shut down while threads emit: what they are told is accepted is kept, before and after."""
+    threads = [threading.Thread(target=emit_many, args=(ledger, job)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    audit.shutdown_audit(5000)
+    for thread in threads:
+        thread.join()
+
+
+def multiprocessing_child(job: Job, ledger: Ledger, method: str) -> None:
+    emit_one(ledger, new_id())
+    multiprocessing.set_start_method(method, force=True)
+    multiprocessing_child_that_configures(job)
+
+
+def forked_child_of_an_unconfigured_parent(job: Job, ledger: Ledger) -> None:
+    audit.shutdown_audit()
+    multiprocessing.set_start_method("fork", force=True)
+    multiprocessing_child_that_configures(job)
+
+
+def signal_handlers_that_emit(job: Job, ledger: Ledger) -> None:
+    """A handler runs in the main thread inside whatever lock that holds, and emits there."""
+    handled = []
+
+    def emit(signum: int, frame: FrameType | None) -> None:
+        handled.append(signum)
+        emit_one(ledger, new_id())
+
+    signal.signal(signal.SIGUSR1, emit)
+    done = threading.Event()
+    threading.Thread(target=_send_signals, args=(done,), daemon=True).start()
+    while not done.is_set():
+        emit_one(ledger, new_id())
+        audit.get_audit_stats()
+    _say(str(len(handled) > 0))
+
+
+def forks_under_load(job: Job, ledger: Ledger) -> None:
+    """Fork again and again while threads emit and deliver: parent and children both go on emitting."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=_emit_until, args=(ledger, stop), daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    statuses = [_fork_one(ledger) for _ in range(job.visits)]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    sys.exit(max(statuses))
+
+
+def parent_killed_before_its_child(job: Job, ledger: Ledger) -> None:
+    """The parent is gone, and its forked child takes over the file that it has seen open."""
+    emit_many(ledger, job)
+    if os.fork() == 0:
+        parent = os.getppid()
+        emit_one(ledger, new_id())
+        os.kill(parent, signal.SIGKILL)
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        while not (audit.get_audit_pipeline().exporters[0].lane.adopt_orphans() and audit.flush_audit(20_000)):
+            time.sleep(0.01)
+        os._exit(0)
+    signal.pause()
+
+
+def interrupted(job: Job, ledger: Ledger) -> None:
+    """KeyboardInterrupt strikes anywhere in a call, again and again; the next calls work."""
+    stop = threading.Event()
+    threading.Thread(target=_interrupt_until, args=(stop,), daemon=True).start()
+    interruptions = 0
+    while interruptions < 100:
+        try:
+            emit_one(ledger, new_id())
+        except KeyboardInterrupt:
+            interruptions += 1
+    while not stop.is_set():
+        try:
+            stop.set()
+            time.sleep(0.1)
+        except KeyboardInterrupt:
+            continue
+    emit_one(ledger, new_id())
+
+
+def multiprocessing_child_that_configures(job: Job) -> None:
+    child = multiprocessing.Process(target=_child, args=(job.to_json(),))
+    child.start()
+    child.join(60)
+    sys.exit(child.exitcode)
+
+
+def _child(job_text: str) -> None:
+    job = Job.from_json(job_text)
+    audit.configure_audit(**job.options)  # the parent's is in force already where this is forked
+    emit_many(Ledger(Path(job.ledgers)), job)
+
+
+def _fork_one(ledger: Ledger) -> int:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            for _ in range(5):
+                emit_one(ledger, new_id())
+            code = 0 if audit.flush_audit(20_000) else 2
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _send_signals(done: threading.Event) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    for _ in range(_SIGNALS):
+        signal.pthread_kill(main, signal.SIGUSR1)
+        time.sleep(0.001)
+    done.set()
+
+
+def _interrupt_until(stop: threading.Event) -> None:
+    while not stop.wait(0.002):
+        _thread.interrupt_main()
+
+
+def _emit_for_ever(ledger: Ledger) -> None:
+    while True:
+        emit_one(ledger, new_id())
+
+
+def _emit_until(ledger: Ledger, stop: threading.Event) -> None:
+    while not stop.is_set():
+        emit_one(ledger, new_id())
+        time.sleep(0.0005)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+ENDS: dict[str, Callable[[Job, Ledger], Any]] = {
+    function.__name__: function
+    for function in (
+        sigterm,
+        sigterm_in_a_busy_loop,
+        sigterm_with_a_handler_of_the_application,
+        sys_exit,
+        end_of_script,
+        uncaught_exception,
+        os_exit,
+        atexit_handlers_that_emit,
+        shutdown_call,
+        shutdown_under_load,
+        forked_child_of_an_unconfigured_parent,
+        signal_handlers_that_emit,
+        forks_under_load,
+        parent_killed_before_its_child,
+        interrupted,
+    )
+}
+ENDS |= {
+    f"multiprocessing_{method}": lambda job, ledger, method=method: multiprocessing_child(job, ledger, method)  # type: ignore[misc]
+    for method in ("fork", "spawn", "forkserver")
+}
+
+
+def main() -> None:
+    job = Job.from_json(sys.stdin.readline())
+    audit.configure_audit(**job.options)
+    ENDS[sys.argv[1]](job, Ledger(Path(job.ledgers)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""One attempt: how a refused batch is narrowed down, against a sink that follows a script."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from otel_audit_exporter.delivery import REFUSALS_IN_A_ROW, Attempt, attempt
+from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.sinks.base import SinkError
+
+Script = Callable[[Sequence[int], int], Exception | None]
+FAR = 1e9
+
+
+class ScriptedSink:
+    """Asks ``script(rows, number of the request)`` for the error of each insert."""
+
+    name = "scripted"
+    target = "nowhere"
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self.requests: list[list[int]] = []
+
+    def insert(self, rows: Sequence[bytes], deadline: float) -> None:
+        numbers = [int(row) for row in rows]
+        self.requests.append(numbers)
+        error = self._script(numbers, len(self.requests))
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def renew_after_fork(self) -> None:
+        """Nothing is inherited."""
+
+
+def fault(kind: Fault, code: str = "x", *, halve: bool = False) -> SinkError:
+    return SinkError(Verdict(kind, halve=halve), f"{kind.value} fault", code=code)
+
+
+def refuses(*bad: int) -> Script:
+    return lambda rows, _: fault(Fault.RECORD, "23514") if set(bad) & set(rows) else None
+
+
+class Run:
+    def __init__(self, count: int, script: Script, deadline: float = FAR) -> None:
+        self.sink = ScriptedSink(script)
+        self.settled: list[int] = []
+        self.items = list(range(count))
+        self.result: Attempt[int] = attempt(
+            self.sink, self.items, lambda item: b"%d" % item, deadline, self.settled.extend
+        )
+        self._check_that_nothing_is_lost()
+
+    def _check_that_nothing_is_lost(self) -> None:
+        refused = [one.item for one in self.result.refused]
+        assert sorted([*self.result.stored, *refused, *self.result.waiting]) == self.items
+        assert self.settled == self.result.stored
+
+    @property
+    def refused(self) -> list[int]:
+        return [one.item for one in self.result.refused]
+
+
+def test_a_good_batch_is_one_request() -> None:
+    run = Run(512, lambda rows, _: None)
+    assert run.result.stored == run.items
+    assert len(run.sink.requests) == 1
+    assert run.result.error is None
+
+
+@pytest.mark.parametrize("bad", [0, 1, 200, 255, 256, 510, 511])
+def test_one_bad_row_of_512_is_found_in_few_requests(bad: int) -> None:
+    run = Run(512, refuses(bad))
+    assert run.refused == [bad]
+    assert len(run.result.stored) == 511
+    assert len(run.sink.requests) <= 1 + 2 * math.log2(512)
+    assert run.result.error is None
+
+
+@pytest.mark.parametrize("bad", [0, 1, 255, 256, 511])
+def test_a_bad_row_is_proved_by_whichever_rows_are_accepted_after_it(bad: int) -> None:
+    run = Run(512, refuses(bad))
+    assert [one.proved for one in run.result.refused] == [True]
+
+
+def test_a_row_alone_is_never_proved() -> None:
+    run = Run(1, refuses(0))
+    assert [(one.item, one.proved) for one in run.result.refused] == [(0, False)]
+    assert len(run.sink.requests) == 1
+
+
+@pytest.mark.parametrize("bad", [(0, 1), (0, 511), (255, 256), (100, 101), (300, 500)])
+def test_two_bad_rows_are_both_found(bad: tuple[int, int]) -> None:
+    run = Run(512, refuses(*bad))
+    assert run.refused == list(bad)
+    assert len(run.result.stored) == 510
+    assert all(one.proved for one in run.result.refused)
+    assert len(run.sink.requests) <= 1 + 2 * 2 * math.log2(512)
+
+
+def test_rows_land_in_the_order_in_which_they_came() -> None:
+    run = Run(100, refuses(7, 70))
+    assert run.result.stored == sorted(run.result.stored)
+
+
+def test_where_every_row_is_refused_the_attempt_stops_early() -> None:
+    run = Run(512, lambda rows, _: fault(Fault.RECORD, "23502"))
+    assert len(run.refused) == REFUSALS_IN_A_ROW
+    assert not any(one.proved for one in run.result.refused)
+    assert len(run.result.waiting) == 512 - REFUSALS_IN_A_ROW
+    assert len(run.sink.requests) <= 1 + math.log2(512) + 2 * REFUSALS_IN_A_ROW
+    assert run.result.error is not None
+    assert run.result.error.verdict.fault is Fault.CONFIGURATION
+    assert run.result.error.code == "23502"
+
+
+def test_many_bad_rows_among_good_ones_are_all_found() -> None:
+    bad = tuple(range(1, 64, 2))
+    run = Run(64, refuses(*bad))
+    assert run.refused == list(bad)
+    assert run.result.error is None
+
+
+def test_a_transient_fault_leaves_everything_waiting_after_one_request() -> None:
+    run = Run(512, lambda rows, _: fault(Fault.TRANSIENT))
+    assert run.result.waiting == run.items
+    assert len(run.sink.requests) == 1
+    assert run.result.error is not None
+
+
+@pytest.mark.parametrize("at", range(2, 14))
+def test_a_transient_fault_in_the_middle_leaves_the_rest_waiting(at: int) -> None:
+    def script(rows: Sequence[int], number: int) -> Exception | None:
+        return fault(Fault.TRANSIENT) if number >= at else refuses(5)(rows, number)
+
+    run = Run(64, script)
+    assert len(run.sink.requests) <= at
+    if len(run.sink.requests) == at:
+        assert run.result.waiting
+        assert run.result.error is not None
+        assert run.result.error.verdict.fault is Fault.TRANSIENT
+
+
+def test_a_fault_of_the_configuration_stops_at_once() -> None:
+    run = Run(64, lambda rows, _: fault(Fault.CONFIGURATION, "42501"))
+    assert len(run.sink.requests) == 1
+    assert run.result.waiting == run.items
+    assert run.result.error is not None
+    assert run.result.error.code == "42501"
+
+
+def test_a_batch_that_is_too_large_is_halved_until_it_fits() -> None:
+    run = Run(64, lambda rows, _: fault(Fault.TRANSIENT, "413", halve=True) if len(rows) > 10 else None)
+    assert run.result.stored == run.items
+    assert {len(rows) for rows in run.sink.requests} == {64, 32, 16, 8}
+    assert run.result.error is None
+
+
+def test_one_row_that_is_too_large_by_itself_leaves_the_rest_waiting() -> None:
+    run = Run(4, lambda rows, _: fault(Fault.TRANSIENT, "413", halve=True) if 1 in rows else None)
+    assert run.result.stored == [0]
+    assert run.result.waiting == [1, 2, 3]
+
+
+def test_a_sink_that_fails_in_its_own_way_is_tried_again_and_told() -> None:
+    run = Run(4, lambda rows, _: ZeroDivisionError("S3CRET"))
+    assert run.result.waiting == run.items
+    assert run.result.error is not None
+    assert run.result.error.verdict.fault is Fault.TRANSIENT
+    assert str(run.result.error) == "the sink raised ZeroDivisionError (ZeroDivisionError)"
+
+
+def test_nothing_is_sent_when_the_time_is_up() -> None:
+    run = Run(4, lambda rows, _: None, deadline=time.monotonic() - 1)
+    assert run.sink.requests == []
+    assert run.result.waiting == run.items
+    assert run.result.error is not None
+
+
+def test_no_rows_are_no_trouble() -> None:
+    assert Run(0, lambda rows, _: None).result.stored == []

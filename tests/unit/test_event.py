@@ -1,0 +1,356 @@
+"""Events: what a call may say, and that it is frozen at the call."""
+
+from __future__ import annotations
+
+import enum
+import json
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from otel_audit_exporter.attributes import FIELDS
+from otel_audit_exporter.errors import AuditError, AuditEventError
+from otel_audit_exporter.event import AuditEvent, ComposedEvent, EventRules, decode, split
+
+YACHT = "0191a000-0000-7000-8000-000000000001"
+ENTITY = "0191a000-0000-7000-8000-000000000002"
+USER = "0191a000-0000-7000-8000-000000000003"
+RECORD = "0191a000-0000-7000-8000-000000000004"
+
+
+class Kind(enum.Enum):
+    PART = "part"
+
+
+def said(**changes: Any) -> dict[str, Any]:
+    """Give the arguments of a good event, with ``changes``; those that are ``...`` are left out."""
+    arguments = {
+        "action": "create_receiving",
+        "entity_type": "receiving",
+        "entity_id": ENTITY,
+        "yacht_id": YACHT,
+        "user_id": USER,
+    } | changes
+    return {name: value for name, value in arguments.items() if value is not ...}
+
+
+def compose(rules: EventRules | None = None, **changes: Any) -> ComposedEvent:
+    return (rules or EventRules()).compose(said(**changes))
+
+
+def problems(rules: EventRules | None = None, **changes: Any) -> Mapping[str, str]:
+    with pytest.raises(AuditEventError) as caught:
+        compose(rules, **changes)
+    return caught.value.problems
+
+
+class TestChecks:
+    @pytest.mark.parametrize("name", ["action", "entity_type", "entity_id", "yacht_id", "user_id"])
+    def test_a_missing_field_is_named(self, name: str) -> None:
+        assert problems(**{name: ...}) == {name: "is missing"}
+
+    @pytest.mark.parametrize("name", ["action", "entity_type", "entity_id", "yacht_id", "user_id"])
+    def test_none_is_missing(self, name: str) -> None:
+        assert problems(**{name: None}) == {name: "is missing"}
+
+    @pytest.mark.parametrize("name", ["action", "entity_type", "entity_id", "yacht_id", "user_id"])
+    @pytest.mark.parametrize("text", ["", "  ", "\t\n"])
+    def test_an_empty_field_is_named(self, name: str, text: str) -> None:
+        assert problems(**{name: text}) == {name: "is empty"}
+
+    @pytest.mark.parametrize("name", ["entity_id", "yacht_id", "user_id", "record_id"])
+    @pytest.mark.parametrize("value", [5, 5.0, True, b"x", {}, object()])
+    def test_an_id_of_another_type_is_named_with_its_type(self, name: str, value: object) -> None:
+        assert problems(**{name: value}) == {name: f"must be a UUID, not {type(value).__name__}"}
+
+    @pytest.mark.parametrize("name", ["entity_id", "yacht_id", "user_id", "record_id"])
+    def test_an_id_that_is_no_uuid_is_named_and_not_repeated(self, name: str) -> None:
+        with pytest.raises(AuditEventError) as caught:
+            compose(**{name: "S3CRET-42"})
+        assert caught.value.problems == {name: "must be a UUID, and these 9 characters are none"}
+        assert "S3CRET" not in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["action", "entity_type"])
+    @pytest.mark.parametrize("value", [5, b"x", ["a"], uuid.UUID(RECORD)])
+    def test_a_name_that_is_no_string_is_named_with_its_type(self, name: str, value: object) -> None:
+        assert problems(**{name: value}) == {name: f"must be a string, not {type(value).__name__}"}
+
+    @pytest.mark.parametrize("value", ["ok", "", "SUCCESS", 1, ["success"], {}])
+    def test_an_unknown_outcome_is_told_the_choices(self, value: object) -> None:
+        assert problems(outcome=value)["outcome"].startswith("must be one of success, failure, unknown, not ")
+
+    @pytest.mark.parametrize("value", ["robot", 1, b"user"])
+    def test_an_unknown_actor_type_is_told_the_choices(self, value: object) -> None:
+        assert problems(actor_type=value)["actor_type"].startswith("must be one of user, service, system, not ")
+
+    def test_an_unknown_keyword_is_named(self) -> None:
+        assert problems(entity_typ="x") == {"entity_typ": "is not an argument of an audit event"}
+
+    @pytest.mark.parametrize("name", ["metadata", "signature"])
+    @pytest.mark.parametrize("value", ["text", 5, [1], "[1]", True])
+    def test_a_document_that_is_no_object_is_named(self, name: str, value: object) -> None:
+        assert problems(**{name: value}) == {name: "must be a JSON object (a mapping, or the text of one)"}
+
+    @pytest.mark.parametrize("value", ["2026-01-01T00:00:00Z", 5, datetime(2026, 1, 1).date()])
+    def test_a_timestamp_of_another_type_is_named(self, value: object) -> None:
+        assert problems(timestamp=value)["timestamp"].startswith("must be an aware datetime, not ")
+
+    def test_a_naive_timestamp_is_named(self) -> None:
+        wrong = problems(timestamp=datetime(2026, 1, 1))
+        assert wrong == {"timestamp": "must be an aware datetime, and this one has no time zone"}
+
+    def test_a_timestamp_beyond_utc_is_named(self) -> None:
+        early = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))
+        assert problems(timestamp=early) == {"timestamp": "is out of the range of UTC dates"}
+
+    @pytest.mark.parametrize("value", ["", 5, b"key"])
+    def test_an_idempotency_key_is_a_string_with_something_in_it(self, value: object) -> None:
+        assert problems(idempotency_key=value) == {"idempotency_key": "must be a non-empty string"}
+
+    def test_an_idempotency_key_excludes_a_record_id(self) -> None:
+        assert list(problems(idempotency_key="k", record_id=RECORD)) == ["idempotency_key"]
+
+    @pytest.mark.parametrize("name", ["on_behalf_of", "source_ip", "request_id", "user_agent"])
+    def test_what_is_around_an_event_is_checked_too(self, name: str) -> None:
+        assert problems(**{name: [1]})[name].startswith("must be a string")
+        assert problems(**{name: " "}) == {name: "is empty"}
+
+    @pytest.mark.parametrize("value", [5, uuid.UUID(RECORD), [1], b"x"])
+    def test_an_event_name_is_a_string(self, value: object) -> None:
+        assert list(problems(event_name=value)) == ["event_name"]
+
+    def test_one_error_names_every_wrong_field(self) -> None:
+        with pytest.raises(AuditEventError) as caught:
+            EventRules().compose(
+                {
+                    "entity_type": "",
+                    "entity_id": "no uuid",
+                    "yacht_id": 5,
+                    "outcome": "maybe",
+                    "actor_type": "robot",
+                    "metadata": "text",
+                    "signature": 1,
+                    "timestamp": "now",
+                    "record_id": "x",
+                    "on_behalf_of": [],
+                    "unknown": 1,
+                    "also_unknown": 2,
+                }
+            )
+        wrong = {
+            "action", "entity_type", "entity_id", "yacht_id", "outcome", "actor_type", "metadata",
+            "signature", "timestamp", "record_id", "on_behalf_of", "unknown", "also_unknown",
+        }  # fmt: skip
+        assert set(caught.value.problems) == wrong
+        assert all(f"{name}: " in str(caught.value) for name in wrong)
+        assert isinstance(caught.value, AuditError)
+        assert isinstance(caught.value, ValueError)
+
+    @pytest.mark.parametrize("actor_type", ["service", "system"])
+    def test_only_a_user_has_to_say_who_it_is(self, actor_type: str) -> None:
+        assert decode(compose(user_id=..., actor_type=actor_type).body)["user_id"] is None
+
+    def test_a_field_that_is_not_required_may_be_left_out(self) -> None:
+        rules = EventRules(required=())
+        event = rules.compose({"action": "tick"})
+        assert decode(event.body)["entity_type"] is None
+        assert event.action == "tick"
+
+    def test_an_action_is_always_required(self) -> None:
+        with pytest.raises(AuditEventError, match="action: is missing"):
+            EventRules(required=()).compose({})
+
+    def test_a_refused_field_is_named_where_it_says_something(self) -> None:
+        rules = EventRules(refused=("outcome", "metadata"))
+        assert set(problems(rules, outcome="failure", metadata={"a": 1})) == {"outcome", "metadata"}
+        compose(rules, outcome="success")
+
+    @pytest.mark.parametrize(
+        "given", [uuid.UUID(ENTITY), ENTITY.upper(), f"{{{ENTITY}}}", f"urn:uuid:{ENTITY}", ENTITY.replace("-", "")]
+    )
+    def test_every_spelling_of_a_uuid_is_the_same_id(self, given: object) -> None:
+        assert decode(compose(entity_id=given).body)["entity_id"] == ENTITY
+
+    def test_an_enum_says_its_value(self) -> None:
+        event = compose(entity_type=Kind.PART)
+        assert decode(event.body)["entity_type"] == "part"
+        assert event.event_name == "part.create_receiving"
+
+
+class TestTextIds:
+    @pytest.mark.parametrize("value", ["PO-17", 17, 2**70, "ü ", uuid.UUID(ENTITY)])
+    def test_ids_may_be_any_text_or_integer(self, value: Any) -> None:
+        expected = str(value) if isinstance(value, uuid.UUID) else value
+        assert decode(compose(EventRules(ids="text"), entity_id=value).body)["entity_id"] == expected
+
+    @pytest.mark.parametrize("value", [True, 1.5, b"x", [1], {}])
+    def test_an_id_of_another_type_is_named(self, value: object) -> None:
+        wrong = problems(EventRules(ids="text"), entity_id=value)
+        assert wrong == {"entity_id": f"must be a string, an integer or a UUID, not {type(value).__name__}"}
+
+    @pytest.mark.parametrize("value", ["", "   "])
+    def test_an_empty_id_is_named(self, value: str) -> None:
+        assert problems(EventRules(ids="text"), yacht_id=value) == {"yacht_id": "is empty"}
+
+    def test_the_record_s_own_id_is_a_uuid_all_the_same(self) -> None:
+        assert list(problems(EventRules(ids="text"), record_id="PO-17")) == ["record_id"]
+
+
+class TestRecordIds:
+    def test_a_generated_id_is_a_uuid_of_version_7(self) -> None:
+        before = time.time_ns() // 1_000_000
+        made = uuid.UUID(compose().record_id)
+        after = time.time_ns() // 1_000_000
+        assert made.version == 7
+        assert made.variant == uuid.RFC_4122
+        assert before <= made.int >> 80 <= after
+
+    def test_generated_ids_grow_and_never_repeat(self) -> None:
+        rules = EventRules()
+        made = [compose(rules).record_id for _ in range(5000)]
+        assert len(set(made)) == len(made)
+        assert made == sorted(made)
+
+    def test_threads_never_make_the_same_id(self) -> None:
+        made: list[str] = []
+
+        def make() -> None:
+            made.extend([compose().record_id for _ in range(1000)])
+
+        threads = [threading.Thread(target=make) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(made)) == 4000
+
+    def test_a_given_id_is_kept_in_its_canonical_form(self) -> None:
+        assert compose(record_id=uuid.UUID(RECORD)).record_id == RECORD
+        assert compose(record_id=RECORD.upper()).record_id == RECORD
+
+    def test_the_same_key_within_a_yacht_gives_the_same_id(self) -> None:
+        first = compose(idempotency_key="order-1")
+        assert compose(idempotency_key="order-1", action="other", yacht_id=YACHT.upper()).record_id == first.record_id
+        assert compose(idempotency_key="order-2").record_id != first.record_id
+        assert compose(idempotency_key="order-1", yacht_id=USER).record_id != first.record_id
+
+    def test_the_same_key_gives_the_same_id_in_another_process(self) -> None:
+        program = (
+            "from otel_audit_exporter.event import EventRules; import sys; "
+            f"print(EventRules().compose({said(idempotency_key='ö-1')!r}).record_id)"
+        )
+        run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+        assert run.stdout.strip() == compose(idempotency_key="ö-1").record_id
+
+    def test_a_key_with_a_lone_surrogate_makes_an_id(self) -> None:
+        assert compose(idempotency_key="\ud800").record_id != compose(idempotency_key="\ud801").record_id
+
+    def test_only_an_id_that_can_come_again_costs_a_digest(self) -> None:
+        assert compose().digest is None
+        assert compose(idempotency_key="k").digest == compose(idempotency_key="k").digest
+        assert compose(idempotency_key="k").digest != compose(idempotency_key="k", new_values={"a": 1}).digest
+
+
+class TestTimestamps:
+    def test_now_is_utc_with_microseconds(self) -> None:
+        before = datetime.now(UTC)
+        event = compose()
+        after = datetime.now(UTC)
+        at = datetime.fromisoformat(decode(event.body)["timestamp"])
+        assert at.utcoffset() == timedelta(0)
+        assert before <= at <= after
+        assert event.timestamp_ns == (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
+
+    @pytest.mark.parametrize(
+        ("nanoseconds", "text"),
+        [
+            (1_767_225_599_999_999_999, "2025-12-31T23:59:59.999999+00:00"),
+            (1_767_225_600_000_000_000, "2026-01-01T00:00:00.000000+00:00"),
+            (1_767_225_600_000_001_500, "2026-01-01T00:00:00.000001+00:00"),
+            (1_767_225_599_000_000_000, "2025-12-31T23:59:59.000000+00:00"),
+        ],
+    )
+    def test_a_second_rolls_over(self, monkeypatch: pytest.MonkeyPatch, nanoseconds: int, text: str) -> None:
+        for second in (1_767_225_599, 1_767_225_600):  # whichever was formatted last
+            monkeypatch.setattr(time, "time_ns", lambda second=second: second * 10**9)
+            compose()
+            monkeypatch.setattr(time, "time_ns", lambda: nanoseconds)
+            event = compose()
+            assert decode(event.body)["timestamp"] == text
+            assert event.timestamp_ns == nanoseconds // 1000 * 1000
+
+    def test_a_given_time_is_told_in_utc(self) -> None:
+        given = datetime(2026, 7, 1, 1, 30, 0, 123456, tzinfo=timezone(timedelta(hours=5, minutes=45)))
+        event = compose(timestamp=given)
+        assert decode(event.body)["timestamp"] == "2026-06-30T19:45:00.123456+00:00"
+        assert event.timestamp_ns == int(given.timestamp()) * 10**9 + 123_456_000
+
+    def test_a_time_before_1970_is_told_too(self) -> None:
+        event = compose(timestamp=datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC))
+        assert event.timestamp_ns == -1000
+
+
+class TestSnapshot:
+    def test_a_later_change_of_the_caller_s_values_changes_nothing(self) -> None:
+        new: dict[str, Any] = {"lines": [{"qty": 1}]}
+        metadata = {"tags": ["a"]}
+        event = compose(new_values=new, old_values=new, metadata=metadata)
+        new["lines"][0]["qty"] = 2
+        new["more"] = True
+        metadata["tags"].append("b")
+        stored = decode(event.body)
+        assert stored["new_values"] == stored["old_values"] == {"lines": [{"qty": 1}]}
+        assert stored["metadata"] == {"tags": ["a"]}
+
+    def test_an_event_is_one_json_array_of_its_fields(self) -> None:
+        body = compose(new_values={"text": "a,\nb\n"}, metadata={"x": ",\n"}).body
+        assert len(split(body)) == len(FIELDS)
+        assert dict(zip(FIELDS, json.loads(body), strict=True)) == decode(body)
+
+    def test_a_text_of_json_is_stored_as_json(self) -> None:
+        assert decode(compose(new_values='{"a": [1, 2.50]}').body)["new_values"] == {"a": [1, 2.5]}
+        assert decode(compose(new_values="plain").body)["new_values"] == "plain"
+
+    def test_no_value_is_null(self) -> None:
+        stored = decode(compose().body)
+        assert [name for name, value in stored.items() if value is not None] == [
+            "record_id", "yacht_id", "entity_type", "action", "entity_id", "user_id", "timestamp", "outcome",
+            "actor_type",
+        ]  # fmt: skip
+
+
+class TestAuditEvent:
+    def test_an_event_object_names_every_wrong_field_at_once(self) -> None:
+        with pytest.raises(AuditEventError) as caught:
+            AuditEvent(action="", entity_type=5, outcome="maybe", timestamp="now")  # type: ignore[arg-type]
+        assert set(caught.value.problems) == {"action", "entity_type", "outcome", "timestamp"}
+
+    def test_an_event_object_checks_its_documents_too(self) -> None:
+        with pytest.raises(AuditEventError) as caught:
+            AuditEvent(action="a", metadata="text", signature=[1])
+        assert set(caught.value.problems) == {"metadata", "signature"}
+
+    def test_an_event_object_is_frozen(self) -> None:
+        event = AuditEvent(action="a")
+        with pytest.raises(AttributeError):
+            event.action = "b"  # type: ignore[misc]
+
+    def test_an_event_object_says_only_what_was_said(self) -> None:
+        assert AuditEvent(action="a", user_id=USER).arguments() == {
+            "action": "a",
+            "user_id": USER,
+            "outcome": "success",
+            "actor_type": "user",
+        }
+
+    def test_an_event_comes_back_from_its_bytes(self) -> None:
+        event = compose(new_values={"a": 1}, metadata={"b": 2}, outcome="failure", on_behalf_of="someone")
+        again = AuditEvent.from_bytes(event.body)
+        assert EventRules().compose(again.arguments()).body == event.body

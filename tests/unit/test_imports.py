@@ -1,0 +1,144 @@
+"""One way only: a module imports from a lower rank, nobody from the package root, and nothing heavy at once."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Final
+
+import otel_audit_exporter
+
+PACKAGE: Final = "otel_audit_exporter"
+ROOT: Final = Path(otel_audit_exporter.__file__).parent
+
+# From the bottom to the top. A new module is added to the lowest rank that is above all that it imports.
+# A name with a star stands for a sub-package, whose modules may import one another, but not in a circle.
+RANKS: Final = (
+    # names, errors, tables, and what needs nothing else
+    "attributes errors exits faults forks json_text locks redaction stats visible_text",
+    # pure decisions, settings, stores of bytes, the narrow protocol of a sink
+    "deadletters outbox retry settings sinks.base value_shapes",
+    "changes delivery folder value_walk",
+    # values to bytes, once
+    "encoding outbox_status",
+    "event",
+    # what is made of an event: a row, a log record, a log line; what is around it
+    "announce context mapping records",
+    "housekeeper sdk_thread sinks.*",
+    # a sink with its outbox, and what looks after it
+    "lane",
+    "letters receipts relay",
+    # the OpenTelemetry edge
+    "exporter",
+    "exporters pipeline",
+    # what people call
+    "configure",
+    "compat span_processor",
+    "api",
+    "capture",
+    "integrations.* testing.* testing",
+    # programs
+    "cli.*",
+)
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix(".__init__") if name != "__init__" else ""] = path
+    return found
+
+
+MODULES: Final = modules()
+
+
+def rank_of(module: str) -> int:
+    exact = [rank for rank, names in enumerate(RANKS) if module in names.split()]
+    package = f"{module.partition('.')[0]}.*"
+    starred = [rank for rank, names in enumerate(RANKS) if package in names.split()]
+    found = exact or starred
+    assert len(found) == 1, f"{module}: give it a rank, and one only"
+    return found[0]
+
+
+def imports_of(module: str) -> Iterator[str]:
+    """Give the modules of the package that ``module`` imports, wherever in its text, ``""`` for the root."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: an import relative to itself"
+            names = [
+                f"{node.module}.{alias.name}" if is_module(f"{node.module}.{alias.name}") else str(node.module)
+                for alias in node.names
+            ]
+        yield from (inside(name) for name in names if name.split(".")[0] == PACKAGE)
+
+
+def inside(name: str) -> str:
+    return name.removeprefix(PACKAGE).removeprefix(".")
+
+
+def is_module(name: str) -> bool:
+    return name.split(".")[0] == PACKAGE and inside(name) in MODULES
+
+
+def test_every_module_imports_from_lower_ranks_only() -> None:
+    wrong = [
+        f"{module} (rank {rank_of(module)}) imports {imported} (rank {rank_of(imported)})"
+        for module in MODULES
+        if module
+        for imported in imports_of(module)
+        if imported and not share_a_package(module, imported) and rank_of(imported) >= rank_of(module)
+    ]
+    assert wrong == []
+
+
+def share_a_package(module: str, other: str) -> bool:
+    package = f"{module.partition('.')[0]}.*"
+    starred = any(package in names.split() for names in RANKS)
+    return starred and rank_of(module) == rank_of(other) and other.partition(".")[0] == module.partition(".")[0]
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    graph = {
+        module: {imported for imported in imports_of(module) if imported not in (module, "")} for module in MODULES
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(f"a circle: {' <- '.join(error.args[1])}") from None
+
+
+def test_the_package_root_is_imported_by_nobody_inside() -> None:
+    assert [module for module in MODULES if module and "" in set(imports_of(module))] == []
+
+
+def test_every_rank_names_modules_that_are_there() -> None:
+    named = {name for names in RANKS for name in names.split() if not name.endswith("*")}
+    assert named - MODULES.keys() <= {"testing"}
+
+
+def test_importing_the_library_imports_nothing_heavy() -> None:
+    heavy = ("supabase", "httpx", "psycopg", "typer", "rich", "platformdirs", "portalocker", "postgrest", "sqlalchemy")
+    program = f"import sys, {PACKAGE}; print(*[name for name in {heavy!r} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert run.stdout.split() == []
+
+
+def test_configuring_the_default_exporter_imports_no_client() -> None:
+    heavy = ("supabase", "httpx", "psycopg", "typer", "rich")
+    program = (
+        f"import sys, tempfile, {PACKAGE} as a\n"
+        "with tempfile.TemporaryDirectory() as d:\n"
+        "    a.configure_audit('sqlite', path=d + '/a.db', outbox_dir=d).shutdown()\n"
+        f"print(*[name for name in {heavy!r} if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert run.stdout.split() == []

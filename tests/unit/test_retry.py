@@ -1,0 +1,99 @@
+"""When to try again: decided from the time that is passed in."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.retry import OPEN_GATE, Gate, GateState, backoff, refusal_delay
+
+TRANSIENT = Verdict(Fault.TRANSIENT)
+CONFIGURATION = Verdict(Fault.CONFIGURATION)
+
+
+class Longest(random.Random):
+    """Jitter that never shortens."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+class Shortest(random.Random):
+    def uniform(self, a: float, b: float) -> float:
+        return a
+
+
+def after(failures: int, verdict: Verdict, now: float = 1000.0, retry_after: float | None = None) -> Gate:
+    gate = OPEN_GATE
+    for _ in range(failures):
+        gate = gate.after_failure(verdict, retry_after, now, Longest())
+    return gate
+
+
+def test_an_open_gate_lets_everything_through() -> None:
+    assert OPEN_GATE.flowing
+    assert OPEN_GATE.allows(0.0)
+
+
+@pytest.mark.parametrize(
+    ("failures", "delay"), [(1, 0.1), (2, 0.2), (3, 0.4), (8, 12.8), (9, 25.6), (10, 30.0), (10_000, 30.0)]
+)
+def test_a_transient_fault_backs_off_twice_as_long_each_time_up_to_30_seconds(failures: int, delay: float) -> None:
+    gate = after(failures, TRANSIENT)
+    assert gate.state is GateState.BACKING_OFF
+    assert gate.failures == failures
+    assert gate.not_before == pytest.approx(1000.0 + delay)
+    assert not gate.flowing
+
+
+@pytest.mark.parametrize(("failures", "delay"), [(1, 1.0), (2, 2.0), (6, 32.0), (7, 60.0), (10_000, 60.0)])
+def test_a_fault_of_the_configuration_is_probed_slowly(failures: int, delay: float) -> None:
+    gate = after(failures, CONFIGURATION)
+    assert gate.state is GateState.HELD
+    assert gate.not_before == pytest.approx(1000.0 + delay)
+
+
+def test_a_gate_allows_an_attempt_when_its_time_has_come_and_not_before() -> None:
+    gate = after(3, TRANSIENT)
+    assert not gate.allows(1000.39)
+    assert gate.allows(1000.41)
+
+
+def test_another_kind_of_fault_starts_the_back_off_anew() -> None:
+    gate = after(9, TRANSIENT).after_failure(CONFIGURATION, None, 2000.0, Longest())
+    assert (gate.state, gate.failures, gate.not_before) == (GateState.HELD, 1, 2001.0)
+    gate = gate.after_failure(TRANSIENT, None, 3000.0, Longest())
+    assert (gate.state, gate.failures) == (GateState.BACKING_OFF, 1)
+
+
+def test_the_server_s_own_word_is_kept_to() -> None:
+    gate = after(1, TRANSIENT, retry_after=17.0)
+    assert gate.not_before == gate.asked_until == 1017.0
+    assert not gate.allows(1016.9)
+
+
+def test_a_short_word_of_the_server_does_not_shorten_the_back_off() -> None:
+    gate = after(10, TRANSIENT, retry_after=0.0)
+    assert gate.not_before == 1030.0
+    assert gate.asked_until == 1000.0
+
+
+def test_without_the_server_s_word_an_attempt_may_be_hurried() -> None:
+    assert after(10, TRANSIENT).asked_until <= 1000.0
+
+
+def test_jitter_takes_at_most_half() -> None:
+    assert backoff(5, 1.0, 300.0, Shortest()) == 8.0
+    assert backoff(5, 1.0, 300.0, Longest()) == 16.0
+    jitter = random.Random(1)
+    delays = {backoff(5, 1.0, 300.0, jitter) for _ in range(200)}
+    assert len(delays) > 190
+    assert all(8.0 <= delay <= 16.0 for delay in delays)
+
+
+def test_a_refused_row_is_tried_again_after_at_most_five_minutes() -> None:
+    assert refusal_delay(1, Longest()) == 1.0
+    assert refusal_delay(4, Longest()) == 8.0
+    assert refusal_delay(1000, Longest()) == 300.0
