@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Final
 
 from otel_audit_exporter.attributes import INDEX
@@ -14,6 +15,7 @@ from otel_audit_exporter.event import parse_json, split
 from otel_audit_exporter.sinks.base import SinkError
 
 logger: Final = logging.getLogger("otel_audit_exporter")
+_CAUSES: Final = 100
 
 
 class Announcer:
@@ -23,17 +25,25 @@ class Announcer:
         self._lane = lane
         self._lock = threading.Lock()
         self._cause: tuple[object, ...] | None = None
+        self._held_cause: tuple[object, ...] | None = None
         self._parked_cause: tuple[object, ...] | None = None
 
     def failing(self, error: SinkError, pending: int, example: bytes | None) -> None:
         """Say that events wait, why, and what to do."""
-        if not self._changes("_cause", error):
-            return
+        if self._changes("_cause", error):
+            self._say_waiting(error, pending, example)
+
+    def holding(self, error: SinkError, count: int, example: bytes) -> None:
+        """Say that events wait that were refused by themselves, while others may well be delivered."""
+        if self._changes("_held_cause", error):
+            self._say_waiting(error, count, example)
+
+    def _say_waiting(self, error: SinkError, count: int, example: bytes | None) -> None:
         remedy = error.verdict.remedy or "nothing to do here: they are tried again until it works"
         logger.error(
             "audit %s: %d event(s) wait: %s. What to do: %s. One of them: %s",
             self._lane,
-            pending,
+            count,
             error,
             remedy,
             describe(example),
@@ -68,6 +78,31 @@ class Announcer:
                 return False
             setattr(self, which, cause)
             return True
+
+
+class Repeats:
+    """Says a thing once for each cause; what repeats is counted, and told with the next line, a minute later.
+
+    Safe to use from any thread, and it takes no lock: at worst two threads say the first thing both.
+    """
+
+    def __init__(self, quiet_seconds: float = 60.0) -> None:
+        self._quiet_seconds = quiet_seconds
+        self._said: dict[object, tuple[float, int]] = {}
+
+    def say(self, level: int, cause: object, message: str, *arguments: object) -> None:
+        """Log ``message`` unless the same ``cause`` (anything hashable) was told of not long ago."""
+        now = time.monotonic()
+        at, more = self._said.get(cause, (float("-inf"), 0))
+        if now - at < self._quiet_seconds:
+            self._said[cause] = (at, more + 1)
+            return
+        if len(self._said) >= _CAUSES:
+            self._said.clear()
+        self._said[cause] = (now, 0)
+        if more:
+            message, arguments = f"{message} (and %d more of the kind before)", (*arguments, more)
+        logger.log(level, message, *arguments)
 
 
 def describe(body: bytes | None) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from logging import ERROR
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
-from otel_audit_exporter.announce import logger
 from otel_audit_exporter.api import ActorType, Identifier, audit_event
-from otel_audit_exporter.configure import running_pipeline
+from otel_audit_exporter.configure import running_pipeline, say_once
 from otel_audit_exporter.context import overlay
 from otel_audit_exporter.encoding import Encoder
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError, AuditEventError
@@ -181,10 +181,13 @@ class _Call:
         try:
             self._record(known, outcome="failure" if isinstance(error, Exception) else "unknown")
         except Exception as problem:
-            logger.error(
+            action, kind = self._plan.fixed.get("action"), _type_name(error)
+            say_once(
+                ERROR,
+                ("not recorded", action, kind, _type_name(problem)),
                 "audit: %s raised %s, and that was not recorded: %s",
-                self._plan.fixed.get("action"),
-                _type_name(error),
+                action,
+                kind,
                 problem if isinstance(problem, AuditError) else _type_name(problem),
             )
 

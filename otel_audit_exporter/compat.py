@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from logging import CRITICAL, ERROR
 from typing import Any, Final
 
 from otel_audit_exporter.announce import logger
-from otel_audit_exporter.configure import configure_audit, running_pipeline
+from otel_audit_exporter.configure import configure_audit, running_pipeline, say_once
 from otel_audit_exporter.context import current_scope, overlay
-from otel_audit_exporter.errors import AuditError
+from otel_audit_exporter.errors import AuditError, AuditEventError, OutboxError
 from otel_audit_exporter.pipeline import AuditPipeline
 from otel_audit_exporter.stats import AuditStats
 
@@ -103,8 +104,14 @@ def _pipeline_for(db: Any) -> AuditPipeline:
 
 def _reject(error: Exception) -> None:
     pipeline = running_pipeline()
-    logger.error("audit: an event was not recorded: %s", error)
+    text = error if isinstance(error, AuditError | TypeError) else type(error).__name__
+    level = CRITICAL if isinstance(error, OutboxError) else ERROR
+    say_once(level, _cause(error), "audit: an event was not recorded: %s", text)
     if pipeline is None:
         _Built.rejected += 1
     elif not isinstance(error, AuditError):
         pipeline.reject()
+
+
+def _cause(error: Exception) -> object:
+    return (type(error), *error.problems) if isinstance(error, AuditEventError) else type(error)

@@ -14,7 +14,7 @@ from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 
-from otel_audit_exporter.announce import logger
+from otel_audit_exporter.announce import Repeats, logger
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.exits import end_with_process
 from otel_audit_exporter.exporter import AuditExporter, standalone_exporter
@@ -35,6 +35,7 @@ class _Running:
     lock = threading.RLock()
     pipeline: AuditPipeline | None = None
     made_of: tuple[Any, ...] | None = None
+    repeats = Repeats()  # for as long as there is none
     stand_in: Callable[[Settings], AuditPipeline] | None = None  # answers for configure_audit, in tests
 
 
@@ -105,7 +106,7 @@ def configure_audit(
         )
         return _pipeline(exporters, settings, provider, meter_provider, attached=False)
 
-    return _install(exporter, arguments, resource, (id(resource), id(meter_provider)), build)
+    return _install(exporter, arguments, resource, (resource, meter_provider), build)
 
 
 def attach_audit(
@@ -128,7 +129,7 @@ def attach_audit(
         )
         return _pipeline(exporters, settings, logger_provider, meter_provider, attached=True)
 
-    return _install(exporter, dict(options), logger_provider.resource, (id(logger_provider),), build)
+    return _install(exporter, dict(options), logger_provider.resource, (logger_provider,), build)
 
 
 def get_audit_pipeline() -> AuditPipeline:
@@ -155,6 +156,12 @@ def get_audit_pipeline() -> AuditPipeline:
 def running_pipeline() -> AuditPipeline | None:
     """Return the pipeline in force, or None; nothing is made."""
     return _Running.pipeline
+
+
+def say_once(level: int, cause: object, message: str, *arguments: object) -> None:
+    """Log something that may come with every event: once for each cause, then counted (see ``Repeats``)."""
+    pipeline = _Running.pipeline
+    (pipeline.repeats if pipeline is not None else _Running.repeats).say(level, cause, message, *arguments)
 
 
 def _install(
@@ -185,7 +192,7 @@ def _install(
             running.let_go()
         pipeline = build(_exporters(exporter, settings, resource), settings)
         _Running.pipeline, _Running.made_of = pipeline, made_of
-        _say_where(pipeline, settings)
+        _say_where(pipeline, settings, chosen=exporter is not None or settings.chosen("exporter"))
         end_with_process(pipeline, on_sigterm=settings.handle_sigterm)
         return pipeline
 
@@ -255,6 +262,8 @@ def _chosen(given: ExporterChoice) -> list[str | LogRecordExporter]:
 
 def _exporter(one: str | LogRecordExporter, settings: Settings, resource: Resource | None) -> AuditExporter:
     if isinstance(one, AuditExporter):
+        if one.lane.closed:
+            raise AuditConfigurationError(f"{one!r} was shut down: make a new one")
         return one
     if isinstance(one, LogRecordExporter):
         return ForwardingAuditExporter.forwarding(one, settings, resource)
@@ -307,12 +316,12 @@ def _around(exporter: AuditExporter) -> AuditPipeline:
     )
 
 
-def _say_where(pipeline: AuditPipeline, settings: Settings) -> None:
+def _say_where(pipeline: AuditPipeline, settings: Settings, *, chosen: bool) -> None:
     where = ", ".join(f"{exporter.exporter_name} ({exporter.target})" for exporter in pipeline.exporters)
     unused = [
         settings.sources[name] for name in ("url", "dsn") if settings.chosen(name) and settings.sources[name].isupper()
     ]
-    if unused and not settings.chosen("exporter") and pipeline.exporters[0].exporter_name == DEFAULT_EXPORTER:
+    if unused and not chosen:
         logger.warning(
             "audit: no exporter was chosen, so rows go to %s, although %s is set: set OTEL_AUDIT_EXPORTER "
             "(supabase, postgres, or sqlite to keep it so)",

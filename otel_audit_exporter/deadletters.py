@@ -72,8 +72,8 @@ class DeadLetterStore(Protocol):
         """Keep these events; one with a known id replaces it."""
         ...
 
-    def all(self) -> list[ParkedEvent]:
-        """Return them, the oldest first."""
+    def all(self, limit: int | None = None) -> list[ParkedEvent]:
+        """Return them, the oldest first; no more than ``limit``."""
         ...
 
     def get(self, record_id: str) -> ParkedEvent | None:
@@ -108,8 +108,9 @@ class DeadLetterFile:
         with self._connected(create=True) as connection:
             connection.executemany("INSERT OR REPLACE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def all(self) -> list[ParkedEvent]:
-        return self._select("SELECT * FROM dead_letter ORDER BY parked_at, record_id")
+    def all(self, limit: int | None = None) -> list[ParkedEvent]:
+        most = -1 if limit is None else limit
+        return self._select("SELECT * FROM dead_letter ORDER BY parked_at, record_id LIMIT ?", most)
 
     def get(self, record_id: str) -> ParkedEvent | None:
         found = self._select("SELECT * FROM dead_letter WHERE record_id = ?", record_id)
@@ -125,7 +126,7 @@ class DeadLetterFile:
     def count(self) -> int:
         try:
             seen = os.stat(self.path)
-        except FileNotFoundError:
+        except OSError:
             return 0
         if seen.st_size == 0:  # somebody makes it just now
             return 0
@@ -139,10 +140,10 @@ class DeadLetterFile:
     def size_bytes(self) -> int:
         try:
             return os.path.getsize(self.path)
-        except FileNotFoundError:
+        except OSError:
             return 0
 
-    def _select(self, sql: str, *parameters: str) -> list[ParkedEvent]:
+    def _select(self, sql: str, *parameters: str | int) -> list[ParkedEvent]:
         if not os.path.exists(self.path):
             return []
         with self._connected(create=False) as connection:
@@ -182,9 +183,9 @@ class MemoryDeadLetters:
         with self._lock:
             self._events.update({event.record_id: event for event in events})
 
-    def all(self) -> list[ParkedEvent]:
+    def all(self, limit: int | None = None) -> list[ParkedEvent]:
         with self._lock:
-            return list(self._events.values())
+            return list(self._events.values())[:limit]
 
     def get(self, record_id: str) -> ParkedEvent | None:
         return self._events.get(record_id)

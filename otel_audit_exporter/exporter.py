@@ -11,6 +11,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from logging import CRITICAL, ERROR
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -21,7 +22,7 @@ from opentelemetry.sdk.resources import Resource
 from otel_audit_exporter.announce import logger
 from otel_audit_exporter.deadletters import DeadLetterFile, DeadLetterStore, MemoryDeadLetters
 from otel_audit_exporter.encoding import Encoder
-from otel_audit_exporter.errors import AuditConfigurationError, AuditError, AuditEventError, OutboxError
+from otel_audit_exporter.errors import AuditConfigurationError, AuditError, AuditEventError
 from otel_audit_exporter.event import EventRules
 from otel_audit_exporter.faults import Fault, Verdict
 from otel_audit_exporter.folder import DEAD_LETTERS, Destination, OutboxFolder
@@ -31,7 +32,7 @@ from otel_audit_exporter.outbox import Entry
 from otel_audit_exporter.records import AuditLogRecord, is_audit_record, raw_body, said_by
 from otel_audit_exporter.redaction import Redactor
 from otel_audit_exporter.relay import Relay, deliver_hot
-from otel_audit_exporter.settings import Settings, default_outbox_dir, load_settings
+from otel_audit_exporter.settings import Settings, default_outbox_dir, load_settings, read_settings
 from otel_audit_exporter.sinks.base import Sink, SinkError
 
 _standalone: Final[weakref.WeakSet[AuditExporter]] = weakref.WeakSet()
@@ -49,6 +50,7 @@ class AuditExporter(LogRecordExporter):
 
     exporter_name: str
     adopts = True
+    _unreadable: str | None = None  # what is wrong with the environment's settings
 
     def __init__(self, **options: Any) -> None:
         self._start(self._load({name: value for name, value in options.items() if value is not None}), strict=False)
@@ -64,6 +66,7 @@ class AuditExporter(LogRecordExporter):
         self._lock = threading.Lock()
         self._settings = settings
         self._mapping = TableMapping(settings.columns, settings.column_defaults, settings.unmapped)
+        self._mapping.tell_left_out(self._say_left_out)
         self._rules = make_rules(settings, self._mapping)
         self._sink = self._make_sink_or_hold(strict)
         self._lane = self._make_lane(strict)
@@ -140,8 +143,10 @@ class AuditExporter(LogRecordExporter):
             mine, refused = self._take(batch)
             for store, entries in mine.items():
                 deliver_hot(self._lane, store, entries)
-        except BaseException:
-            logger.exception("audit %s: an export failed; its events stay in the outbox", self._lane.name)
+        except BaseException as error:
+            said = "audit %s: an export failed (%s); its events stay in the outbox"
+            self._lane.repeats.say(ERROR, type(error), said, self._lane.name, type(error).__name__)
+            logger.debug("audit %s: where the export failed", self._lane.name, exc_info=error)
             self._relay.wake()
             return LogRecordExportResult.FAILURE
         return LogRecordExportResult.FAILURE if refused else LogRecordExportResult.SUCCESS
@@ -155,7 +160,7 @@ class AuditExporter(LogRecordExporter):
         """Deliver what waits within the time, and let go of the outbox; what is left is the next process's."""
         if not self._owned:
             limit = min(timeout_millis, self._settings.shutdown_timeout_millis)
-            self.close(time.monotonic() + limit / 1000)
+            self.close(time.monotonic() + limit / 1000, patient=False)
 
     def close(self, deadline: float, *, patient: bool = True) -> bool:
         """End the lane by ``deadline`` (monotonic seconds); True if everything is stored or parked.
@@ -185,53 +190,44 @@ class AuditExporter(LogRecordExporter):
         refused = 0
         for readable in batch:
             record = readable.log_record
-            if isinstance(record, AuditLogRecord):
-                ticket = record.tickets.get(self._lane.name)
-                if ticket is not None:
-                    entry = Entry(ticket.seq, record.event_body or b"")
-                    mine.setdefault(ticket.store, []).append(entry)
+            ticket = record.tickets.get(self._lane.name) if isinstance(record, AuditLogRecord) else None
+            if isinstance(record, AuditLogRecord) and ticket is not None:
+                mine.setdefault(ticket.store, []).append(Entry(ticket.seq, record.event_body or b""))
             elif is_audit_record(record):
-                committed = self._commit(record)
-                refused += committed is None
-                if committed is not None:
-                    mine.setdefault(self._lane.own, []).append(committed)
+                try:
+                    self._commit(record, mine)
+                except AuditError as error:
+                    said = "audit %s: an event is lost, the outbox refuses it: %s"
+                    self._lane.repeats.say(CRITICAL, type(error), said, self._lane.name, error)
+                    self._lane.books.count(rejected=1)
+                    refused += 1
         return mine, refused
 
-    def _commit(self, record: Any) -> Entry | None:
+    def _commit(self, record: Any, mine: dict[AnyStore, list[Entry]]) -> None:
+        """Commit a record to the outbox and put it to ``mine``; one that cannot become a row is parked."""
         try:
             body = self._rules.compose(said_by(record)).body
         except AuditEventError as error:
-            return self._park(record, error)
-        try:
-            return Entry(self._lane.accept(body).seq, body)
-        except AuditError as error:
-            logger.critical("audit %s: an event is lost, the outbox refuses it: %s", self._lane.name, error)
-            self._lane.books.count(rejected=1)
-            return None
+            self._lane.park_unsent(raw_body(record, self._rules.encoder), shape_error(str(error)))
+            return
+        ticket = self._lane.accept(body)
+        mine.setdefault(ticket.store, []).append(Entry(ticket.seq, body))
 
-    def _park(self, record: Any, error: AuditEventError) -> Entry | None:
-        body = raw_body(record, self._rules.encoder)
-        try:
-            ticket = self._lane.accept(body)
-            self._lane.park_now(ticket, body, shape_error(str(error)))
-        except OutboxError as problem:
-            logger.critical("audit %s: an event is lost, the outbox refuses it: %s", self._lane.name, problem)
-        return None
+    def _say_left_out(self, field: str) -> None:
+        logger.info(
+            "audit %s: events have a %s, and no column takes it: it is left out (see the `columns` setting)",
+            self.exporter_name,
+            field,
+        )
 
     def _load(self, options: dict[str, Any]) -> Settings:
-        try:
-            return load_settings(options)
-        except AuditConfigurationError as error:
-            settings = load_settings(options, {})  # raises where it is the arguments that are wrong
-            logger.error(
-                "audit %s: the environment's settings are ignored until they are corrected: %s",
-                self.exporter_name,
-                error,
-            )
-            return settings
+        load_settings(options, {})  # raises where it is the arguments that are wrong
+        settings, problems = read_settings(options)
+        self._unreadable = "; ".join(problems) or None
+        return settings
 
     def _make_sink_or_hold(self, strict: bool) -> Sink:
-        missing = self._missing(self._settings)
+        missing = self._unreadable or self._missing(self._settings)
         try:
             if missing is None:
                 return self._make_sink(self._settings, self._mapping)

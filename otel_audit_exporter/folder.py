@@ -146,6 +146,10 @@ class OutboxFolder:
 
     def release(self, held: HeldFile) -> None:
         """Close an empty file and remove it; one that still holds events is left for the next process."""
+        if not self.path.is_dir():  # removed while it was in use
+            held.store.close()
+            held.lock.release()
+            return
         with quiet, self._guard():
             with held.store.lock:  # nobody can append between the look and the end
                 try:

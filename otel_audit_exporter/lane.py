@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from otel_audit_exporter.announce import Announcer, logger
+from otel_audit_exporter.announce import Announcer, Repeats, logger
 from otel_audit_exporter.attributes import INDEX
 from otel_audit_exporter.deadletters import DeadLetterStore, ParkedEvent
 from otel_audit_exporter.delivery import Attempt, Refused, attempt
@@ -71,20 +71,29 @@ class Waiter:
     """Somebody who waits for one event: told when it is stored or parked, and when an attempt has ended."""
 
     def __init__(self, notify: Callable[[], None] | None = None) -> None:
-        self.settled = False
-        self.attempted = False
-        self._event = threading.Event()
+        self._attempted = threading.Event()
+        self._settled = threading.Event()
         self._notify = notify
 
-    def wait(self, seconds: float | None) -> bool:
-        """Wait until something happened to the event; False where nothing did in time."""
-        return self._event.wait(seconds)
+    @property
+    def settled(self) -> bool:
+        """Whether the event is stored or parked."""
+        return self._settled.is_set()
+
+    def wait_for_attempt(self, seconds: float) -> None:
+        """Wait until an attempt has ended, or the seconds are over."""
+        self._attempted.wait(seconds)
+
+    def wait_until_settled(self, seconds: float) -> None:
+        """Wait until the event is stored or parked, or the seconds are over."""
+        self._settled.wait(seconds)
 
     def tell(self, *, settled: bool) -> None:
         """Say that an attempt has ended, or that the event is stored or parked."""
-        self.attempted = True
-        self.settled = self.settled or settled
-        self._event.set()
+        self._attempted.set()
+        if not settled:
+            return
+        self._settled.set()
         if self._notify is not None:
             with suppress(RuntimeError):  # the loop that waited is closed
                 self._notify()
@@ -129,11 +138,13 @@ class Lane:
         self.books = Books()
         self.writes = Writes(self.options.slow_write_seconds)
         self.announcer = Announcer(self.name)
+        self.repeats = Repeats()
         self.gate: Gate = OPEN_GATE
         self.closed = False
         self.attempts_ended = 0
         self.idle = True  # the relay sleeps long, and the next event has to wake it
         self.hot_seen = 0
+        self.hot_at = 0.0  # when the SDK's road was last busy; infinity while it is
         self.hot_failed_upto = 0
         self._state_lock = threading.RLock()
         self._progress = threading.Condition(self._state_lock)
@@ -173,8 +184,13 @@ class Lane:
 
     @property
     def own(self) -> AnyStore:
-        """The store that this process appends to."""
+        """The store that this process appends to; it is opened where it is not."""
         return self._own if self._own is not None else self._open()
+
+    @property
+    def opened(self) -> AnyStore | None:
+        """The store that this process appends to; None before a fork's first event and after a shutdown."""
+        return self._own
 
     @property
     def stores(self) -> list[AnyStore]:
@@ -307,7 +323,8 @@ class Lane:
             gone = store.settle(seqs)
             self.books.count(succeeded=gone, accepted_by_sink=len(seqs))
         self.books.last_success = now
-        self._acknowledged.append((store, seqs, now))
+        with self._state_lock:
+            self._acknowledged.append((store, seqs, now))
         self._tell(store, seqs, settled=True)
 
     def _conclude(self, store: AnyStore, result: Attempt[Entry]) -> None:
@@ -318,6 +335,7 @@ class Lane:
             self.gate = self.gate.after_failure(result.error.verdict, result.error.retry_after, now, self._jitter)
             example = result.waiting[0].body if result.waiting else None
             self.announcer.failing(result.error, self.books.pending, example)
+            self._tell_everybody()
         elif result.stored and not self.gate.flowing:
             self.gate = OPEN_GATE
         if result.error is None and result.stored:
@@ -337,6 +355,8 @@ class Lane:
             if self._is_proved(store, one, refusal, now):
                 park.append((one, refusal))
             else:
+                if one.proved:  # others passed since, which is remembered for when its grace is over
+                    self._first_refused[id(store), refusal.seq] = self.books.accepted_by_sink - 1
                 hold.append(refusal)
         if park:
             self._park(store, park, now)
@@ -367,7 +387,7 @@ class Lane:
             self._first_refused.setdefault((id(store), refusal.seq), accepted)
         store.refuse(refusals)
         self.books.note_error(str(example.error))
-        self.announcer.failing(example.error, len(refusals), example.item.body)
+        self.announcer.holding(example.error, len(refusals), example.item.body)
         self._tell(store, array("q", (refusal.seq for refusal in refusals)), settled=False)
 
     def _park(self, store: AnyStore, refused: Sequence[tuple[Refused[Entry], Refusal]], now: float) -> None:
@@ -395,11 +415,17 @@ class Lane:
         self.announcer.parked(last.error, len(refused), last.item.body)
         self._tell(store, seqs, settled=True)
 
-    def park_now(self, ticket: Ticket, body: bytes, error: SinkError) -> None:
-        """Park an accepted event that no sink needs to refuse: it cannot become a row."""
+    def park_unsent(self, body: bytes, error: SinkError) -> None:
+        """Park an event that cannot become a row. It never is in the outbox, from where it could be delivered.
+
+        Raises :class:`OutboxError` where the dead letters cannot take it.
+        """
         now = time.time()
-        refusal = Refusal(ticket.seq, error.code, str(error), 1, now, now)
-        self._park(ticket.store, [(Refused(Entry(ticket.seq, body), error, True), refusal)], now)
+        letter = ParkedEvent(record_id_of(body), body, str(error), error.code, 1, now, now, self.identity)
+        self.dead_letters.park([letter])
+        self.books.count(submitted=1, failed=1, parked_ever=1)
+        self.books.note_error(str(error))
+        self.announcer.parked(error, 1, body)
 
     def due_refusals(self, store: AnyStore, limit: int) -> list[Entry]:
         """Return the refused events that are due for another try: by their back-off, or because others pass now."""
@@ -442,6 +468,13 @@ class Lane:
         for waiter in told:
             waiter.tell(settled=settled)
 
+    def _tell_everybody(self) -> None:
+        """Say to all that wait that an attempt has failed: theirs would not be better off now."""
+        with self._state_lock:
+            told = [waiter for waiters in self._waiters.values() for waiter in waiters]
+        for waiter in told:
+            waiter.tell(settled=False)
+
     def is_pending(self, ticket: Ticket) -> bool:
         """Tell whether the event is neither stored nor parked."""
         store = ticket.store
@@ -449,13 +482,17 @@ class Lane:
 
     def acknowledged_at(self, ticket: Ticket) -> float | None:
         """Return when the sink acknowledged the event (seconds since the epoch), as far as it is remembered."""
-        for store, seqs, at in reversed(self._acknowledged):
+        with self._state_lock:
+            batches = list(self._acknowledged)
+        for store, seqs, at in reversed(batches):
             if store is ticket.store and ticket.seq in seqs:
                 return at
         return self.books.last_success
 
     def wait_until_settled(self, deadline: float, nudge: Callable[[], None]) -> bool:
         """Wait until everything accepted so far is stored or parked; False where it is not at ``deadline``."""
+        if self.closed:
+            return self.books.pending <= 0
         marks = [(store, store.last_seq) for store in self.stores]
         nudge()
         with self._progress:

@@ -26,7 +26,7 @@ class DeadLetters:
         return (self._letter(parked) for parked in self._lane.dead_letters.all())
 
     def __len__(self) -> int:
-        return len(self._lane.dead_letters.all())
+        return self._lane.dead_letters.count()
 
     def get(self, record_id: str) -> DeadLetter | None:
         """Return the dead letter of this id, or None."""
@@ -56,7 +56,11 @@ class DeadLetters:
         return self._lane.dead_letters.remove(record_id)
 
     def _letter(self, parked: ParkedEvent) -> DeadLetter:
-        row = parse_json(self._lane.row_of(parked.body))
+        text = self._lane.row_of(parked.body)
+        try:
+            row = parse_json(text)
+        except RecursionError:  # nested deeper than Python reads: shown as its text
+            row = text.decode()
         return parked.letter(row if isinstance(row, dict) else {"record": row})
 
     def _retry(self, parked: ParkedEvent) -> bool:
@@ -69,7 +73,8 @@ class DeadLetters:
             again = replace(parked, error=str(error), code=error.code, attempts=parked.attempts + 1)
             self._lane.dead_letters.park([again])
             return False
-        self._lane.dead_letters.remove(parked.record_id)
+        if not self._lane.dead_letters.remove(parked.record_id):
+            return True  # somebody else has retried or dropped it meanwhile, and counted it
         if parked.parked_by == self._lane.identity:
             self._lane.books.count(failed=-1, succeeded=1)
         else:

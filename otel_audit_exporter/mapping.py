@@ -6,7 +6,7 @@ out of the event's fragments without parsing them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, Final, Literal
 
@@ -71,6 +71,8 @@ class TableMapping:
             field for field in ("on_behalf_of", *_SURROUNDINGS) if "metadata" in taken and field not in taken
         )
         self._names_event = "event_name" in taken
+        self._watched: tuple[int, ...] = ()
+        self._on_left_out: Callable[[str], None] = lambda field: None
         self.left_out = frozenset(field for field in (*_SURROUNDINGS, *_TRACE) if not self._takes(field, taken))
         self._usual = tuple(_SAID[FIELDS[position]] for position in self._foldable)
         self._pick = itemgetter(*self._foldable) if len(self._foldable) > 1 else None
@@ -99,9 +101,18 @@ class TableMapping:
             return frozenset()
         return frozenset(FIELDS[position] for position in self._foldable)
 
+    def tell_left_out(self, tell: Callable[[str], None]) -> None:
+        """Have ``tell`` called, once for each field that an event has and that is left out of its row."""
+        self._on_left_out = tell
+        self._watched = _positions(self.left_out)
+
     def row(self, body: bytes) -> bytes:
         """Return the row of an event as the bytes of one JSON object."""
         fragments = split(body)
+        for at in self._watched:
+            if fragments[at] != _NULL:
+                self._watched = tuple(other for other in self._watched if other != at)
+                self._on_left_out(FIELDS[at])
         if self._is_unusual(fragments):
             self._fold(fragments)
         if self._metadata_parts:

@@ -508,6 +508,7 @@ def salvage(path: str | os.PathLike[str]) -> list[bytes]:
         except sqlite3.Error:
             continue
         try:
+            connection.execute("PRAGMA writable_schema = ON")  # a file that was cut short is read as far as it goes
             rows = connection.execute(f"SELECT seq, body FROM event ORDER BY seq {direction}")  # noqa: S608
             for seq, body in rows:
                 if isinstance(body, bytes) and body.startswith(b"[") and body.endswith(b"]"):

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from logging import CRITICAL, ERROR, WARNING
 from typing import Any, Final
 
 from opentelemetry._logs import Logger, NoOpLogger
@@ -14,9 +15,9 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk._logs import LogRecordLimits, LogRecordProcessor
 from opentelemetry.sdk.resources import Resource
 
-from otel_audit_exporter.announce import logger
+from otel_audit_exporter.announce import Repeats, logger
 from otel_audit_exporter.attributes import SCOPE_NAME
-from otel_audit_exporter.errors import AuditError, AuditEventError, OutboxError
+from otel_audit_exporter.errors import AuditError, AuditEventError, AuditShutdownError, OutboxError
 from otel_audit_exporter.event import AuditEvent, ComposedEvent
 from otel_audit_exporter.exits import end_with_multiprocessing_child
 from otel_audit_exporter.exporter import AuditExporter
@@ -67,6 +68,7 @@ class AuditPipeline:
         self._sync = settings.mode == "sync"
         self._attached = attached
         self._sdk = SdkThread()
+        self.repeats = Repeats()
         self._begin()
         for exporter in self._exporters if owns else ():
             exporter.own_by_pipeline()
@@ -131,18 +133,28 @@ class AuditPipeline:
         lane = self._primary.lane
         try:
             tickets = {lane.name: lane.accept(event.body)}
+        except AuditShutdownError:
+            lane.books.count(rejected=1)
+            raise
         except OutboxError as error:
             lane.books.count(rejected=1)
             if self.settings.on_outbox_error == "raise":
                 raise
-            logger.critical("audit %s: an event is lost, the outbox refuses it: %s", lane.name, error)
+            self.repeats.say(
+                CRITICAL,
+                (lane.name, type(error)),
+                "audit %s: an event is lost, the outbox refuses it: %s",
+                lane.name,
+                error,
+            )
             return {}
         for secondary in self._exporters[1:]:
             try:
                 tickets[secondary.lane.name] = secondary.lane.accept(event.body)
             except AuditError as error:
                 secondary.lane.books.count(rejected=1)
-                logger.error("audit %s: an event passed by this sink: %s", secondary.lane.name, error)
+                name = secondary.lane.name
+                self.repeats.say(ERROR, (name, type(error)), "audit %s: an event passed by this sink: %s", name, error)
         return tickets
 
     def _send(self, event: ComposedEvent, tickets: Mapping[str, Ticket]) -> None:
@@ -166,7 +178,7 @@ class AuditPipeline:
         lane.watch(ticket, waiter)
         try:
             self._primary.relay.hurry()
-            waiter.wait(self.settings.export_timeout_millis / 1000)
+            waiter.wait_for_attempt(self.settings.export_timeout_millis / 1000)
         finally:
             lane.unwatch(ticket, waiter)
 
@@ -177,7 +189,9 @@ class AuditPipeline:
             if len(self._keys) > _REMEMBERED_KEYS:
                 self._keys.popitem(last=False)
         if earlier != event.digest:
-            logger.warning(
+            self.repeats.say(
+                WARNING,
+                ("said before", event.action),
                 "audit: %s was said before under the id %s, and says something else now: the first one counts",
                 event.action,
                 event.record_id,

@@ -62,7 +62,7 @@ class PendingReceipt:
         waiter = Waiter()
         self._lane.watch(self._ticket, waiter)
         try:
-            self._wait(waiter, None if timeout is None else time.monotonic() + timeout)
+            self._wait(self._lane, waiter, None if timeout is None else time.monotonic() + timeout)
         finally:
             self._lane.unwatch(self._ticket, waiter)
         return self._outcome()
@@ -82,7 +82,7 @@ class PendingReceipt:
         waiter = Waiter(tell)
         self._lane.watch(self._ticket, waiter)
         try:
-            while not waiter.settled:
+            while not (waiter.settled or self._lane.closed):
                 self._hurry()
                 try:
                     await asyncio.wait_for(told.wait(), 0.5)
@@ -93,13 +93,13 @@ class PendingReceipt:
             self._lane.unwatch(self._ticket, waiter)
         return self._outcome()
 
-    def _wait(self, waiter: Waiter, deadline: float | None) -> None:
-        while not waiter.settled:
+    def _wait(self, lane: Lane, waiter: Waiter, deadline: float | None) -> None:
+        while not (waiter.settled or lane.closed):
             left = 0.5 if deadline is None else min(deadline - time.monotonic(), 0.5)
             if left <= 0:
                 return
             self._hurry()
-            waiter.wait(left)
+            waiter.wait_until_settled(left)
 
     def _outcome(self) -> AuditReceipt:
         assert self._lane is not None

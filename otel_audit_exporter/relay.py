@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from logging import ERROR
 from queue import SimpleQueue
 from typing import Final
 
@@ -42,7 +43,7 @@ class Relay:
 
     def _begin(self) -> None:
         self._thread: threading.Thread | None = None
-        self._assistant = _Assistant(f"otel-audit-relay-{self._lane.name}-2")
+        self._assistant = _Assistant(self._lane)
         self._start_lock = threading.Lock()
         self._wake = threading.Event()
         self._urgent = False
@@ -114,9 +115,11 @@ class Relay:
         """Say once what went wrong, and go on: nothing may end the road that loses nothing."""
         if self._stopping:
             return
-        if str(error) != self._problem:
-            self._problem = str(error)
-            logger.error("audit %s: delivery stumbled and goes on: %s", self._lane.name, error, exc_info=error)
+        text = _said_of(error)
+        if text != self._problem:
+            self._problem = text
+            logger.error("audit %s: delivery stumbled and goes on: %s", self._lane.name, text)
+            logger.debug("audit %s: where it stumbled", self._lane.name, exc_info=error)
         self._stop_or_pause.wait(_IDLE_SECONDS)
 
     def _pause(self) -> float:
@@ -145,13 +148,16 @@ class Relay:
             return
         everything = urgent or not self._hot or not self._lane.gate.flowing
         for store in self._lane.stores:
-            if not self._drain(store, None if everything or store is not self._lane.own else self._cold_mark):
+            if not self._drain(store, None if everything or store is not self._lane.opened else self._cold_mark):
                 break
         self._lane.drop_emptied()
 
     def _tick(self, now: float) -> None:
         """Move the mark below which an event is too old to be still on the SDK's road."""
-        self._ticks.append((now, self._lane.own.last_seq))
+        own = self._lane.opened
+        if own is None:
+            return
+        self._ticks.append((now, own.last_seq))
         while len(self._ticks) > 1 and self._ticks[1][0] <= now - self._cold_after:
             self._ticks.popleft()
         at, seq = self._ticks[0]
@@ -191,14 +197,20 @@ class Relay:
             self._lane.attempt(backlog.store, entries)
 
     def _tell_closed_road(self, store: AnyStore, seq: int) -> None:
-        unseen = self._hot and store is self._lane.own and self._lane.hot_seen == 0 and seq <= self._cold_mark
-        if unseen and self._lane.gate.flowing and not self._told_closed_road:
+        unseen = self._hot and store is self._lane.opened and self._lane.hot_seen < seq <= self._cold_mark
+        silent = time.monotonic() - self._lane.hot_at > self._cold_after
+        if unseen and silent and self._lane.gate.flowing and not self._told_closed_road:
             self._told_closed_road = True
             logger.warning(
                 "audit %s: the log records do not arrive by the SDK's road (OTEL_SDK_DISABLED, a processor that "
                 "raises, or a provider that was shut down): events are delivered from the outbox instead",
                 self._lane.name,
             )
+
+
+def _said_of(error: BaseException) -> str:
+    """Return an error of the outbox in its own words; of another only the kind, as its words may hold values."""
+    return str(error) if isinstance(error, OutboxError) else type(error).__name__
 
 
 def be_untraced() -> None:
@@ -228,8 +240,8 @@ class _Backlog:
 class _Assistant:
     """A second sending thread, for backlogs. It starts with the first one."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
         self._work: SimpleQueue[tuple[Callable[[], None], threading.Event]] = SimpleQueue()
         self._started = False
 
@@ -238,7 +250,7 @@ class _Assistant:
         done = threading.Event()
         if not self._started:
             try:
-                threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+                threading.Thread(target=self._serve, name=f"otel-audit-relay-{self._lane.name}-2", daemon=True).start()
             except RuntimeError:  # the interpreter is ending
                 done.set()
                 return done
@@ -253,7 +265,8 @@ class _Assistant:
             try:
                 work()
             except BaseException as error:
-                logger.error("audit: delivery stumbled and goes on: %s", error)
+                said = "audit %s: delivery stumbled and goes on: %s"
+                self._lane.repeats.say(ERROR, type(error), said, self._lane.name, _said_of(error))
             finally:
                 done.set()
 
@@ -265,6 +278,7 @@ def deliver_hot(lane: Lane, store: AnyStore, entries: list[Entry]) -> None:
     """
     last = entries[-1].seq
     lane.hot_seen = max(lane.hot_seen, last)
+    lane.hot_at = float("inf")
     try:
         for part in _parts(store, entries):
             if not lane.gate.flowing:
@@ -272,7 +286,9 @@ def deliver_hot(lane: Lane, store: AnyStore, entries: list[Entry]) -> None:
             lane.attempt(store, part)
     except OutboxError as error:
         if not lane.closed:
-            logger.error("audit %s: %s", lane.name, error)
+            lane.repeats.say(ERROR, type(error), "audit %s: %s", lane.name, error)
+    finally:
+        lane.hot_at = time.monotonic()
     if not lane.gate.flowing:
         lane.hot_failed_upto = max(lane.hot_failed_upto, last)
         lane.wake()

@@ -426,6 +426,14 @@ def load_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | Non
     Raises :class:`AuditConfigurationError` that names every variable or argument at fault, what is wrong with it
     and what is allowed. A secret's value is in no message.
     """
+    settings, problems = read_settings(arguments, environ)
+    if problems:
+        raise AuditConfigurationError("; ".join(problems))
+    return settings
+
+
+def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> tuple[Settings, list[str]]:
+    """Return the settings, the default where a value cannot be read, and what is wrong with those values."""
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -445,9 +453,7 @@ def load_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | Non
     problems.extend(f"{name}: there is no such setting" for name in arguments.keys() - _BY_ARGUMENT.keys())
     if not problems:
         problems.extend(_fit_batch_to_queue(values, sources))
-    if problems:
-        raise AuditConfigurationError("; ".join(problems))
-    return Settings(values, sources)
+    return Settings(values, sources), problems
 
 
 def _find(setting: Setting, arguments: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str | None, Any]:

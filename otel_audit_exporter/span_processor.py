@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from logging import ERROR
 from typing import Any, Final
 
 from opentelemetry.context import Context
@@ -23,9 +24,8 @@ from opentelemetry.trace import (
     use_span,
 )
 
-from otel_audit_exporter.announce import logger
 from otel_audit_exporter.attributes import AUDIT_ACTION, AUDIT_RECORD_ID, FIELD_OF
-from otel_audit_exporter.configure import get_audit_pipeline
+from otel_audit_exporter.configure import get_audit_pipeline, say_once
 from otel_audit_exporter.context import Scope, current_scope, overlay
 from otel_audit_exporter.errors import AuditError
 from otel_audit_exporter.pipeline import AuditPipeline
@@ -89,18 +89,18 @@ class AuditSpanProcessor(SpanProcessor):
     def __init__(self, pipeline: AuditPipeline | None = None) -> None:
         self._pipeline = pipeline
         self._seen = _Seen()
-        self._scopes: dict[SpanContext, tuple[weakref.ref[Span], Scope]] = {}
+        self._scopes: dict[tuple[int, int], tuple[weakref.ref[Span], Scope]] = {}
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Remember the audit context in which the span starts."""
         scope = current_scope()
         if scope is not None:
-            key = _context_of(span)
+            key = _ids_of(span)
             self._scopes[key] = (weakref.ref(span, lambda _: self._scopes.pop(key, None)), scope)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Record the span's audit events; never raises."""
-        started_in = self._scopes.pop(_context_of(span), None)
+        started_in = self._scopes.pop(_ids_of(span), None)
         events = [event for event in span.events if AUDIT_ACTION in (event.attributes or {})]
         if not events:
             return
@@ -137,7 +137,8 @@ class AuditSpanProcessor(SpanProcessor):
 
     def _say_rejected(self, span: ReadableSpan, error: Exception) -> None:
         name, text = span.name, str(error) if isinstance(error, AuditError) else type(error).__name__
-        logger.error("audit: an event of the span %s was not recorded: %s", name, text)
+        said = "audit: an event of the span %s was not recorded: %s"
+        say_once(ERROR, ("not recorded", name, type(error)), said, name, text)
         if not isinstance(error, AuditError):
             with suppress(AuditError):
                 self._in_force().reject()
@@ -145,6 +146,11 @@ class AuditSpanProcessor(SpanProcessor):
 
 def _context_of(span: ReadableSpan) -> SpanContext:
     return span.get_span_context() or INVALID_SPAN_CONTEXT
+
+
+def _ids_of(span: ReadableSpan) -> tuple[int, int]:
+    context = _context_of(span)
+    return context.trace_id, context.span_id
 
 
 def _normal(record_id: object) -> str | None:

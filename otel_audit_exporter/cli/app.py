@@ -9,11 +9,14 @@ import typer
 from typer.core import TyperGroup
 
 from otel_audit_exporter.cli import talk
+from otel_audit_exporter.cli.check import check
 from otel_audit_exporter.cli.dead_letters import dead_letters
 from otel_audit_exporter.cli.demo import demo
 from otel_audit_exporter.cli.emit import emit
+from otel_audit_exporter.cli.history import history, tail
 from otel_audit_exporter.cli.outbox import outbox
 from otel_audit_exporter.cli.schema import schema
+from otel_audit_exporter.cli.status import status
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError
 
 EXIT_FAILED = 1
@@ -74,5 +77,9 @@ app = typer.Typer(
 app.command()(emit)
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(outbox, name="outbox")
+app.command()(status)
 app.command()(demo)
+app.command()(check)
 app.command()(schema)
+app.command()(tail)
+app.command()(history)

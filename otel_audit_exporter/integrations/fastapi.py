@@ -15,8 +15,9 @@ from otel_audit_exporter.configure import configure_audit
 from otel_audit_exporter.context import update_audit_context
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.integrations.asgi import AuditMiddleware
+from otel_audit_exporter.integrations.operations_router import audit_router
 
-__all__ = ["AuditMiddleware", "audit_identity", "audit_lifespan"]
+__all__ = ["AuditMiddleware", "audit_identity", "audit_lifespan", "audit_router"]
 
 
 class audit_lifespan:  # noqa: N801  # called as a function by FastAPI

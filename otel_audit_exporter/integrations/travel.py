@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from logging import ERROR
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry.trace import get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from otel_audit_exporter.announce import logger
-from otel_audit_exporter.configure import running_pipeline
+from otel_audit_exporter.configure import running_pipeline, say_once
 from otel_audit_exporter.context import Scope, attach_scope, checked_fields, current_scope, detach_scope
 from otel_audit_exporter.encoding import Encoder
 from otel_audit_exporter.errors import AuditEventError
@@ -74,5 +74,5 @@ class ArrivedContext:
         try:
             return checked_fields(fields if isinstance(fields, Mapping) else {})
         except AuditEventError as error:
-            logger.error("audit: a job's context is left out: %s", error)
+            say_once(ERROR, ("a job's context", *error.problems), "audit: a job's context is left out: %s", error)
             return {}

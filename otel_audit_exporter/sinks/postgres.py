@@ -95,6 +95,9 @@ class PostgresSink:
         json_columns: Collection[str] = JSON_COLUMNS,
     ) -> None:
         self._parameters = read_dsn(dsn)
+        # Here, and not in the middle of an insert: in a child forked there, that import would never end.
+        import otel_audit_exporter.sinks.postgres_wire  # noqa: F401
+
         self._insertion = Insert(
             schema,
             table,
@@ -157,9 +160,9 @@ class PostgresSink:
             if not self._inserted_on_kept(values, deadline):
                 self._write(self._connect(deadline), values, deadline)
         except ConnectError as error:
-            raise _connect_error(str(error)) from None
+            raise connect_error(str(error)) from None
         except ServerError as error:
-            raise _server_error(error.code, error.message) from None
+            raise server_error(error.code, error.message) from None
         except ConnectionLostError:
             raise SinkError(CUT_OFF, "the connection broke") from None
         except TimeoutError:
@@ -213,12 +216,12 @@ class PostgresSink:
         result = wire.run([(DESCRIBE_TABLE.read_bytes(), [self._insertion.name.encode()])], deadline)[0]
         if not result.ntuples:
             schema, table = self._insertion.schema, self._insertion.table
-            raise _server_error("42P01", f'relation "{schema}.{table}" does not exist')
+            raise server_error("42P01", f'relation "{schema}.{table}" does not exist')
         types, keys = (orjson.loads(result.get_value(0, at) or empty) for at, empty in enumerate((b"{}", b"[]")))
         try:
             return self._insertion.statement(TableShape(types, keys)).encode()
         except ShapeError as error:
-            raise _server_error(error.code, error.message) from None
+            raise server_error(error.code, error.message) from None
 
 
 def read_dsn(dsn: str) -> dict[str, Any]:
@@ -267,16 +270,18 @@ def _transaction(statement: bytes, values: bytes, deadline: float) -> list[State
     ]
 
 
-def _server_error(code: str, message: str) -> SinkError:
+def server_error(code: str, message: str) -> SinkError:
+    """Say what an error of the server is, in words that hold no value of a row."""
     return SinkError(classify_sqlstate(code, message), describe_sqlstate(code, message), code=code)
 
 
-def _connect_error(said: str) -> SinkError:
+def connect_error(said: str) -> SinkError:
+    """Say why no connection came about, from libpq's words."""
     words = _SERVERS_WORDS.search(said)
     short = words["words"] if words else said.strip()
     for pattern, code in _LOGINS:
         if re.search(pattern, said):
-            return _server_error(code, short)
+            return server_error(code, short)
     if _TLS.search(said):
         return SinkError(_TLS_WRONG, f"no connection ({short})")
     return SinkError(UNREACHABLE, f"no connection ({short})")

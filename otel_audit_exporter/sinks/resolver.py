@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  # which a look-up would import, perhaps in the middle of a fork
 import ipaddress
 import socket
 import threading

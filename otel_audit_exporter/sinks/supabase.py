@@ -90,11 +90,16 @@ class SupabaseSink:
         columns: Sequence[str],
         key_columns: Sequence[str] = ("id",),
     ) -> None:
-        import supabase  # noqa: F401  # here, and not in the middle of the first insert: it takes its time
+        # All that an insert needs, here and not in its middle: it takes its time, and in a child that is forked
+        # while a module is being imported that import would never end.
+        import certifi  # noqa: F401
+        import supabase  # noqa: F401
 
-        self._url = _project_url(url)
-        self._key = _header_value(key)
-        self._token = token if callable(token) or token is None else _header_value(token)
+        import otel_audit_exporter.sinks.http_deadline  # noqa: F401
+
+        self._url = project_url(url)
+        self._key = header_value(key)
+        self._token = token if callable(token) or token is None else header_value(token)
         self._table = table
         self._schema = schema
         self._path = quote(table, safe="")
@@ -150,7 +155,7 @@ class SupabaseSink:
                 if rest.deadline.connected or stale == _STALE_CONNECTIONS:
                     raise SinkError(CUT_OFF, "the connection broke") from error
             except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, RuntimeError, ValueError) as error:
-                raise _transport_error(error) from None
+                raise transport_error(error) from None
         raise AssertionError("the last attempt returns or raises")
 
     def _headers(self) -> dict[str, str]:
@@ -173,7 +178,7 @@ class SupabaseSink:
             return None if self._key.startswith("sb_") else self._key
         if isinstance(self._token, str):
             return self._token
-        return _called(self._token)
+        return called_token(self._token)
 
     def _connected(self) -> _Rest:
         with self._lock:
@@ -242,7 +247,7 @@ def _proves_storage(answer: _Answer) -> bool:
 
 
 def _refusal(answer: _Answer) -> SinkError:
-    code, message = _error_in(answer.body)
+    code, message = error_in(answer.body)
     return SinkError(
         classify_http(answer.status, code, message),
         describe_http(answer.status, code, message),
@@ -252,7 +257,8 @@ def _refusal(answer: _Answer) -> SinkError:
     )
 
 
-def _error_in(body: bytes) -> tuple[str | None, str]:
+def error_in(body: bytes) -> tuple[str | None, str]:
+    """Return the code and the words of PostgREST's JSON error; None and empty where the body is something else."""
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -263,7 +269,8 @@ def _error_in(body: bytes) -> tuple[str | None, str]:
     return code if isinstance(code, str) else None, message if isinstance(message, str) else ""
 
 
-def _transport_error(error: Exception) -> SinkError:
+def transport_error(error: Exception) -> SinkError:
+    """Say what a failure of the HTTP client is, without what it was about to send."""
     import httpx
 
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
@@ -281,25 +288,28 @@ def _transport_error(error: Exception) -> SinkError:
     return SinkError(CUT_OFF, f"the request failed ({type(error).__name__})")
 
 
-def _called(token: Callable[[], Any]) -> str:
+def called_token(token: Callable[[], Any]) -> str:
+    """Return the token that a callable gives."""
     try:
         value = token()
     except Exception as error:  # the application's own code may raise anything
         raise SinkError(_NO_TOKEN, f"the token callable raised {type(error).__name__}") from None
     try:
-        return _header_value(value)
+        return header_value(value)
     except ValueError:
         raise SinkError(_WRONG_KEY, "the token callable gave no usable token") from None
 
 
-def _header_value(value: Any) -> str:
+def header_value(value: Any) -> str:
+    """Return a key or token as it stands in a header; raise ``ValueError`` for one that cannot."""
     text = value.strip() if isinstance(value, str) else ""
     if not text or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("a key or token is a non-empty line of printable ASCII without spaces")
     return text
 
 
-def _project_url(url: str) -> str:
+def project_url(url: str) -> str:
+    """Return the project's address without the path of its REST interface."""
     import httpx
 
     try:

@@ -7,6 +7,8 @@ import _thread
 import atexit
 import multiprocessing
 import os
+import resource
+import shutil
 import signal
 import sys
 import threading
@@ -173,6 +175,64 @@ def multiprocessing_child_that_configures(job: Job) -> None:
     sys.exit(child.exitcode)
 
 
+def imports_of_a_delivery(job: Job, ledger: Ledger) -> None:
+    """Say which modules are imported after the configuration: a fork in the middle of that would hang a child."""
+    before = set(sys.modules)
+    emit_many(ledger, job)
+    audit.flush_audit(30_000)
+    _say(",".join(sorted(set(sys.modules) - before)))
+
+
+def outage(job: Job, ledger: Ledger) -> None:
+    """Emit through an outage, say how much memory it took and how long the longest call, then deliver."""
+    emit_one(ledger, new_id())
+    audit.flush_audit(500)
+    before, longest = _resident_mib(), 0.0
+    for _ in range(job.visits - 1):
+        began = time.monotonic()
+        emit_one(ledger, new_id())
+        longest = max(longest, time.monotonic() - began)
+    _say(f"{_resident_mib() - before:.1f} {longest:.3f}")
+    sys.stdin.readline()
+    _say(str(audit.flush_audit(600_000)))
+
+
+def full_disk(job: Job, ledger: Ledger) -> None:
+    """Fill the disk (visits=2: reach the limit on a file's size), say so, and drain when there is space again."""
+    filler = Path(job.options["outbox_dir"]).parent / "filler"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if job.visits == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limit[1]))
+    else:
+        _fill(filler, but=600_000)
+    for _ in range(20_000):
+        try:
+            emit_one(ledger, new_id())
+        except audit.OutboxError as error:
+            _say(f"refused {type(error).__name__} {error}")
+            break
+    sys.stdin.readline()
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    filler.unlink(missing_ok=True)
+    delivered = audit.flush_audit(60_000)
+    emit_one(ledger, new_id())
+    _say(str(delivered and audit.flush_audit(60_000)))
+
+
+def _fill(path: Path, but: int) -> None:
+    with path.open("wb") as file:
+        left = shutil.disk_usage(path.parent).free - but
+        file.write(b"x" * left)
+
+
+def _resident_mib() -> float:
+    """The memory now, or where the system does not tell, the most that it was."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().partition("VmRSS:")[2].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 def _child(job_text: str) -> None:
     job = Job.from_json(job_text)
     audit.configure_audit(**job.options)  # the parent's is in force already where this is forked
@@ -239,6 +299,9 @@ ENDS: dict[str, Callable[[Job, Ledger], Any]] = {
         forks_under_load,
         parent_killed_before_its_child,
         interrupted,
+        imports_of_a_delivery,
+        full_disk,
+        outage,
     )
 }
 ENDS |= {

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults import scenario
+from tests.faults.events import BAD_ACTION
 from tests.faults.scenario import Scenario
 from tests.stack import AuditTable, Stack
+from tests.stack.faults import bad_gateway_page
 
 _A_MINUTE = 60_000
 _PATIENCE_SECONDS = 90.0
@@ -132,6 +134,17 @@ class TestChildren:
         busy = scenario.on_stack(tmp_path, stack, audit_table)
         assert run("forks_under_load", busy, visits=10)[0] == 0
         assert busy.violations() == []
+
+    @pytest.mark.parametrize("exporter", ["sqlite", "supabase", "postgres"])
+    def test_a_delivery_imports_nothing_that_a_fork_could_interrupt(
+        self, stack: Stack, audit_table: AuditTable, tmp_path: Path, exporter: str
+    ) -> None:
+        audit_table.alter(f"add constraint no_bad_action check (action <> '{BAD_ACTION}')")
+        delivery = scenario.on_stack(tmp_path, stack, audit_table, path=str(tmp_path / "t.db"), dsn=stack.dsn())
+        delivery.job.options["exporter"] = exporter
+        delivery.job = replace(delivery.job, bad_every=50)
+        stack.gateway.inject(bad_gateway_page())
+        assert run("imports_of_a_delivery", delivery) == (0, "")
 
     def test_a_child_takes_over_the_file_of_its_killed_parent(self, ending: Scenario) -> None:
         assert run("parent_killed_before_its_child", ending)[0] == -signal.SIGKILL

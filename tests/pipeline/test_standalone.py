@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import pytest
 from opentelemetry import _logs
 from opentelemetry._logs import Logger, LogRecord
-from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExportResult, SimpleLogRecordProcessor
 
 from otel_audit_exporter import (
@@ -101,9 +101,7 @@ class TestRecords:
         exporter = SQLiteAuditExporter(os.fspath(tmp_path / "rows.db"))
         logger = behind(exporter)
         logger.emit(LogRecord(attributes=attributes()))
-        logger.emit(
-            LogRecord(attributes=attributes(**{"audit.target.id": "no uuid", "audit.record.id": "0" * 32}))
-        )
+        logger.emit(LogRecord(attributes=attributes(**{"audit.target.id": "no uuid", "audit.record.id": "0" * 32})))
         logger.emit(LogRecord(attributes=attributes()))
         wait_until(lambda: exporter.lane.stats().pending == 0 and exporter.lane.stats().submitted == 3, "all settled")
         stats = exporter.lane.stats()
@@ -113,9 +111,7 @@ class TestRecords:
         assert "entity_id: must be a UUID" in error
         assert len(sqlite_rows(tmp_path / "rows.db")) == 2
 
-    def test_a_record_that_cannot_become_a_row_never_reaches_the_table(
-        self, behind: Behind, tmp_path: Path
-    ) -> None:
+    def test_a_record_that_cannot_become_a_row_never_reaches_the_table(self, behind: Behind, tmp_path: Path) -> None:
         exporter = SQLiteAuditExporter(os.fspath(tmp_path / "rows.db"))
         logger = behind(exporter)
         for _ in range(200):
@@ -124,16 +120,26 @@ class TestRecords:
         wait_until(lambda: exporter.lane.stats().failed == 200, "all parked")
         assert sqlite_rows(tmp_path / "rows.db") == []
 
-    def test_export_answers_success_once_the_outbox_has_it(self, tmp_path: Path) -> None:
+    def test_export_answers_success_once_the_outbox_has_it_or_the_dead_letters(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         exporter = SQLiteAuditExporter(os.fspath(tmp_path / "missing" / "rows.db"))
         provider = LoggerProvider(shutdown_on_exit=False)
         answers: list[LogRecordExportResult] = []
         export = exporter.export
-        exporter.export = lambda batch: answers.append(export(batch)) or answers[-1]  # type: ignore[method-assign,func-returns-value]
+
+        def overheard(batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+            answers.append(export(batch))
+            return answers[-1]
+
+        monkeypatch.setattr(exporter, "export", overheard)
         provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
         provider.get_logger("application").emit(LogRecord(attributes=attributes()))
         assert answers == [LogRecordExportResult.SUCCESS]
         assert exporter.lane.stats().pending == 1
+        provider.get_logger("application").emit(LogRecord(attributes=attributes(**{"audit.outcome": "perhaps"})))
+        assert answers == [LogRecordExportResult.SUCCESS] * 2
+        assert exporter.lane.stats().failed == 1
         exporter.shutdown(0)
 
     def test_structures_and_texts_of_json_are_the_same_documents(
@@ -218,9 +224,7 @@ class TestMissingSettings:
         self, behind: Behind, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "file").write_text("in the way")
-        exporter = SQLiteAuditExporter(
-            os.fspath(tmp_path / "rows.db"), outbox_dir=os.fspath(tmp_path / "file")
-        )
+        exporter = SQLiteAuditExporter(os.fspath(tmp_path / "rows.db"), outbox_dir=os.fspath(tmp_path / "file"))
         behind(exporter).emit(LogRecord(attributes=attributes()))
         wait_until(lambda: exporter.lane.stats().succeeded == 1, "the row is stored")
         assert [record.levelno for record in caplog.records if "memory only" in record.message] == [logging.ERROR]

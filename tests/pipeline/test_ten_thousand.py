@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ from tests.stack import AuditTable, Stack
 
 
 @pytest.fixture
-def events() -> Iterator[list[SaidEvent]]:
-    yield ten_thousand()
+def events() -> list[SaidEvent]:
+    return ten_thousand()
 
 
 def emit_all(events: list[SaidEvent]) -> None:

@@ -16,6 +16,7 @@ from otel_audit_exporter.mapping import DEFAULT_COLUMNS
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.table_sql import FULL_COLUMNS, TablePlan
 from tests.stack import Stack
+from tests.stack.waiting import wait_until
 from tests.table.made import NOW, MadeTable, make_table, new_name
 
 EVERYTHING: dict[str, Any] = {
@@ -79,9 +80,15 @@ def test_a_script_names_the_settings_that_fit_its_table() -> None:
     assert "OTEL_AUDIT" not in TablePlan().sql()
 
 
+def test_postgrest_serves_the_table_without_being_told(stack: Stack) -> None:
+    table = MadeTable(stack, TablePlan(table=new_name(), writer_role="audit_writer"))
+    stack.sql(table.plan.sql())
+    wait_until(lambda: table.request("GET", "select=id", "audit_writer").status_code == 200, "the table is served")
+
+
 @pytest.mark.parametrize("partitioned", [False, True])
 def test_names_are_quoted_whatever_they_hold(stack: Stack, partitioned: bool) -> None:
-    table = f'it\'s "my" 50% {{table}} \\ {new_name()} of quite some length !'
+    table = f'it\'s "my" 50% {{table}} \\ {new_name()}'
     schema = f'Schäma "{new_name()}"'
     plan = {**EVERYTHING, "rls": True, "yacht_claim": "the 'claim' %s", "partitioned": partitioned}
     if partitioned:
@@ -169,7 +176,7 @@ FORBIDDEN = [
     "delete from {table}",
     "truncate {table}",
     "insert into {table} select * from {table}",
-    "insert into {table} (id, created_at) values (gen_random_uuid(), now()) on conflict ({key}) do update set id = null",
+    "insert into {table} (id, created_at) values (null, null) on conflict ({key}) do update set id = null",
     "copy {table} to stdout",
     "alter table {table} add more text",
     "alter table {table} disable row level security",

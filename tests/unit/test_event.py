@@ -41,11 +41,11 @@ def said(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not ...}
 
 
-def compose(rules: EventRules | None = None, **changes: Any) -> ComposedEvent:
+def compose(rules: EventRules | None = None, /, **changes: Any) -> ComposedEvent:
     return (rules or EventRules()).compose(said(**changes))
 
 
-def problems(rules: EventRules | None = None, **changes: Any) -> Mapping[str, str]:
+def problems(rules: EventRules | None = None, /, **changes: Any) -> Mapping[str, str]:
     with pytest.raises(AuditEventError) as caught:
         compose(rules, **changes)
     return caught.value.problems
@@ -54,33 +54,33 @@ def problems(rules: EventRules | None = None, **changes: Any) -> Mapping[str, st
 class TestChecks:
     @pytest.mark.parametrize("name", ["action", "entity_type", "entity_id", "yacht_id", "user_id"])
     def test_a_missing_field_is_named(self, name: str) -> None:
-        assert problems(**{name: ...}) == {name: "is missing"}
+        assert problems(None, **{name: ...}) == {name: "is missing"}
 
     @pytest.mark.parametrize("name", ["action", "entity_type", "entity_id", "yacht_id", "user_id"])
     def test_none_is_missing(self, name: str) -> None:
-        assert problems(**{name: None}) == {name: "is missing"}
+        assert problems(None, **{name: None}) == {name: "is missing"}
 
     @pytest.mark.parametrize("name", ["action", "entity_type", "entity_id", "yacht_id", "user_id"])
     @pytest.mark.parametrize("text", ["", "  ", "\t\n"])
     def test_an_empty_field_is_named(self, name: str, text: str) -> None:
-        assert problems(**{name: text}) == {name: "is empty"}
+        assert problems(None, **{name: text}) == {name: "is empty"}
 
     @pytest.mark.parametrize("name", ["entity_id", "yacht_id", "user_id", "record_id"])
     @pytest.mark.parametrize("value", [5, 5.0, True, b"x", {}, object()])
     def test_an_id_of_another_type_is_named_with_its_type(self, name: str, value: object) -> None:
-        assert problems(**{name: value}) == {name: f"must be a UUID, not {type(value).__name__}"}
+        assert problems(None, **{name: value}) == {name: f"must be a UUID, not {type(value).__name__}"}
 
     @pytest.mark.parametrize("name", ["entity_id", "yacht_id", "user_id", "record_id"])
     def test_an_id_that_is_no_uuid_is_named_and_not_repeated(self, name: str) -> None:
         with pytest.raises(AuditEventError) as caught:
-            compose(**{name: "S3CRET-42"})
+            compose(None, **{name: "S3CRET-42"})
         assert caught.value.problems == {name: "must be a UUID, and these 9 characters are none"}
         assert "S3CRET" not in str(caught.value)
 
     @pytest.mark.parametrize("name", ["action", "entity_type"])
     @pytest.mark.parametrize("value", [5, b"x", ["a"], uuid.UUID(RECORD)])
     def test_a_name_that_is_no_string_is_named_with_its_type(self, name: str, value: object) -> None:
-        assert problems(**{name: value}) == {name: f"must be a string, not {type(value).__name__}"}
+        assert problems(None, **{name: value}) == {name: f"must be a string, not {type(value).__name__}"}
 
     @pytest.mark.parametrize("value", ["ok", "", "SUCCESS", 1, ["success"], {}])
     def test_an_unknown_outcome_is_told_the_choices(self, value: object) -> None:
@@ -96,7 +96,7 @@ class TestChecks:
     @pytest.mark.parametrize("name", ["metadata", "signature"])
     @pytest.mark.parametrize("value", ["text", 5, [1], "[1]", True])
     def test_a_document_that_is_no_object_is_named(self, name: str, value: object) -> None:
-        assert problems(**{name: value}) == {name: "must be a JSON object (a mapping, or the text of one)"}
+        assert problems(None, **{name: value}) == {name: "must be a JSON object (a mapping, or the text of one)"}
 
     @pytest.mark.parametrize("value", ["2026-01-01T00:00:00Z", 5, datetime(2026, 1, 1).date()])
     def test_a_timestamp_of_another_type_is_named(self, value: object) -> None:
@@ -119,8 +119,8 @@ class TestChecks:
 
     @pytest.mark.parametrize("name", ["on_behalf_of", "source_ip", "request_id", "user_agent"])
     def test_what_is_around_an_event_is_checked_too(self, name: str) -> None:
-        assert problems(**{name: [1]})[name].startswith("must be a string")
-        assert problems(**{name: " "}) == {name: "is empty"}
+        assert problems(None, **{name: [1]})[name].startswith("must be a string")
+        assert problems(None, **{name: " "}) == {name: "is empty"}
 
     @pytest.mark.parametrize("value", [5, uuid.UUID(RECORD), [1], b"x"])
     def test_an_event_name_is_a_string(self, value: object) -> None:

@@ -67,7 +67,9 @@ def another_process(folder: OutboxFolder, *, events: int) -> Iterator[subprocess
         "print('ready', flush=True)\n"
         "sys.stdin.read()"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdin is not None
     with process, process.stdout, process.stdin:

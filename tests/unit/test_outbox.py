@@ -154,9 +154,13 @@ class TestStore:
         large = b"[" + b"x" * 50_000 + b"]"
         accepted: list[int] = []
         counted: list[int] = []
-        with pytest.raises(OutboxFullError, match="OTEL_AUDIT_OUTBOX_MAX_BYTES"):
+
+        def fill_up() -> None:
             for _ in range(100):
                 accepted.append(store.append(large, lambda: counted.append(1)))
+
+        with pytest.raises(OutboxFullError, match="OTEL_AUDIT_OUTBOX_MAX_BYTES"):
+            fill_up()
         assert len(accepted) == len(counted) == store.count() > 5
         assert store.settle(accepted[:-1]) == len(accepted) - 1
         store.append(large, nothing)
@@ -164,9 +168,13 @@ class TestStore:
 
     def test_the_limit_can_be_changed(self, store: AnyStore) -> None:
         store.limit_bytes(2**18)
-        with pytest.raises(OutboxFullError):
+
+        def fill_up() -> None:
             for _ in range(10):
                 store.append(b"x" * 50_000, nothing)
+
+        with pytest.raises(OutboxFullError):
+            fill_up()
         store.limit_bytes(2**22)
         store.append(b"x" * 50_000, nothing)
 

@@ -180,7 +180,7 @@ class TestFromRecords:
 
     def test_a_record_without_any_time_gets_the_present_one(self) -> None:
         record = LogRecord(attributes=MINIMAL)
-        record.observed_timestamp = None
+        record.observed_timestamp = None  # type: ignore[assignment]  # some SDKs leave it so
         before = datetime.now(UTC)
         assert datetime.fromisoformat(event_of(record)["timestamp"]) >= before.replace(
             microsecond=before.microsecond // 1000 * 1000

@@ -50,6 +50,7 @@ PRECEDENCE: list[tuple[str, str, str, Any, Any, Any, Any]] = [
         None,
     ),
     ("column_defaults", "OTEL_AUDIT_COLUMN_DEFAULTS", '{"a": {}}', {"a": {}}, {"b": 1}, {"b": 1}, None),
+    ("key_columns", "OTEL_AUDIT_KEY_COLUMNS", "id, at", ("id", "at"), ["id"], ("id",), None),
     ("unmapped", "OTEL_AUDIT_UNMAPPED", "drop", "drop", "error", "error", "fold"),
     ("ids", "OTEL_AUDIT_IDS", "text", "text", "uuid", "uuid", "uuid"),
     ("outbox", "OTEL_AUDIT_OUTBOX", "memory", "memory", "fsync", "fsync", "disk"),
@@ -62,6 +63,8 @@ PRECEDENCE: list[tuple[str, str, str, Any, Any, Any, Any]] = [
     ("export_timeout_millis", "OTEL_AUDIT_EXPORT_TIMEOUT", "5", 5, 6, 6, 10_000),
     ("foreign_key_grace_seconds", "OTEL_AUDIT_FOREIGN_KEY_GRACE", "1.5", 1.5, 2, 2.0, 60.0),
     ("redact_keys", "OTEL_AUDIT_REDACT_KEYS", "pin, iban", ("pin", "iban"), ["x"], ("x",), DEFAULT_REDACT_KEYS),
+    ("max_value_bytes", "OTEL_AUDIT_MAX_VALUE_BYTES", "1 KiB", 1024, 5, 5, None),
+    ("slow_write_seconds", "OTEL_AUDIT_SLOW_WRITE", "0.5", 0.5, 2, 2.0, 1.0),
     ("handle_sigterm", "OTEL_AUDIT_HANDLE_SIGTERM", "off", False, True, True, True),
     ("shutdown_timeout_millis", "OTEL_AUDIT_SHUTDOWN_TIMEOUT", "0", 0, 5, 5, 10_000),
 ]
@@ -87,8 +90,11 @@ class TestPrecedence:
         assert load_settings({name: argument}, {variable: text}).values[name] == from_argument
         assert load_settings({name: None}, {variable: text}).values[name] == from_text
 
-    def test_every_setting_is_in_the_table_above(self) -> None:
-        assert {setting.argument for setting in SETTINGS} == {row[0] for row in PRECEDENCE}
+    def test_every_setting_of_the_environment_is_in_the_table_above(self) -> None:
+        elsewhere = {"health_thresholds"}  # with the tests of health
+        assert {setting.argument for setting in SETTINGS if setting.variables} - elsewhere == {
+            row[0] for row in PRECEDENCE
+        }
 
     @pytest.mark.parametrize(("name", "rest"), BATCH_VARIABLES.items(), ids=list(BATCH_VARIABLES))
     def test_the_batch_processor_s_own_variables_go_before_the_sdk_s(self, name: str, rest: str) -> None:

@@ -1,0 +1,166 @@
+"""`otel-audit check`: whether the table fits the settings, and the settings that fit it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import typer
+from rich.text import Text
+
+from otel_audit_exporter.cli import talk
+from otel_audit_exporter.cli.destination import Arguments, configured_pipeline, with_destination
+from otel_audit_exporter.cli.sink_errors import EXIT_REFUSED, told_sink_errors
+from otel_audit_exporter.errors import AuditDeliveryError
+from otel_audit_exporter.event import EventRules
+from otel_audit_exporter.mapping import DEFAULT_COLUMNS, TableMapping
+from otel_audit_exporter.settings import Settings, load_settings
+from otel_audit_exporter.table_check import Column, Findings, Fit, TableFacts, examine, numbers_in, suggest
+from otel_audit_exporter.table_settings import table_exporter
+from otel_audit_exporter.table_sources import TableSource, table_source
+from otel_audit_exporter.table_sql import columns_text
+
+MARK: Final = "otel_audit_check"
+
+
+@with_destination
+def check(
+    arguments: Arguments,
+    write: Annotated[
+        bool, typer.Option("--write", help=f"Write one event, marked {MARK}, through the real sink, and time it.")
+    ] = False,
+    yacht: Annotated[str | None, typer.Option(help="The yacht_id of the trial event; made up by default.")] = None,
+    user: Annotated[str | None, typer.Option(help="Its user_id.")] = None,
+    entity: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="TYPE ID", help="Its entity_type and entity_id.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for --write.", min=0)] = 30.0,
+) -> None:
+    """See whether rows would land in the table, and print the settings that fit it.
+
+    Lists each column with the field that fills it, and says what is missing, NOT NULL and not filled, of a wrong
+    type, not granted, or refused by row-level security. Without --write nothing is left in the table. Exit code: 0
+    it fits, 1 writing would fail, 2 the table cannot be reached.
+    """
+    settings = load_settings(arguments)
+    ids = {"yacht_id": yacht, "user_id": user}
+    if entity is not None:
+        ids |= {"entity_type": entity[0], "entity_id": entity[1]}
+    said = {name: value for name, value in ids.items() if value is not None}
+    with told_sink_errors():
+        fits, numbers = _Check(settings, said).run()
+    if write and fits:
+        fits = _write(settings, arguments, {**numbers, **said}, timeout)
+    elif write:
+        talk.say("nothing was written: mend the faults first")
+    if not fits:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+@dataclass
+class _Check:
+    """One look at one table."""
+
+    settings: Settings
+    said: dict[str, str]
+
+    def run(self) -> tuple[bool, Mapping[str, int]]:
+        """Print what is found; return whether rows would land, and the ids of an event that are numbers."""
+        source = table_source(self.settings)
+        print(f"{table_exporter(self.settings)}  {talk.clean(source.target)}\n")
+        present = _present(self.settings)
+        facts = source.describe()
+        findings, suggested = self._look(source, facts, present)
+        for fault in findings.faults:
+            print(f"FAULT  {talk.clean(fault)}")
+        for note in findings.notes:
+            print(f"note   {talk.clean(note)}")
+        _print_settings(present, suggested, fits=not findings.faults)
+        return not findings.faults, numbers_in(facts, present) if facts else {}
+
+    def _look(self, source: TableSource, facts: TableFacts | None, present: Fit) -> tuple[Findings, Fit | None]:
+        if facts is None:
+            print("The table describes itself to nobody, or is made on first use.\n")
+            return self._try(source, present, {}), None
+        findings = examine(facts, present, finds_key=source.finds_key)
+        suggested = suggest(facts, present, finds_key=source.finds_key)
+        _print_columns(facts, present)
+        shape_fits = not findings.faults
+        tried = present if shape_fits else suggested
+        if tried is not None:
+            found = self._try(source, tried, numbers_in(facts, tried))
+            if not shape_fits and (found.faults or found.notes):
+                findings.notes.append("by the settings below, too:")
+            findings.add(found)
+        return findings, None if shape_fits else suggested
+
+    def _try(self, source: TableSource, fit: Fit, numbers: Mapping[str, int]) -> Findings:
+        event = EventRules(ids="text", required=()).compose(_event({**numbers, **self.said}))
+        mapping = TableMapping(fit.columns, fit.defaults, self.settings.unmapped)
+        return source.try_insert(fit, mapping.row(event.body))
+
+
+def _present(settings: Settings) -> Fit:
+    columns = dict(settings.columns or DEFAULT_COLUMNS)
+    TableMapping(columns, settings.column_defaults, settings.unmapped)  # refuses what is wrong in itself
+    return Fit(columns, dict(settings.column_defaults or {}), settings.ids, settings.key_columns)
+
+
+def _event(said: Mapping[str, Any]) -> dict[str, Any]:
+    made_up = {name: str(uuid.uuid4()) for name in ("yacht_id", "entity_id", "user_id")}
+    marked = {"action": MARK, "entity_type": MARK, "old_values": {MARK: True}, "new_values": {MARK: True}}
+    return {**made_up, **marked, **said}
+
+
+def _print_columns(facts: TableFacts, present: Fit) -> None:
+    rows = [_line(column, present) for column in facts.columns]
+    rows += [
+        [name, Text("missing", "red"), "", said] for name, said in present.columns.items() if not facts.column(name)
+    ]
+    talk.print_table(("column", "type", "null", "filled by"), rows)
+    print()
+
+
+def _line(column: Column, present: Fit) -> list[str | Text]:
+    said = present.columns.get(column.name)
+    parts = [said] if said else []
+    if column.name in present.defaults:
+        parts.append(f"column_defaults: {talk.json_text(present.defaults[column.name])}")
+    elif said is None and column.filled is not False:
+        parts.append("the database" if column.filled else "the database, perhaps")
+    nothing = Text("nothing", "red" if column.not_null else "dim")
+    return [column.name, column.type, "NOT NULL" if column.not_null else "", " or ".join(parts) or nothing]
+
+
+def _print_settings(present: Fit, suggested: Fit | None, *, fits: bool) -> None:
+    shown = present if fits else suggested
+    if shown is None:
+        print("\nNo settings would fit.")
+        return
+    variables = shown.variables()
+    if fits:
+        print("\nThe table fits the settings." if variables else "\nThe table fits the default settings.")
+    else:
+        print("\nSettings that fit the columns:")
+    variables.setdefault("OTEL_AUDIT_COLUMNS", columns_text(shown.columns))
+    for name, value in variables.items():
+        print(f"{name}={talk.clean(value)}")
+
+
+def _write(settings: Settings, arguments: Arguments, said: Mapping[str, Any], timeout: float) -> bool:
+    """Write one event and say how long it took; True if it is in the table."""
+    options = {**arguments, "exporter": table_exporter(settings), "outbox": "memory"}
+    try:
+        with configured_pipeline(options) as pipeline:
+            begun = time.monotonic()
+            receipt = pipeline.submit(_event(said))
+            receipt.result(timeout)
+            took = time.monotonic() - begun
+    except AuditDeliveryError as error:
+        talk.problem(f"the event was not written: {error.cause}")
+        return False
+    print(f"\nWrote event {receipt.record_id} ({MARK}) in {took * 1000:.1f} ms, connecting included. It stays there.")
+    return True

@@ -1,0 +1,162 @@
+"""`otel-audit status`: everything that waits or is parked on this machine, of every process, at a glance."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.live import Live
+from rich.table import Column, Table
+from rich.text import Text
+
+from otel_audit_exporter.cli import talk
+from otel_audit_exporter.cli.dead_letters import Format, FormatOption
+from otel_audit_exporter.outbox_status import DestinationStatus, OutboxFileStatus, read_outbox_status
+from otel_audit_exporter.settings import default_outbox_dir, load_settings
+
+_COLUMNS = ("destination", "process", "state", "pending", "oldest", "size", "parked")
+_NUMBERS = frozenset({"pending", "oldest", "size", "parked"})
+
+
+def status(
+    outbox_dir: Annotated[
+        str | None,
+        typer.Option(help="The outbox directory (default: OTEL_AUDIT_OUTBOX_DIR, else as in the application)."),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 1.0,
+    form: FormatOption = Format.table,
+) -> None:
+    """Show what every process that shares the outbox directory has pending, how old it is, and what is parked.
+
+    Nothing is taken over or changed. A file that no process holds is an orphan: the next process with the same
+    destination delivers it, or `otel-audit outbox drain` does.
+    """
+    settings = load_settings({"outbox_dir": outbox_dir})
+    root = settings.outbox_dir or default_outbox_dir()
+    if not watch:
+        _show(root, form)
+        return
+    try:
+        _watch(root, form, interval)
+    except KeyboardInterrupt:
+        talk.say("stopped")
+
+
+def _show(root: str, form: Format) -> None:
+    found = read_outbox_status(root)
+    if form is Format.json:
+        for destination in found:
+            talk.print_json(_as_json(destination, _now()))
+        return
+    talk.say(_summary(root, found, _now()))
+    if found:
+        talk.print_table(_COLUMNS, list(_rows(found, _now())), right=tuple(_NUMBERS))
+
+
+def _watch(root: str, form: Format, interval: float) -> None:
+    if form is Format.json or not sys.stdout.isatty():
+        while True:
+            _show(root, form)
+            sys.stdout.flush()
+            time.sleep(interval)
+    with Live(_view(root), console=talk.data(), screen=True, auto_refresh=False) as live:
+        while True:
+            time.sleep(interval)
+            live.update(_view(root), refresh=True)
+
+
+def _view(root: str) -> Group:
+    found, now = read_outbox_status(root), _now()
+    headings = [Column(name, justify="right" if name in _NUMBERS else "left", overflow="fold") for name in _COLUMNS]
+    table = Table(*headings, box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for row in _rows(found, now):
+        table.add_row(*(Text(talk.clean(cell), style=_style(cell)) for cell in row))
+    headline = Text.assemble((f"{now:%H:%M:%S} UTC  ", "dim"), talk.clean(_summary(root, found, now)))
+    return Group(headline, table, Text("Ctrl-C ends it", style="dim"))
+
+
+def _style(cell: str) -> str:
+    return "yellow" if cell.startswith("orphaned") else ""
+
+
+def _summary(root: str, found: Sequence[DestinationStatus], now: datetime) -> str:
+    pending = sum(_pending(one) for one in found)
+    parked = sum(one.dead_letters for one in found)
+    oldest = _oldest(found)
+    waits = f", the oldest for {_age(oldest, now)}" if oldest is not None else ""
+    return f"{root}: {talk.amount(pending, 'event')} pending{waits}, {parked:,} parked"
+
+
+def _rows(found: Sequence[DestinationStatus], now: datetime) -> Iterator[tuple[str, ...]]:
+    for one in found:
+        name = str(one.destination or one.path.name)
+        files = [_row(file, now) for file in one.files] or [("", "no process", "0", "", "")]
+        for place, row in enumerate(files):
+            first = place == 0
+            yield (name if first else "", *row, f"{one.dead_letters:,}" if first else "")
+
+
+def _row(file: OutboxFileStatus, now: datetime) -> tuple[str, ...]:
+    state = "live" if file.held else "orphaned"
+    return (
+        str(file.pid or ""),
+        f"{state}, {file.problem}" if file.problem else state,
+        "?" if file.events is None else f"{file.events:,}",
+        "" if file.oldest is None else _age(file.oldest, now),
+        talk.size(file.size_bytes),
+    )
+
+
+def _as_json(one: DestinationStatus, now: datetime) -> dict[str, Any]:
+    oldest = _oldest([one])
+    return {
+        "destination": str(one.destination or one.path.name),
+        "folder": str(one.path),
+        "pending": _pending(one),
+        "oldest_pending_seconds": 0.0 if oldest is None else _seconds(oldest, now),
+        "parked": one.dead_letters,
+        "live": sum(file.held for file in one.files),
+        "orphaned": sum(not file.held for file in one.files),
+        "processes": [
+            {
+                "pid": file.pid,
+                "live": file.held,
+                "pending": file.events,
+                "oldest_pending_seconds": 0.0 if file.oldest is None else _seconds(file.oldest, now),
+                "size_bytes": file.size_bytes,
+                "problem": file.problem,
+            }
+            for file in one.files
+        ],
+    }
+
+
+def _pending(one: DestinationStatus) -> int:
+    return sum(file.events or 0 for file in one.files)
+
+
+def _oldest(found: Sequence[DestinationStatus]) -> datetime | None:
+    return min((file.oldest for one in found for file in one.files if file.oldest is not None), default=None)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _seconds(since: datetime, now: datetime) -> float:
+    return max((now - since).total_seconds(), 0.0)
+
+
+def _age(since: datetime, now: datetime) -> str:
+    seconds = _seconds(since, now)
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,46 @@
+select pg_catalog.json_build_object(
+    'role', current_user,
+    'usage', pg_catalog.has_schema_privilege(n.oid, 'usage'),
+    'secured', pg_catalog.row_security_active(c.oid),
+    'policies', (
+        select coalesce(pg_catalog.json_agg(p.polcmd), '[]')
+        from pg_catalog.pg_policy p
+        where p.polrelid = c.oid and p.polpermissive and (
+            0 = any (p.polroles)
+            or exists (
+                select from pg_catalog.unnest(p.polroles) as r (id) where pg_catalog.pg_has_role(current_user, r.id, 'usage')
+            )
+        )
+    ),
+    'columns', (
+        select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
+            'name', a.attname,
+            'type', pg_catalog.format_type(
+                case when t.typtype = 'd' then t.typbasetype else a.atttypid end,
+                case when t.typtype = 'd' then t.typtypmod else a.atttypmod end
+            ),
+            'not_null', a.attnotnull or t.typnotnull,
+            'filled', a.atthasdef or a.attidentity <> '' or t.typdefault is not null,
+            'generated', a.attgenerated <> '' or a.attidentity = 'a',
+            'insert', pg_catalog.has_column_privilege(c.oid, a.attnum, 'insert'),
+            'select', pg_catalog.has_column_privilege(c.oid, a.attnum, 'select')
+        ) order by a.attnum), '[]')
+        from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
+        where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    ),
+    'keys', (
+        select coalesce(pg_catalog.json_agg(k.columns), '[]')
+        from (
+            select pg_catalog.json_agg(a.attname order by u.position) as columns
+            from pg_catalog.pg_index i
+            cross join pg_catalog.unnest(i.indkey::pg_catalog.int2[]) with ordinality as u (number, position)
+            join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = u.number
+            where i.indrelid = c.oid and u.position <= i.indnkeyatts
+                and i.indisunique and i.indimmediate and i.indisvalid and i.indpred is null and i.indexprs is null
+            group by i.indexrelid
+        ) k
+    )
+)::text
+from pg_catalog.pg_class c
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where n.nspname = %s and c.relname = %s and c.relkind in ('r', 'p', 'v', 'f')

@@ -1,0 +1,1 @@
+"""What the library costs, beside what it replaces and what the machine can do: `make bench`."""

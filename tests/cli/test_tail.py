@@ -1,0 +1,240 @@
+"""`otel-audit tail` and `otel-audit history`: every readable sink, every question, every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pytest
+
+from otel_audit_exporter import audit_event, configure_audit, reading
+from otel_audit_exporter.cli.history import changed_fields
+from tests.cli.conftest import Workspace
+from tests.stack import AuditTable, Stack
+
+Environment = Callable[[str, object], None]
+START = datetime(2026, 3, 4, 5, 6, 7, 123456, tzinfo=UTC)
+YACHTS = [str(uuid4()) for _ in range(2)]
+USERS = [str(uuid4()) for _ in range(2)]
+PARTS = [str(uuid4()) for _ in range(3)]
+
+
+@pytest.fixture(params=["sqlite", "postgres", "supabase"])
+def kind(request: pytest.FixtureRequest, stack: Stack, audit_table: AuditTable, environment: Environment) -> str:
+    """The sink, set in the environment as a role that may read."""
+    environment("OTEL_AUDIT_EXPORTER", request.param)
+    environment("OTEL_AUDIT_TABLE", audit_table.name)
+    environment("SUPABASE_URL", stack.url)
+    environment("SUPABASE_KEY", stack.service_key)
+    environment("OTEL_AUDIT_POSTGRES_DSN", stack.dsn())
+    return str(request.param)
+
+
+def write(*events: dict[str, Any]) -> list[str]:
+    """Write events a second apart, and return their ids."""
+    with configure_audit(outbox="memory") as pipeline:
+        receipts = []
+        for number, event in enumerate(events):
+            said: dict[str, Any] = {
+                "action": "receive",
+                "entity_type": "part",
+                "entity_id": PARTS[0],
+                "yacht_id": YACHTS[0],
+                "user_id": USERS[0],
+                "timestamp": START + timedelta(seconds=number),
+            }
+            receipts.append(audit_event(**said | event))
+        assert pipeline.force_flush(20_000)
+        assert pipeline.stats().succeeded == len(events)
+    return [receipt.record_id for receipt in receipts]
+
+
+def ids(lines: list[dict[str, Any]]) -> list[str]:
+    return [line["record_id"] for line in lines]
+
+
+def test_the_newest_events_come_last_and_whole(workspace: Workspace, kind: str) -> None:
+    values = {"qty": 2**70, "name": "ü\u2028", "deep": [{"a": None}]}
+    written = write({"old_values": {"qty": 1}, "new_values": values}, *({} for _ in range(24)))
+    lines = workspace.run("tail", "--format", "json").lines
+    assert ids(lines) == written[-20:]
+    everything = workspace.run("tail", "--limit", 0, "--format", "json").out.splitlines()
+    assert len(everything) == 25
+    assert str(2**70) in everything[0]
+    first = orjson.loads(everything[0].replace(str(2**70), "1"))
+    assert first["new_values"] == values | {"qty": 1}
+    assert first["old_values"] == {"qty": 1}
+    assert datetime.fromisoformat(first["timestamp"]) == START
+
+
+def test_history_answers_every_question(workspace: Workspace, kind: str) -> None:
+    written = write(
+        {},
+        {"entity_id": PARTS[1]},
+        {"user_id": USERS[1]},
+        {"yacht_id": YACHTS[1]},
+        {"action": "dispose"},
+        {"entity_type": "order"},
+    )
+
+    def asked(*options: object) -> list[int]:
+        done = workspace.run("history", *options, "--format", "json")
+        assert done.code == 0, done.err
+        return [written.index(found) for found in ids(done.lines)]
+
+    assert asked("--entity", "part", PARTS[0]) == [0, 2, 3, 4]
+    assert asked("--entity", "part", PARTS[1]) == [1]
+    assert asked("--user", USERS[1]) == [2]
+    assert asked("--yacht", YACHTS[1]) == [3]
+    assert asked("--action", "dispose") == [4]
+    assert asked("--entity", "part", PARTS[0], "--user", USERS[0], "--yacht", YACHTS[0]) == [0, 4]
+    assert asked("--since", (START + timedelta(seconds=2)).isoformat()) == [2, 3, 4, 5]
+    assert asked("--since", "2026-03-04T05:06", "--until", (START + timedelta(seconds=2)).isoformat()) == [0, 1]
+    assert asked("--since", "2026-03-04", "--limit", 2) == [4, 5]
+    assert asked("--since", "1h") == []
+    assert asked("--entity", "part", "no-uuid-at-all") == []
+
+
+def test_pages_join_without_a_gap_and_without_a_double_where_times_are_equal(
+    workspace: Workspace, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "PAGE", 7)
+    written = sorted(write(*({"timestamp": START} for _ in range(30))))
+    assert ids(workspace.run("tail", "--limit", 0, "--format", "json").lines) == written
+    assert ids(workspace.run("tail", "--limit", 20, "--format", "json").lines) == written[-20:]
+
+
+def test_an_existing_tables_columns_are_read_as_fields(
+    stack: Stack, audit_table: AuditTable, workspace: Workspace, environment: Environment, kind: str
+) -> None:
+    audit_table.alter('rename created_by to "who? %s (really)"')
+    audit_table.alter("alter new_values type text")
+    stack.reload_schema_cache()
+    columns = (
+        "id=record_id,yacht_id=yacht_id,entity_type=entity_type,action=action,entity_id=entity_id,"
+        "who? %s (really)=user_id,created_at=timestamp,new_values=new_values"
+    )
+    environment("OTEL_AUDIT_COLUMNS", columns)
+    write({"new_values": {"a": 1}}, {"user_id": USERS[1]})
+    lines = workspace.run("history", "--user", USERS[0], "--format", "json").lines
+    assert [(line["user_id"], line["new_values"]) for line in lines] == [(USERS[0], {"a": 1})]
+    environment("OTEL_AUDIT_COLUMNS", "id=record_id,action=action")
+    done = workspace.run("tail")
+    assert (done.code, "timestamp" in done.err) == (2, True)
+
+
+def test_what_was_folded_into_new_values_is_read_where_it_belongs(workspace: Workspace, kind: str) -> None:
+    write(
+        {"outcome": "failure", "new_values": {"a": 1}},
+        {"outcome": "failure", "new_values": [1]},
+        {"actor_type": "service", "metadata": {"job": "x"}},
+        {"new_values": {"_audit": "the user's own"}},
+    )
+    lines = workspace.run("tail", "--format", "json").lines
+    assert [line.get("outcome") for line in lines] == ["failure", "failure", None, None]
+    assert [line["new_values"] for line in lines] == [{"a": 1}, [1], None, {"_audit": "the user's own"}]
+    assert lines[2]["metadata"] == {"job": "x"}
+    assert "receive (failure)" in workspace.run("tail").out
+
+
+def test_a_table_shows_the_fields_that_changed(workspace: Workspace, kind: str) -> None:
+    write({"old_values": {"qty": 1, "same": 0, "gone": "x"}, "new_values": {"qty": 2, "same": 0, "made": [1]}})
+    out = workspace.run("tail").out
+    for words in ("2026-03-04 05:06:07Z", "receive", f"part {PARTS[0]}", USERS[0], YACHTS[0]):
+        assert words in out
+    for change in ("qty: 1 → 2", "-gone: x", "+made: [1]"):
+        assert change in out
+    assert "same" not in out
+
+
+def test_csv_has_a_heading_and_a_line_for_each_event(workspace: Workspace, kind: str) -> None:
+    write({"new_values": {"note": 'a "b", c'}}, {"action": "dispose, finally"})
+    rows = list(csv.DictReader(io.StringIO(workspace.run("tail", "--format", "csv").out)))
+    assert [row["action"] for row in rows] == ["receive", "dispose, finally"]
+    assert orjson.loads(rows[0]["new_values"]) == {"note": 'a "b", c'}
+    assert (rows[1]["new_values"], rows[0]["user_id"]) == ("", USERS[0])
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+def test_nothing_in_a_row_can_steer_the_terminal(workspace: Workspace, kind: str, form: str) -> None:
+    hostile = "\x1b[2J\x9b31m\u202e\r\x07\x08\u2028evil"
+    write({"action": hostile, "entity_type": hostile, "old_values": {hostile: hostile}, "new_values": hostile})
+    out = workspace.run("tail", "--format", form).out
+    assert "evil" in out
+    assert all(char.isprintable() or char == "\n" for char in out), ascii(out)
+    if form == "json":
+        assert orjson.loads(out)["action"] == hostile
+
+
+def test_with_follow_what_comes_is_printed_once(workspace: Workspace, kind: str) -> None:
+    now = datetime.now(UTC)
+    before = write({"timestamp": now})
+    command = [sys.executable, "-m", "otel_audit_exporter.cli", "tail", "--follow", "--interval", "0.05"]
+    with subprocess.Popen([*command, "--format", "json"], stdout=subprocess.PIPE, env=os.environ) as process:
+        assert process.stdout is not None
+        assert orjson.loads(process.stdout.readline())["record_id"] == before[0]
+        after = write({"timestamp": now + timedelta(seconds=2)}, {"timestamp": now + timedelta(seconds=3)})
+        assert [orjson.loads(process.stdout.readline())["record_id"] for _ in after] == after
+        late = write({"timestamp": now + timedelta(seconds=1)})
+        assert orjson.loads(process.stdout.readline())["record_id"] == late[0]
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == b""
+        assert process.wait(20) == 0
+
+
+def test_a_role_that_may_not_read_is_told_so(
+    stack: Stack, workspace: Workspace, environment: Environment, kind: str
+) -> None:
+    if kind == "sqlite":
+        pytest.skip("a file has no roles")
+    environment("OTEL_AUDIT_SUPABASE_TOKEN", stack.token("audit_writer"))
+    environment("OTEL_AUDIT_POSTGRES_DSN", stack.dsn("audit_writer"))
+    done = workspace.run("tail")
+    assert (done.code, done.out) == (1, "")
+    assert "42501" in done.err
+
+
+def test_what_cannot_be_read_is_told(workspace: Workspace, environment: Environment) -> None:
+    assert workspace.run("tail").code == 2  # no file yet
+    workspace.database.write_bytes(b"no database at all" * 100)
+    assert workspace.run("tail").code == 1
+    environment("OTEL_AUDIT_EXPORTER", "memory")
+    assert "has no table" in workspace.run("tail").err
+    environment("OTEL_AUDIT_EXPORTER", "postgres")
+    environment("OTEL_AUDIT_POSTGRES_DSN", "postgresql://u:S3CRET@127.0.0.1:1/db")
+    done = workspace.run("tail")
+    assert done.code == 2
+    assert "S3CRET" not in done.err
+
+
+def test_history_asks_whose_and_wrong_times_are_told(workspace: Workspace) -> None:
+    assert workspace.run("history").code == 2
+    done = workspace.run("tail", "--since", "yesterday")
+    assert (done.code, "ISO 8601" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (None, None, []),
+        ({"a": 1}, {"a": 1}, []),
+        (None, {"a": None}, ["+a: null"]),
+        ({"a": {"b": 1}}, None, ['-a: {"b":1}']),
+        ({"a": 1}, {"a": True}, ["a: 1 → true"]),
+        ("x", "y", ["x → y"]),
+        (None, [1, 2], ["[1,2]"]),
+        ({"a\n": "b\tc"}, {}, ["-a\\n: b\\tc"]),
+        ({}, {"a": "x" * 100}, [f"+a: {'x' * 79}…"]),
+    ],
+)
+def test_changes_are_said_field_by_field(old: Any, new: Any, said: list[str]) -> None:
+    assert changed_fields(old, new) == said

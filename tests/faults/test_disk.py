@@ -1,0 +1,196 @@
+"""The outbox's disk: full, small, unwritable, vanished, damaged, of a newer format, and seen by others."""
+
+import json
+import logging
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from otel_audit_exporter import AuditConfigurationError, OutboxFullError, configure_audit
+from tests.faults import scenario
+from tests.faults.conftest import Start
+from tests.faults.scenario import Scenario
+from tests.faults.test_ends import run, started
+from tests.stack import Stack
+
+
+class TestFull:
+    def test_past_its_quota_it_says_so_and_takes_events_again_once_it_has_drained(
+        self, stack: Stack, start: Start
+    ) -> None:
+        running = start(outbox_max_bytes=300_000)
+        with stack.gateway.refusing():
+            with pytest.raises(OutboxFullError, match="OTEL_AUDIT_OUTBOX_MAX_BYTES"):
+                running.emit(5000)
+            accepted = len(running.said)
+            assert running.pipeline.stats().rejected == 1
+        running.wait_until_delivered()
+        running.emit(200)
+        running.wait_until_delivered()
+        assert len(running.said) == accepted + 200
+        running.assert_each_good_one_stored_once()
+
+    @pytest.mark.parametrize("limit", ["disk", "file size"])
+    def test_on_a_disk_without_space_it_refuses_and_drains_when_there_is_space_again(
+        self, tmp_path: Path, small_disk: Path | None, limit: str
+    ) -> None:
+        """Where no small file system can be mounted, the system's limit on the size of a file stands for it."""
+        full = scenario.on_sqlite(tmp_path)
+        by_size = limit == "file size" or small_disk is None
+        if small_disk is not None and not by_size:
+            full.job.options["outbox_dir"] = str(small_disk / "outbox")
+        full.job.options["path"] = str(tmp_path / "missing" / "table.db")
+        full.rows = lambda: scenario.sqlite_rows(tmp_path / "missing" / "table.db")
+        with started("full_disk", full, visits=2 if by_size else 1) as process:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout.readline().startswith("refused")
+            (tmp_path / "missing").mkdir()
+            process.stdin.write("healed\n")
+            process.stdin.flush()
+            assert process.stdout.read() == "True\n"
+            assert process.wait(60) == 0
+        assert full.violations() == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path | None]:
+    """A file system of 8 MiB; None where this user may not mount one."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(directory)]
+    mounted = shutil.which("mount") and subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    yield directory if mounted else None
+    if mounted:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+class TestUnusable:
+    def test_a_directory_that_cannot_be_made_is_an_error_that_names_both_remedies(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(AuditConfigurationError, match=r"OTEL_AUDIT_OUTBOX_DIR.*OTEL_AUDIT_OUTBOX=memory"):
+            configure_audit("sqlite", path=str(tmp_path / "t.db"), outbox_dir=str(tmp_path / "file" / "outbox"))
+
+    def test_files_are_private(self, tmp_path: Path) -> None:
+        previous = os.umask(0)
+        try:
+            left = scenario.on_sqlite(tmp_path)
+            with left.nursery() as nursery:
+                nursery.kill_one(replace(left.job, failpoint="between parking and settling"), 1.0)
+        finally:
+            os.umask(previous)
+        outbox = Path(left.job.options["outbox_dir"])
+        modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (outbox, *outbox.rglob("*"))}
+        assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
+        assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
+        assert any(path.name.endswith("-wal") for path in modes)
+
+    def test_a_directory_that_vanishes_while_it_is_used_ends_nothing(self, stack: Stack, start: Start) -> None:
+        running = start()
+        running.emit(20)
+        running.wait_until_delivered()
+        shutil.rmtree(running.outbox_dir)
+        running.emit(20)
+        running.wait_until_delivered()
+        running.assert_each_good_one_stored_once()
+        assert running.pipeline.shutdown()
+
+
+class TestDamaged:
+    """Files of a killed process, damaged: set aside, what can be read saved, and all of it said."""
+
+    @pytest.fixture
+    def orphan(self, tmp_path: Path) -> tuple[Scenario, Path]:
+        """A scenario whose first process left 300 events in its file, nothing delivered."""
+        damaged = scenario.on_sqlite(tmp_path, schedule_delay_millis=60_000)
+        assert run("os_exit", damaged)[0] == 5
+        (path,) = Path(damaged.job.options["outbox_dir"]).rglob("*.outbox")
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return damaged, path
+
+    def test_a_file_cut_short_gives_what_is_left_of_it(self, orphan: tuple[Scenario, Path]) -> None:
+        damaged, path = orphan
+        os.truncate(path, path.stat().st_size // 2)
+        assert 0 < len(self.saved(damaged)) < 300
+
+    def test_garbage_in_the_middle_costs_no_more_than_what_it_hides(self, orphan: tuple[Scenario, Path]) -> None:
+        damaged, path = orphan
+        with path.open("r+b") as file:
+            file.seek(path.stat().st_size // 2 // 4096 * 4096)
+            file.write(b"\xff" * 4096)
+        assert 200 < len(self.saved(damaged)) < 300
+
+    def test_a_header_of_garbage_keeps_nobody_from_starting(self, orphan: tuple[Scenario, Path]) -> None:
+        damaged, path = orphan
+        with path.open("r+b") as file:
+            file.write(b"\xff" * 4096)
+        assert self.saved(damaged) == set()
+
+    def test_a_file_of_a_newer_format_is_left_alone(self, orphan: tuple[Scenario, Path]) -> None:
+        newer, path = orphan
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA user_version = 99")
+        before = path.read_bytes()
+        with newer.nursery() as nursery:
+            assert nursery.drain(newer.job)["drained"]
+        assert path.read_bytes() == before
+        assert "newer" in newer.log.read_text()
+
+    def test_a_damaged_file_does_not_keep_the_others_from_being_taken_over(self, orphan: tuple[Scenario, Path]) -> None:
+        damaged, path = orphan
+        (path.parent / "1-of-garbage.outbox").write_bytes(b"\xff" * 4096)
+        assert len(self.saved(damaged)) == 300
+
+    def saved(self, damaged: Scenario) -> set[str]:
+        """Start again and return what is delivered; the damaged file is kept, and said."""
+        with damaged.nursery() as nursery:
+            last = nursery.drain(damaged.job)
+        assert last["drained"]
+        assert any("damaged" in left for left in last["left"])
+        assert "damaged" in damaged.log.read_text()
+        return {str(row["id"]) for row in damaged.rows()} & damaged.said.accepted
+
+
+def test_two_adopters_at_once_deliver_each_event_once(tmp_path: Path) -> None:
+    shared = scenario.on_sqlite(tmp_path)
+    job = replace(shared.job, failpoint="before the sink's insert")
+    with shared.nursery() as one, shared.nursery() as other:
+        assert {one.kill_one(job, 1.0) for _ in range(6)} == {-9}
+        with ThreadPoolExecutor(2) as pool:
+            lasts = list(pool.map(lambda nursery: nursery.drain(shared.job), (one, other)))
+    waiting = len(shared.said.accepted)
+    assert sum(last["books"]["recovered"] for last in lasts) >= waiting
+    assert shared.violations() == []
+
+
+def test_files_of_another_destination_are_left_alone_and_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = scenario.on_sqlite(tmp_path, schedule_delay_millis=60_000)
+    assert run("os_exit", left)[0] == 5
+    caplog.set_level(logging.WARNING, "otel_audit_exporter")
+    with configure_audit("sqlite", path=str(tmp_path / "other.db"), outbox_dir=left.job.options["outbox_dir"]) as other:
+        assert other.stats().recovered == 0
+    assert "300 event(s) of an earlier process wait for another destination" in caplog.text
+    assert left.violations() == []
+
+
+def test_no_secret_is_in_any_file_of_the_outbox(stack: Stack, start: Start) -> None:
+    running = start()
+    with stack.gateway.refusing():
+        running.emit(5)
+        for path in running.outbox_dir.rglob("*"):
+            if path.is_file():
+                assert stack.service_key.encode() not in path.read_bytes()
+                assert "key" not in (json.loads(path.read_text()) if path.suffix == ".json" else {})
+    running.wait_until_delivered()

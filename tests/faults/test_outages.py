@@ -1,0 +1,188 @@
+"""Outages of every kind: nothing counts as stored that is not, all is delivered afterwards, without a restart."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults import scenario
+from tests.faults.conftest import Start
+from tests.faults.test_ends import started
+from tests.stack import AuditTable, Stack, faults
+from tests.stack.faults import Answer, Close, Drip, Fault, Hang, Place, ReplyPart, Reset
+from tests.stack.messages import Request
+from tests.stack.waiting import wait_until
+
+NOT_STORED = {
+    "200 with a page": faults.captive_portal(),
+    "200 and nothing": faults.empty_ok(),
+    "204": faults.no_content(),
+    "301": faults.redirect(301, "/elsewhere"),
+    "302": faults.redirect(302, "/elsewhere"),
+    "307": faults.redirect(307, "/elsewhere"),
+    "413 for everything": faults.payload_too_large(),
+    "429": faults.too_many_requests(),
+    "429 with nonsense": faults.too_many_requests("soon"),
+    "502 with a page": faults.bad_gateway_page(),
+    "503 as text": faults.unavailable_text(),
+    "503 as JSON": faults.unavailable_json(),
+    "500": faults.internal_error(),
+    "540": faults.project_paused(),
+    "401": faults.invalid_api_key(),
+    "404": faults.not_found(),
+    "reset before the body": Reset(Place.REQUEST_HEAD),
+    "reset before the commit": Reset(Place.REQUEST_BODY),
+    "closed before the commit": Close(Place.REQUEST_BODY),
+    "hanging before the commit": Hang(Place.REQUEST_BODY),
+}
+PERHAPS_STORED = {
+    "reset after the commit": Reset(Place.COMMITTED),
+    "closed after the commit": Close(Place.COMMITTED),
+    "closed in the reply's head": Close(Place.REPLY_HEAD),
+    "closed in the reply's body": Close(Place.REPLY_BODY),
+    "hanging after the commit": Hang(Place.COMMITTED),
+    "a head that drips": Drip(0.2, ReplyPart.HEAD),
+    "a page over a stored row": Answer(faults.bad_gateway_page().reply, after_commit=True),
+}
+
+
+@pytest.mark.parametrize("fault", NOT_STORED.values(), ids=NOT_STORED)
+def test_what_was_not_stored_counts_as_nothing_and_lands_once_the_fault_is_gone(
+    stack: Stack, start: Start, fault: Fault
+) -> None:
+    running = start(export_timeout_millis=1000)
+    injection = stack.gateway.inject(fault, times=None)
+    running.emit(20)
+    injection.wait()
+    assert not running.pipeline.force_flush(200)
+    running.assert_nothing_stored()
+    injection.remove()
+    running.wait_until_delivered()
+    running.assert_each_good_one_stored_once()
+
+
+@pytest.mark.parametrize("fault", PERHAPS_STORED.values(), ids=PERHAPS_STORED)
+def test_what_was_perhaps_stored_is_offered_again_and_is_there_once(stack: Stack, start: Start, fault: Fault) -> None:
+    running = start(export_timeout_millis=1000)
+    injection = stack.gateway.inject(fault, times=2)
+    running.emit(20)
+    injection.wait()
+    running.wait_until_delivered()
+    running.assert_each_good_one_stored_once()
+
+
+def test_a_hundred_replies_lost_after_the_commit_double_no_id(stack: Stack, start: Start) -> None:
+    running = start()
+    injection = stack.gateway.inject(Reset(Place.COMMITTED), times=100)
+    while injection.hits < 100:
+        running.emit(1)
+        running.pipeline.force_flush(20)
+    running.wait_until_delivered()
+    running.assert_each_good_one_stored_once()
+
+
+def test_the_server_s_retry_after_is_kept_to_even_by_a_flush(stack: Stack, start: Start) -> None:
+    running = start()
+    asked: list[float] = []
+
+    def note(request: Request) -> bool:
+        asked.append(time.monotonic())
+        return len(asked) == 1
+
+    stack.gateway.inject(faults.too_many_requests("2"), times=None, when=note)
+    running.emit(5)
+    wait_until(lambda: len(asked) == 1, "the first request is refused")
+    assert not running.pipeline.force_flush(300)
+    running.wait_until_delivered()
+    assert asked[1] - asked[0] >= 2.0
+    running.assert_each_good_one_stored_once()
+
+
+class TestServersThatAreAway:
+    def test_the_database_behind_postgrest(self, stack: Stack, start: Start) -> None:
+        running = start()
+        stack.postgres.stop()
+        running.emit(50)
+        assert not running.pipeline.force_flush(500)
+        assert running.pipeline.stats().pending == 50
+        stack.postgres.start()
+        running.wait_until_delivered()
+        running.assert_each_good_one_stored_once()
+
+    def test_postgrest(self, stack: Stack, start: Start) -> None:
+        running = start()
+        stack.postgrest.kill()
+        running.emit(50)
+        assert not running.pipeline.force_flush(500)
+        stack.postgrest.start()
+        running.wait_until_delivered()
+        running.assert_each_good_one_stored_once()
+
+    def test_everything(self, stack: Stack, start: Start) -> None:
+        running = start()
+        with stack.gateway.refusing():
+            running.emit(50)
+            assert not running.pipeline.force_flush(500)
+        running.wait_until_delivered()
+        running.assert_each_good_one_stored_once()
+
+    def test_backends_killed_again_and_again(self, stack: Stack, start: Start) -> None:
+        running = start()
+        for _ in range(10):
+            running.emit(50)
+            stack.postgres.terminate_backends()
+        running.wait_until_delivered()
+        running.assert_each_good_one_stored_once()
+
+    def test_a_table_that_is_locked(self, stack: Stack, start: Start, audit_table: AuditTable) -> None:
+        running = start(export_timeout_millis=1000)
+        with stack.postgres.connect() as holder, holder.transaction():
+            holder.execute(f"lock table {audit_table.name} in access exclusive mode")
+            running.emit(20)
+            assert not running.pipeline.force_flush(1500)
+        running.wait_until_delivered()
+        running.assert_each_good_one_stored_once()
+
+
+def test_calls_return_while_the_sink_hangs_and_what_overflows_the_queue_is_delivered(
+    stack: Stack, start: Start
+) -> None:
+    running = start(export_timeout_millis=300_000, max_queue_size=32, max_export_batch_size=8)
+    injection = stack.gateway.inject(Hang(Place.REQUEST_BODY), times=None)
+    running.emit(1)
+    injection.wait()
+    running.emit(2000)  # they all return although nothing is answered
+    assert running.pipeline.stats().pending == 2001
+    injection.remove()
+    running.wait_until_delivered()
+    running.assert_each_good_one_stored_once()
+
+
+@pytest.mark.timeout(240)
+def test_twenty_thousand_events_of_an_outage_are_delivered_with_bounded_memory(
+    stack: Stack, audit_table: AuditTable, tmp_path: Path
+) -> None:
+    """`make soak` does it with 200,000."""
+    outage = scenario.on_stack(tmp_path, stack, audit_table)
+    stack.gateway.keep_requests(False)
+    assert_outage_survived(stack, outage, 20_000)
+
+
+def assert_outage_survived(stack: Stack, outage: scenario.Scenario, count: int) -> tuple[float, float]:
+    """Emit `count` events in a process of its own while the database is away; return MiB grown, longest call."""
+    stack.postgres.stop()
+    with started("outage", outage, visits=count) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        said = process.stdout.readline().split()
+        grown, longest = float(said[0]), float(said[1])
+        stack.postgres.start()
+        process.stdin.write("healed\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "True\n"
+        assert process.wait(60) == 0
+    assert grown < 64
+    assert longest < 10  # the time of one attempt: no call waited for one
+    assert len(outage.said.accepted) == count
+    assert outage.violations() == []
+    return grown, longest

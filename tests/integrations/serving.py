@@ -1,0 +1,107 @@
+"""Real servers of small applications: started by their real commands, ended, and their output kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.stack import AuditTable, Stack
+from tests.stack.ports import free_port
+from tests.stack.waiting import wait_until
+
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Server:
+    """A running process, and the address it serves at, if any."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.output()}"
+        try:
+            httpx.get(f"{self.url}/", timeout=5, trust_env=False)
+        except httpx.TransportError:
+            return False
+        return True
+
+    def end(self, seconds: float = 40) -> int:
+        """Ask the process to end, and wait until it has."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"did not end within {seconds} s: {self.output()}") from None
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Return an environment that has nothing of ours but ``more``, and where ``folder`` can be imported from."""
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OTEL_", "SUPABASE_", "PYTEST_", "DATABASE_URL"))
+    }
+    path = f"{BIN}{os.pathsep}{clean.get('PATH', '')}"
+    state = {"STATE_DIRECTORY": str(folder / "state"), "PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
+    return {**clean, "PATH": path, **state, **more}
+
+
+def to_table(stack: Stack, table: AuditTable) -> dict[str, str]:
+    """Return the variables that send rows to a test's own table."""
+    return {
+        "OTEL_AUDIT_EXPORTER": "supabase",
+        "SUPABASE_URL": stack.url,
+        "SUPABASE_SERVICE_ROLE_KEY": stack.service_key,
+        "OTEL_AUDIT_TABLE": table.name,
+    }
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    """Write a module of an application."""
+    (folder / name).write_text(textwrap.dedent(text))
+
+
+@contextmanager
+def running(
+    folder: Path, command: Sequence[str], environ: Mapping[str, str], *, serves: bool = True
+) -> Iterator[Server]:
+    """Run a command in ``folder``; ``{port}`` in it is a free port, at which it answers once we are let go on."""
+    port = free_port()
+    log = folder / f"{Path(command[0]).name}-{port}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [part.format(port=port) for part in command],
+            cwd=folder,
+            env=dict(environ),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    server = Server(process, log, port)
+    try:
+        if serves:
+            wait_until(server.answers, f"{command[0]} answers", 60)
+        yield server
+    finally:
+        server.end()

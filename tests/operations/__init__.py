@@ -1,0 +1,1 @@
+"""Seeing, being told, and putting right."""

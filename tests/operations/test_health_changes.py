@@ -1,0 +1,248 @@
+"""A change of level is told once: in one log line and one call, each way."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import threading
+import weakref
+from pathlib import Path
+
+import pytest
+
+from otel_audit_exporter import AuditHealth, HealthThresholds, flush_audit
+from otel_audit_exporter.pipeline import AuditPipeline
+from otel_audit_exporter.watch import HealthWatch
+from tests.operations.conftest import Configure
+from tests.operations.stubs import AWAY, BAD_ROW, MISCONFIGURED, StubExporter, emit
+from tests.sinks.running import run_in_child
+from tests.stack.waiting import wait_until
+
+LINES = "audit: health "
+
+
+def health_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.getMessage().startswith(LINES)]
+
+
+def watch_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "otel-audit-watch"]
+
+
+def test_an_outage_is_told_once_and_so_is_its_end(
+    configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    changes: list[AuditHealth] = []
+    pipeline = configured(on_health_change=changes.append)
+    stub.sink.fail(AWAY)
+    emit(20)
+    wait_until(lambda: bool(changes), "the outage is told")
+    assert (changes[0].level, changes[0].overdue) == ("warning", 20)
+    stub.sink.heal()
+    assert flush_audit()
+    wait_until(lambda: len(changes) > 1, "its end is told")
+    assert changes[1].level == pipeline.health().level == "good"
+    first, second = health_lines(caplog)
+    assert first.startswith("audit: health warning, was good: 20 events overdue")
+    assert second == "audit: health good, was warning: everything is delivered in time"
+
+
+def test_what_gets_worse_and_worse_is_told_at_each_level(configured: Configure, stub: StubExporter) -> None:
+    levels: list[str] = []
+    configured(on_health_change=lambda health: levels.append(health.level))
+    stub.sink.fail(AWAY)
+    emit(20)
+    wait_until(lambda: levels == ["warning"], "20 overdue events are a warning")
+    emit(31)
+    wait_until(lambda: levels == ["warning", "critical"], "51 are critical")
+
+
+def test_held_events_are_told_by_level_and_figure(configured: Configure, stub: StubExporter) -> None:
+    changes: list[AuditHealth] = []
+    configured(on_health_change=changes.append)
+    stub.sink.fail(MISCONFIGURED)
+    emit(1)
+    wait_until(lambda: bool(changes), "the hold is told")
+    assert (changes[0].level, changes[0].held) == ("warning", 1)
+
+
+def test_parked_events_are_told_by_level_and_figure(configured: Configure, stub: StubExporter) -> None:
+    pipeline = configured()
+    emit(1000)
+    stub.sink.fail(BAD_ROW, containing=b"refuse me")
+    emit(1, action="refuse me")
+    assert flush_audit()
+    health = pipeline.health()
+    assert (health.level, health.failed, health.parked) == ("warning", 1, 1)
+
+
+def test_the_second_of_two_parties_that_look_sees_the_same(configured: Configure, stub: StubExporter) -> None:
+    pipeline = configured(health_thresholds=HealthThresholds(overdue_warning=1, overdue_critical=1))
+    stub.sink.fail(AWAY)
+    emit(2)
+    wait_until(lambda: pipeline.health().level == "critical", "two are critical here")
+    health, stats = pipeline.health(), pipeline.stats()
+    assert (health.pending, health.held, health.failed) == (stats.pending, stats.held, stats.failed)
+    assert health.sinks["stub"].overdue == health.overdue == 2
+
+
+def test_a_callback_that_raises_is_logged_and_called_again_at_the_next_change(
+    configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    levels: list[str] = []
+
+    def complain(health: AuditHealth) -> None:
+        levels.append(health.level)
+        raise RuntimeError("the pager is away")
+
+    configured(on_health_change=complain)
+    stub.sink.fail(MISCONFIGURED)
+    emit(1)
+    wait_until(lambda: levels == ["warning"], "the hold is told")
+    stub.sink.heal()
+    assert flush_audit()
+    wait_until(lambda: levels == ["warning", "good"], "its end is told")
+    assert sum("on_health_change raised" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_the_callback_may_emit_look_and_shut_down(configured: Configure, stub: StubExporter) -> None:
+    done = threading.Event()
+
+    def act(health: AuditHealth) -> None:
+        emit(1)
+        pipeline.health()
+        pipeline.shutdown(0)
+        done.set()
+
+    pipeline = configured(on_health_change=act)
+    stub.sink.fail(MISCONFIGURED)
+    emit(1)
+    assert done.wait(30)
+
+
+def test_a_slow_write_is_told_once_and_so_is_the_end_of_slowness(
+    configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    slow = threading.Event()
+    exporter = StubExporter(ids="text", schedule_delay_millis=10, export_timeout_millis=490, slow_write_seconds=0.05)
+    stub.close(0.0)
+    changes: list[AuditHealth] = []
+    pipeline = _around(exporter, changes)
+    exporter.sink.behaviour = lambda rows: None if slow.wait(0.2) else None
+    emit(1)
+    wait_until(lambda: bool(changes), "the slow write is told")
+    assert changes[0].level == "warning"
+    assert changes[0].slow_write_seconds > 0.05
+    slow.set()
+    emit(1)
+    assert pipeline.force_flush()
+    wait_until(lambda: len(changes) > 1, "the end of slowness is told")
+    first, second = [line for line in caplog.messages if "slow" in line or "health" in line]
+    assert "was good: writes are slow: one took" in first
+    assert second.startswith("audit: health good, was warning")
+
+
+def _around(exporter: StubExporter, changes: list[AuditHealth]) -> AuditPipeline:
+    from otel_audit_exporter import configure_audit
+
+    return configure_audit(
+        exporter,
+        ids="text",
+        schedule_delay_millis=10,
+        export_timeout_millis=490,
+        on_health_change=changes.append,
+    )
+
+
+def test_a_look_is_taken_several_times_in_a_cycle_and_at_least_once_a_second(configured: Configure) -> None:
+    pipeline = configured()
+    for cycle, pause in ((0.1, 0.05), (1.0, 0.25), (60.0, 1.0)):
+        assert HealthWatch(pipeline.health, pipeline.stats, cycle_seconds=cycle)._pause == pause
+
+
+def test_the_watch_ends_with_the_pipeline(configured: Configure) -> None:
+    pipeline = configured()
+    assert len(watch_threads()) == 1
+    pipeline.shutdown()
+    assert not watch_threads()
+
+
+def test_the_watch_keeps_nothing_alive(configured: Configure) -> None:
+    class Subject:
+        def health(self) -> AuditHealth:
+            return AuditHealth()
+
+        stats = AuditPipeline.stats
+
+    subject = Subject()
+    watch = HealthWatch(subject.health, subject.stats, cycle_seconds=0.01)  # type: ignore[misc, arg-type]  # a stand-in
+    gone = weakref.ref(subject)
+    del subject
+    gc.collect()
+    assert gone() is None
+    assert not watch.look()
+
+
+def test_a_forked_child_watches_from_its_first_event_on(
+    configured: Configure, stub: StubExporter, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    pipeline = configured(on_health_change=lambda health: told.write_text(f"{os.getpid()} {health.level}"))
+
+    def child() -> None:
+        assert not watch_threads()
+        stub.sink.fail(MISCONFIGURED)
+        emit(1)
+        wait_until(told.exists, "the child's health is told")
+        assert told.read_text() == f"{os.getpid()} warning"
+
+    assert run_in_child(child)
+    assert pipeline.health().level == "good"
+
+
+def test_overdue_events_are_counted_among_newer_ones(configured: Configure, stub: StubExporter) -> None:
+    pipeline = configured()
+    stub.sink.fail(AWAY)
+    emit(30)
+    wait_until(lambda: pipeline.health().overdue == 30, "the first are overdue")
+    emit(500)
+    assert 30 <= pipeline.health().overdue <= 530
+    wait_until(lambda: pipeline.health().overdue == 530, "all are overdue")
+
+
+def test_overdue_events_are_counted_beyond_what_is_counted_one_by_one(
+    configured: Configure, stub: StubExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("otel_audit_exporter.lane._COUNTED_OVERDUE", 100)
+    pipeline = configured()
+    stub.sink.fail(AWAY)
+    emit(250)
+    wait_until(lambda: pipeline.health().overdue == 250, "all are overdue")
+
+
+@pytest.mark.parametrize("outbox", ["disk", "memory"])
+def test_the_outbox_says_how_much_more_it_takes(outbox: str) -> None:
+    exporter = StubExporter(ids="text", outbox=outbox, outbox_max_bytes=2**20)
+    exporter.sink.fail(AWAY)
+    pipeline = _around(exporter, [])
+    before = pipeline.health()
+    assert before.outbox_bytes_max == 2**20
+    emit(200, new_values={"text": "x" * 1000})
+    after = pipeline.health()
+    assert before.outbox_bytes_left is not None
+    assert after.outbox_bytes_left is not None
+    assert 200_000 < before.outbox_bytes_left - after.outbox_bytes_left < 400_000
+
+
+def test_a_nearly_full_outbox_is_critical_before_it_refuses() -> None:
+    exporter = StubExporter(ids="text", outbox_max_bytes=2**20)
+    exporter.sink.fail(AWAY)
+    pipeline = _around(exporter, [])
+    while (pipeline.health().outbox_bytes_left or 0) > 2**20 // 20:
+        emit(1, new_values={"text": "x" * 5000})
+    assert any("nearly full" in reason for reason in pipeline.health().reasons)
+    assert pipeline.health().level == "critical"
+    assert pipeline.stats().rejected == 0

@@ -1,0 +1,301 @@
+"""Set-up: once per process, from arguments and environment, with one line that says where rows go."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from supabase import create_client
+
+from otel_audit_exporter import (
+    AuditConfigurationError,
+    AuditEvent,
+    AuditEventError,
+    InMemoryAuditExporter,
+    SQLiteAuditExporter,
+    audit_event,
+    configure_audit,
+    flush_audit,
+    get_audit_pipeline,
+    get_audit_stats,
+    shutdown_audit,
+)
+from tests.pipeline.said import YACHT, arguments, sqlite_rows
+from tests.stack import AuditTable, Stack
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+    return [(record.levelno, record.message) for record in caplog.records if record.name == "otel_audit_exporter"]
+
+
+@pytest.fixture(autouse=True)
+def _loud(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "otel_audit_exporter")
+
+
+class TestOnce:
+    def test_the_same_arguments_give_the_same_pipeline(self) -> None:
+        first = configure_audit("sqlite", table="t", columns={"id": "record_id"}, redact_keys=["pin"])
+        assert configure_audit("sqlite", table="t", columns={"id": "record_id"}, redact_keys=["pin"]) is first
+        assert get_audit_pipeline() is first
+
+    def test_arguments_that_come_from_the_environment_are_the_same_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OTEL_AUDIT_TABLE", "t")
+        first = configure_audit("sqlite")
+        assert configure_audit("sqlite", table="t") is first
+
+    def test_equal_resources_are_the_same_argument(self) -> None:
+        first = configure_audit("sqlite", resource=Resource({"service.name": "api"}))
+        assert configure_audit("sqlite", resource=Resource({"service.name": "api"})) is first
+        with pytest.raises(AuditConfigurationError):
+            configure_audit("sqlite", resource=Resource({"service.name": "other"}))
+
+    def test_other_arguments_are_an_error_and_change_nothing(self) -> None:
+        first = configure_audit("sqlite", table="t")
+        with pytest.raises(AuditConfigurationError, match="configured already"):
+            configure_audit("sqlite", table="u")
+        assert get_audit_pipeline() is first
+        assert not first.closed
+
+    def test_after_a_shutdown_a_new_one_starts(self) -> None:
+        first = configure_audit("sqlite")
+        shutdown_audit()
+        second = configure_audit("sqlite", table="u")
+        assert second is not first
+        audit_event(**arguments())
+        assert flush_audit()
+        assert get_audit_stats().submitted == 1
+
+    def test_a_pipeline_is_a_context_manager(self) -> None:
+        with configure_audit("sqlite") as pipeline:
+            audit_event(**arguments())
+        assert pipeline.closed
+        assert len(sqlite_rows("pms_audit_log.db")) == 1
+
+    def test_an_exporter_that_was_shut_down_cannot_be_used_again(self) -> None:
+        exporter = InMemoryAuditExporter()
+        configure_audit(exporter).shutdown()
+        with pytest.raises(AuditConfigurationError, match="shut down"):
+            configure_audit(exporter)
+
+    def test_an_emitted_event_object_lands(self) -> None:
+        pipeline = configure_audit("sqlite")
+        said = arguments()
+        receipt = pipeline.emit(AuditEvent(**said))
+        assert receipt.result(30).record_id == receipt.record_id
+        with pytest.raises(AuditEventError) as caught:
+            pipeline.emit(AuditEvent(action="a", yacht_id="no uuid"))
+        assert set(caught.value.problems) == {"entity_type", "entity_id", "user_id", "yacht_id"}
+
+    def test_what_is_rejected_at_the_call_is_counted_and_recorded_nowhere(self) -> None:
+        pipeline = configure_audit("sqlite")
+        for wrong in ({"entity_id": "no uuid"}, {"outcome": "perhaps"}, {"entity_typ": "x"}):
+            with pytest.raises(AuditEventError):
+                audit_event(**arguments(**wrong))
+        stats = pipeline.stats()
+        assert (stats.rejected, stats.submitted, stats.pending) == (3, 0, 0)
+
+    def test_a_call_without_any_argument_names_all_that_is_missing(self) -> None:
+        configure_audit("sqlite")
+        with pytest.raises(AuditEventError) as caught:
+            audit_event()  # type: ignore[call-arg]
+        assert set(caught.value.problems) == {"action", "entity_type", "entity_id", "yacht_id", "user_id"}
+
+
+class TestExporters:
+    def test_an_exporter_of_one_s_own_making_is_used(self) -> None:
+        exporter = InMemoryAuditExporter()
+        configure_audit(exporter)
+        receipt = audit_event(**arguments())
+        assert flush_audit()
+        assert [row["id"] for row in exporter.rows] == [receipt.record_id]
+
+    def test_names_may_be_written_in_any_case(self) -> None:
+        assert configure_audit(" SQLite ").name == "sqlite"
+
+    @pytest.mark.parametrize("name", ["sqllite", "supabase;drop", ",", ""])
+    def test_an_unknown_name_is_told_the_known_ones(self, name: str) -> None:
+        if not name:
+            pytest.skip("an empty name is none")
+        with pytest.raises(AuditConfigurationError, match="OTEL_AUDIT_EXPORTER"):
+            configure_audit(name)
+
+    def test_supabase_without_its_settings_names_them(self) -> None:
+        with pytest.raises(AuditConfigurationError) as caught:
+            configure_audit("supabase")
+        assert "SUPABASE_URL" in str(caught.value)
+        assert "SUPABASE_SERVICE_ROLE_KEY" in str(caught.value)
+        with pytest.raises(AuditConfigurationError):
+            get_audit_pipeline()
+
+    def test_supabase_takes_its_settings_from_the_environment(
+        self, stack: Stack, audit_table: AuditTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OTEL_AUDIT_EXPORTER", "supabase")
+        monkeypatch.setenv("SUPABASE_URL", stack.url)
+        monkeypatch.setenv("SUPABASE_SECRET_KEY", stack.secret_key)
+        monkeypatch.setenv("OTEL_AUDIT_TABLE", audit_table.name)
+        configure_audit()
+        receipt = audit_event(**arguments())
+        receipt.result(30)
+        assert audit_table.ids() == [receipt.record_id]
+
+    def test_a_ready_client_gives_url_and_key(self, stack: Stack, audit_table: AuditTable) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            client = create_client(stack.url, stack.service_key)
+        configure_audit("supabase", client=client, table=audit_table.name)
+        audit_event(**arguments()).result(30)
+        assert audit_table.count() == 1
+
+    def test_other_columns_and_defaults_reach_the_table(self, stack: Stack, audit_table: AuditTable) -> None:
+        audit_table.alter("add column outcome text, add column source text, alter column new_values set not null")
+        stack.reload_schema_cache()
+        columns = {
+            "id": "record_id", "yacht_id": "yacht_id", "entity_type": "entity_type", "action": "action",
+            "entity_id": "entity_id", "created_by": "user_id", "created_at": "timestamp",
+            "new_values": "new_values", "outcome": "outcome",
+        }  # fmt: skip
+        configure_audit(
+            "supabase",
+            url=stack.url,
+            key=stack.service_key,
+            table=audit_table.name,
+            columns=columns,
+            column_defaults={"new_values": {}, "source": "api"},
+        )
+        audit_event(**arguments(new_values=None, outcome="failure")).result(30)
+        (row,) = audit_table.rows()
+        assert (row["outcome"], row["source"], row["new_values"]) == ("failure", "api", {})
+
+    def test_another_schema_is_written_to(self, stack: Stack) -> None:
+        schemas = [row["nspname"] for row in stack.sql("select nspname from pg_namespace where nspname = 'audit'")]
+        if not schemas:
+            pytest.skip("the stack serves one schema")
+        table = stack.create_table("audit")
+        configure_audit("supabase", url=stack.url, key=stack.service_key, table=table.name, schema="audit")
+        audit_event(**arguments()).result(30)
+        assert table.count() == 1
+        table.drop()
+
+    @pytest.mark.parametrize("unmapped", ["fold", "drop", "error"])
+    def test_what_no_column_takes_is_folded_dropped_or_refused(self, unmapped: str) -> None:
+        configure_audit("sqlite", unmapped=unmapped)
+        said = arguments(outcome="failure", metadata={"m": 1}, new_values={"a": 1})
+        if unmapped == "error":
+            with pytest.raises(AuditEventError) as caught:
+                audit_event(**said)
+            assert set(caught.value.problems) == {"outcome", "metadata"}
+            return
+        audit_event(**said).result(30)
+        folded = {"_audit": {"outcome": "failure", "metadata": {"m": 1}}} if unmapped == "fold" else {}
+        assert sqlite_rows("pms_audit_log.db")[0]["new_values"] == {"a": 1} | folded
+
+    def test_text_ids_reach_the_table(self) -> None:
+        configure_audit("sqlite", ids="text")
+        audit_event(**arguments(entity_id="PO-17", user_id=42, yacht_id="Näiad")).result(30)
+        (row,) = sqlite_rows("pms_audit_log.db")
+        assert (row["entity_id"], str(row["created_by"]), row["yacht_id"]) == ("PO-17", "42", "Näiad")
+
+
+class TestWhatIsSaid:
+    def test_one_line_says_exporter_and_target(self, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+        configure_audit("sqlite", path=os.fspath(tmp_path / "rows.db"))
+        ((level, line),) = lines(caplog)
+        assert level == logging.INFO
+        assert "sqlite" in line
+        assert os.fspath(tmp_path / "rows.db") in line
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [
+            ("SUPABASE_URL", "https://abc.supabase.co"),
+            ("OTEL_AUDIT_POSTGRES_DSN", "postgresql://u:S3CRET@h/d"),
+            ("DATABASE_URL", "postgresql://u:S3CRET@h/d"),
+        ],
+    )
+    def test_a_database_that_is_set_and_not_used_is_a_warning(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+    ) -> None:
+        monkeypatch.setenv(variable, value)
+        configure_audit()
+        ((level, line),) = lines(caplog)
+        assert level == logging.WARNING
+        assert variable in line
+        assert "sqlite" in line
+        assert "S3CRET" not in line
+
+    @pytest.mark.parametrize("how", ["name", "variable", "object"])
+    def test_an_exporter_that_was_chosen_is_no_warning(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        monkeypatch.setenv("SUPABASE_URL", "https://abc.supabase.co")
+        if how == "variable":
+            monkeypatch.setenv("OTEL_AUDIT_EXPORTER", "sqlite")
+        given = {
+            "name": "sqlite",
+            "variable": None,
+            "object": SQLiteAuditExporter("rows.db") if how == "object" else "",
+        }
+        configure_audit(given[how] or None)
+        assert [level for level, _ in lines(caplog)] == [logging.INFO]
+
+    def test_events_that_wait_for_another_destination_are_a_warning(
+        self, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    ) -> None:
+        configure_audit("sqlite", path=os.fspath(tmp_path / "missing" / "rows.db"))
+        for _ in range(3):
+            audit_event(**arguments())
+        shutdown_audit(0)
+        caplog.clear()
+        configure_audit("sqlite", path=os.fspath(tmp_path / "rows.db"))
+        said = [line for level, line in lines(caplog) if level == logging.WARNING]
+        assert len(said) == 1
+        assert "3 event(s)" in said[0]
+        assert "missing" in said[0]
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"mode": "fast"}, "mode='fast': must be one of batch, sync"),
+            ({"columns": {"id": "nonsense"}}, "nonsense"),
+            ({"tabel": "t"}, "tabel: there is no such setting"),
+            ({"max_queue_size": 1, "max_export_batch_size": 2}, "must not be larger than max_queue_size"),
+            ({"redact_keys": 5}, "redact_keys"),
+        ],
+    )
+    def test_a_wrong_argument_is_named_and_nothing_is_configured(self, options: dict[str, Any], words: str) -> None:
+        with pytest.raises(AuditConfigurationError) as caught:
+            configure_audit("sqlite", **options)
+        assert words in str(caught.value)
+        with pytest.raises(AuditConfigurationError):
+            get_audit_pipeline()
+
+    def test_a_wrong_variable_is_named_with_value_and_what_is_allowed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OTEL_AUDIT_IDS", "int")
+        with pytest.raises(AuditConfigurationError, match="OTEL_AUDIT_IDS='int': must be one of uuid, text"):
+            configure_audit("sqlite")
+
+    @pytest.mark.parametrize("below", [False, True])
+    def test_an_outbox_directory_that_cannot_be_used_names_both_remedies(self, tmp_path: Path, below: bool) -> None:
+        in_the_way = tmp_path / "file"
+        in_the_way.write_text("no directory")
+        place = in_the_way / "below" if below else in_the_way
+        with pytest.raises(AuditConfigurationError) as caught:
+            configure_audit("sqlite", outbox_dir=os.fspath(place))
+        assert "OTEL_AUDIT_OUTBOX_DIR" in str(caught.value)
+        assert "OTEL_AUDIT_OUTBOX=memory" in str(caught.value)
+        configure_audit("sqlite", outbox_dir=os.fspath(place), outbox="memory")
+        audit_event(**arguments()).result(30)
+
+    def test_a_memory_outbox_writes_nothing_to_the_disk(self, tmp_path: Path) -> None:
+        configure_audit("sqlite", outbox="memory")
+        audit_event(**arguments(yacht_id=YACHT)).result(30)
+        assert not (tmp_path / "outbox").exists()

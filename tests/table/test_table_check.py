@@ -1,0 +1,158 @@
+"""Which column takes which field, guessed from names and types alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from otel_audit_exporter.mapping import DEFAULT_COLUMNS, TableMapping
+from otel_audit_exporter.table_check import Column, Fit, TableFacts, examine, suggest, wrong_type
+from otel_audit_exporter.table_sql import columns_text
+
+DEFAULT = Fit(DEFAULT_COLUMNS, {}, "uuid")
+TIME = "timestamp with time zone"
+
+
+def table(key: str, *columns: tuple[Any, ...], keys: tuple[tuple[str, ...], ...] | None = None) -> TableFacts:
+    return TableFacts([Column(*column) for column in columns], (tuple(key.split()),) if keys is None else keys)
+
+
+TABLES = [
+    pytest.param(
+        table(
+            "id",
+            ("id", "uuid", True),
+            ("tenant_id", "uuid", True),
+            ("actor_id", "uuid"),
+            ("event", "text", True),
+            ("resource_type", "text"),
+            ("resource_id", "text"),
+            ("before", "jsonb"),
+            ("after", "jsonb"),
+            ("occurred_at", TIME, True),
+        ),
+        "id=record_id,tenant_id=yacht_id,resource_type=entity_type,event=action,resource_id=entity_id,"
+        "actor_id=user_id,occurred_at=timestamp,before=old_values,after=new_values",
+        {"OTEL_AUDIT_IDS": "text"},
+        id="a tenant's",
+    ),
+    pytest.param(
+        table(
+            "",
+            ("id", "bigint", True, True),
+            ("record_id", "uuid", True),
+            ("table_name", "text", True),
+            ("row_id", "bigint", True),
+            ("operation", "text", True),
+            ("old_data", "jsonb"),
+            ("new_data", "jsonb"),
+            ("performed_by", "uuid"),
+            ("timestamp", "timestamp without time zone", True, True),
+            keys=(("id",), ("record_id",)),
+        ),
+        "record_id=record_id,table_name=entity_type,operation=action,row_id=entity_id,performed_by=user_id,"
+        "timestamp=timestamp,old_data=old_values,new_data=new_values",
+        {"OTEL_AUDIT_IDS": "text"},
+        id="a trigger's",
+    ),
+    pytest.param(
+        table(
+            "id",
+            ("id", "uuid", True, True),
+            ("record_id", "uuid", True),
+            ("orgId", "uuid", True),
+            ("entityType", "character varying(50)", True),
+            ("verb", "text", True),
+            ("userId", "uuid"),
+            ("createdAt", TIME, True, True),
+            ("metadata", "json", True),
+            ("ip_address", "inet"),
+            ("status", "integer"),
+        ),
+        "id=record_id,orgId=yacht_id,entityType=entity_type,verb=action,record_id=entity_id,userId=user_id,"
+        "createdAt=timestamp,metadata=metadata",
+        {"OTEL_AUDIT_COLUMN_DEFAULTS": '{"metadata":{}}'},
+        id="camel case",
+    ),
+    pytest.param(
+        table(
+            "id created_at",
+            ("id", "uuid", True),
+            ("yacht_id", "uuid", True),
+            ("action", "text", True),
+            ("created_at", TIME, True),
+            ("logged_at", TIME, True),
+            ("level", "smallint", True),
+            ("done", "boolean", True),
+            ("computed", "text", True, True, True),
+        ),
+        "id=record_id,yacht_id=yacht_id,action=action,created_at=timestamp,logged_at=timestamp",
+        {"OTEL_AUDIT_COLUMN_DEFAULTS": '{"level":0,"done":false}', "OTEL_AUDIT_KEY_COLUMNS": "id,created_at"},
+        id="partitioned",
+    ),
+]
+
+
+@pytest.mark.parametrize(("facts", "columns", "others"), TABLES)
+def test_the_usual_names_are_known_and_what_is_suggested_fits(
+    facts: TableFacts, columns: str, others: dict[str, str]
+) -> None:
+    fit = suggest(facts, DEFAULT)
+    assert fit is not None
+    assert columns_text(fit.columns) == columns
+    assert fit.variables() == {"OTEL_AUDIT_COLUMNS": columns, **others}
+    assert examine(facts, fit).faults == []
+    assert examine(facts, DEFAULT).faults != []
+    assert TableMapping(fit.columns, fit.defaults).key_column == fit.id_column
+
+
+def test_what_fits_already_stays() -> None:
+    facts = table("id", *((name, "text", True) for name in DEFAULT_COLUMNS), ("event", "text"))
+    present = Fit({**DEFAULT_COLUMNS, "event": "action"}, {"old_values": {}, "new_values": {}}, "uuid")
+    fit = suggest(facts, present)
+    assert fit is not None
+    assert (dict(fit.columns), dict(fit.defaults)) == (dict(present.columns), dict(present.defaults))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        table("id", ("id", "bigint", True, True), ("action", "text")),
+        table("", ("id", "uuid"), ("action", "text"), keys=()),
+        table("id", ("id", "character varying(20)", True)),
+    ],
+)
+def test_nothing_is_suggested_where_no_column_can_be_the_key(facts: TableFacts) -> None:
+    assert suggest(facts, DEFAULT) is None
+    assert examine(facts, DEFAULT).faults
+
+
+@pytest.mark.parametrize(
+    ("type_", "field", "ids", "fits"),
+    [
+        ("uuid", "record_id", "uuid", True),
+        ("bigint", "record_id", "text", False),
+        ("text", "record_id", "uuid", True),
+        ("bigint", "entity_id", "uuid", False),
+        ("bigint", "entity_id", "text", True),
+        ("character varying(10)", "entity_id", "uuid", False),
+        ("character varying(10)", "entity_id", "text", True),
+        ("timestamp without time zone", "timestamp", "uuid", True),
+        ("timestamp(3) with time zone", "timestamp", "uuid", True),
+        ("date", "timestamp", "uuid", False),
+        ("text", "new_values", "uuid", True),
+        ("jsonb", "action", "uuid", False),
+        ("jsonb", "metadata", "uuid", True),
+        ("text[]", "action", "uuid", False),
+        ("inet", "source_ip", "uuid", True),
+    ],
+)
+def test_types_are_compared_with_what_a_field_is(type_: str, field: str, ids: str, fits: bool) -> None:
+    assert (wrong_type(Column("c", type_), field, ids) is None) is fits
+
+
+def test_a_column_that_is_generated_cannot_be_written() -> None:
+    facts = table("id", ("id", "uuid", True), ("action", "text", True, True, True))
+    faults = examine(facts, Fit({"id": "record_id", "action": "action"}, {}, "uuid")).faults
+    assert faults == ['column "action" is generated by the database: nothing can be written to it']
