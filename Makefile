@@ -12,11 +12,12 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' |
   { echo "Python 3.11 or newer is needed, and $(PYTHON) is not that: make PYTHON=python3.12 ..." >&2; exit 1; }
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format types constraints clean
+.PHONY: help demo test soak lint format types constraints clean
 
 help:
 	@echo "make demo    watch audit events land as rows in a SQLite file"
 	@echo "make test    run every test against a real PostgreSQL and PostgREST (ARGS='-k name' to choose)"
+	@echo "make soak    kill workers by the thousand and say what was lost (SEED=1 MINUTES=10)"
 	@echo "make lint    ruff    make types  mypy    make format  let ruff rewrite"
 
 demo: $(VENV)/.installed-cli
@@ -25,6 +26,10 @@ demo: $(VENV)/.installed-cli
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.stack --install-only
 	@$(BIN)/python -m pytest $(ARGS)
+
+soak: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.stack --install-only
+	@$(BIN)/python -m tests.soak $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

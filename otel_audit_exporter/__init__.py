@@ -1,33 +1,39 @@
 """Audit events as OpenTelemetry log records, landed as rows: none lost, none doubled, and all of it visible."""
 
-from otel_audit_exporter.api import audit_event, flush_audit, get_audit_stats, shutdown_audit
-from otel_audit_exporter.capture import audited
-from otel_audit_exporter.changes import changed
-from otel_audit_exporter.configure import attach_audit, configure_audit, get_audit_pipeline
-from otel_audit_exporter.context import audit_context, update_audit_context
-from otel_audit_exporter.deadletters import DeadLetter
-from otel_audit_exporter.errors import (
-    AuditConfigurationError,
-    AuditDeliveryError,
-    AuditError,
-    AuditEventError,
-    AuditShutdownError,
-    OutboxError,
-    OutboxFullError,
-)
-from otel_audit_exporter.event import AuditEvent
-from otel_audit_exporter.exporters import (
-    InMemoryAuditExporter,
-    PostgresAuditExporter,
-    SQLiteAuditExporter,
-    SupabaseAuditExporter,
-)
-from otel_audit_exporter.health import AuditHealth, HealthThresholds
-from otel_audit_exporter.pipeline import AuditPipeline
-from otel_audit_exporter.receipts import AuditReceipt, PendingReceipt
-from otel_audit_exporter.span_processor import AuditSpanProcessor
-from otel_audit_exporter.stats import AuditStats
-from otel_audit_exporter.transactional import write_audit_event, write_audit_event_async
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from otel_audit_exporter.api import audit_event, flush_audit, get_audit_stats, shutdown_audit
+    from otel_audit_exporter.capture import audited
+    from otel_audit_exporter.changes import changed
+    from otel_audit_exporter.configure import attach_audit, configure_audit, get_audit_pipeline
+    from otel_audit_exporter.context import audit_context, update_audit_context
+    from otel_audit_exporter.deadletters import DeadLetter
+    from otel_audit_exporter.errors import (
+        AuditConfigurationError,
+        AuditDeliveryError,
+        AuditError,
+        AuditEventError,
+        AuditShutdownError,
+        OutboxError,
+        OutboxFullError,
+    )
+    from otel_audit_exporter.event import AuditEvent
+    from otel_audit_exporter.exporters import (
+        InMemoryAuditExporter,
+        PostgresAuditExporter,
+        SQLiteAuditExporter,
+        SupabaseAuditExporter,
+    )
+    from otel_audit_exporter.health import AuditHealth, HealthThresholds
+    from otel_audit_exporter.pipeline import AuditPipeline
+    from otel_audit_exporter.receipts import AuditReceipt, PendingReceipt
+    from otel_audit_exporter.span_processor import AuditSpanProcessor
+    from otel_audit_exporter.stats import AuditStats
+    from otel_audit_exporter.transactional import write_audit_event, write_audit_event_async
 
 __all__ = [
     "AuditConfigurationError",
@@ -65,3 +71,69 @@ __all__ = [
     "write_audit_event_async",
 ]
 __version__ = "0.1.0"
+
+# A name is imported when it is first used, so that importing this package costs next to nothing.
+_NAMES = {
+    "api": (
+        "audit_event",
+        "flush_audit",
+        "get_audit_stats",
+        "shutdown_audit",
+    ),
+    "capture": ("audited",),
+    "changes": ("changed",),
+    "configure": (
+        "attach_audit",
+        "configure_audit",
+        "get_audit_pipeline",
+    ),
+    "context": (
+        "audit_context",
+        "update_audit_context",
+    ),
+    "deadletters": ("DeadLetter",),
+    "errors": (
+        "AuditConfigurationError",
+        "AuditDeliveryError",
+        "AuditError",
+        "AuditEventError",
+        "AuditShutdownError",
+        "OutboxError",
+        "OutboxFullError",
+    ),
+    "event": ("AuditEvent",),
+    "exporters": (
+        "InMemoryAuditExporter",
+        "PostgresAuditExporter",
+        "SQLiteAuditExporter",
+        "SupabaseAuditExporter",
+    ),
+    "health": (
+        "AuditHealth",
+        "HealthThresholds",
+    ),
+    "pipeline": ("AuditPipeline",),
+    "receipts": (
+        "AuditReceipt",
+        "PendingReceipt",
+    ),
+    "span_processor": ("AuditSpanProcessor",),
+    "stats": ("AuditStats",),
+    "transactional": (
+        "write_audit_event",
+        "write_audit_event_async",
+    ),
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

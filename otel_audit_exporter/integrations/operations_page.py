@@ -252,7 +252,7 @@ def _letter(letter: Mapping[str, Any]) -> str:
         f'<li class="letter"><div><p class="what"><b>{_name(letter["action"])}</b> {_name(letter["entity_type"])} '
         f'<code>{_name(letter["entity_id"])}</code></p><p class="error">{_text(letter["error"])}</p>'
         f'<p class="when">parked {_text(str(letter["parked_at"])[:19].replace("T", " "))} UTC, {tries}, '
-        f"id <code>{_text(letter['record_id'])}</code></p>{row}</div>"
+        f"id <code>{_name(letter['record_id'])}</code></p>{row}</div>"
         f'<form method="post" action="dead-letters/{quote(str(letter["record_id"]), safe="")}/retry">'
         f'<button aria-label="{_name(action)}">Retry</button></form></li>'
     )

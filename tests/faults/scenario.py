@@ -1,6 +1,7 @@
 """One scenario: a table, an outbox directory, ledgers, workers that die, and the check at the end."""
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -72,6 +73,10 @@ class Scenario:
     @property
     def said(self) -> Said:
         return read_ledgers(self.ledgers)
+
+    def remove(self) -> None:
+        """Forget all of it."""
+        shutil.rmtree(self.directory)
 
     @contextmanager
     def nursery(self) -> Iterator[Nursery]:

@@ -13,7 +13,7 @@ from tests.stack.faults import Answer, Close, Drip, Fault, Hang, Place, ReplyPar
 from tests.stack.messages import Request
 from tests.stack.waiting import wait_until
 
-NOT_STORED = {
+NOT_STORED: dict[str, Fault] = {
     "200 with a page": faults.captive_portal(),
     "200 and nothing": faults.empty_ok(),
     "204": faults.no_content(),
@@ -35,7 +35,7 @@ NOT_STORED = {
     "closed before the commit": Close(Place.REQUEST_BODY),
     "hanging before the commit": Hang(Place.REQUEST_BODY),
 }
-PERHAPS_STORED = {
+PERHAPS_STORED: dict[str, Fault] = {
     "reset after the commit": Reset(Place.COMMITTED),
     "closed after the commit": Close(Place.COMMITTED),
     "closed in the reply's head": Close(Place.REPLY_HEAD),

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from random import Random
 
@@ -38,7 +39,10 @@ def served(scene: Scenario, *command: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def ask(port: int) -> int | None:
     """Make one request; return the pid of the worker that answered, None where none did."""
-    with suppress(OSError), urllib.request.urlopen(f"http://{HOST}:{port}/", timeout=_PATIENCE_SECONDS) as answer:
+    with (
+        suppress(OSError, HTTPException),
+        urllib.request.urlopen(f"http://{HOST}:{port}/", timeout=_PATIENCE_SECONDS) as answer,
+    ):
         return int(answer.read())
     return None
 

@@ -92,7 +92,7 @@ def running(
     log = folder / f"{Path(command[0]).name}-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [part.format(port=port) for part in command],
+            [str(BIN / command[0]), *(part.format(port=port) for part in command[1:])],
             cwd=folder,
             env=dict(environ),
             stdout=output,

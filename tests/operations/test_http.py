@@ -398,9 +398,9 @@ def test_everything_on_the_page_that_comes_from_outside_is_escaped(
 
 def test_a_page_with_everything_at_its_largest_stays_a_page(configured: Configure) -> None:
     pipeline = configured()
-    letter = dict.fromkeys(("action", "entity_type", "entity_id", "error", "record_id"), "x" * 5000)
-    letters = [letter | {"attempts": 1, "parked_at": "2026-01-01T00:00:00+00:00"}] * 50
+    letter = dict.fromkeys(("action", "entity_type", "entity_id", "error"), "x" * 5000)
+    letters = [letter | {"record_id": "x" * 36, "attempts": 1, "parked_at": "2026-01-01T00:00:00+00:00"}] * 50
     data = PageData("t", pipeline.stats(), pipeline.health(), pipeline.samples, (), letters)
     html, _ = render_page(data)
     Found(html)
-    assert len(html) < 300_000
+    assert len(html) < 100_000

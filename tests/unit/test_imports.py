@@ -24,11 +24,13 @@ RANKS: Final = (
     "deadletters health outbox retry sinks.base value_shapes",
     "changes delivery folder settings telemetry value_walk writes",
     # values to bytes, once
-    "encoding outbox_status",
+    "encoding outbox_status table_settings",
     "event",
     # what is made of an event: a row, a log record, a log line; what is around it
     "announce context mapping records",
     "housekeeper sdk_thread sinks.* table_sql watch",
+    "postgrest table_check",
+    "reading table_sources",
     # a sink with its outbox, and what looks after it
     "lane",
     "letters receipts relay",
@@ -62,7 +64,7 @@ def rank_of(module: str) -> int:
     package = f"{module.partition('.')[0]}.*"
     starred = [rank for rank, names in enumerate(RANKS) if package in names.split()]
     found = exact or starred
-    assert len(found) == 1, f"{module}: give it a rank, and one only"
+    assert len(found) == 1, f"{module}: give it a rank in RANKS, the lowest that is above all that it imports"
     return found[0]
 
 

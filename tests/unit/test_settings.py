@@ -70,7 +70,7 @@ PRECEDENCE: list[tuple[str, str, str, Any, Any, Any, Any]] = [
 ]
 
 
-def complaint(arguments: dict[str, Any] | None = None, **environ: str) -> str:
+def complaint(arguments: dict[str, Any] | None = None, /, **environ: str) -> str:
     with pytest.raises(AuditConfigurationError) as caught:
         load_settings(arguments or {}, environ)
     return str(caught.value)
@@ -180,7 +180,7 @@ class TestFaults:
     def test_a_bad_value_names_variable_value_and_what_is_allowed(
         self, variable: str, value: str, allowed: str
     ) -> None:
-        said = complaint(**{variable: value})
+        said = complaint(None, **{variable: value})
         assert said.startswith(f"{variable}={value!r}: ")
         assert allowed in said
 

@@ -1,0 +1,122 @@
+"""Kill workers for so many minutes while the gateway goes wrong, then an outage of 200,000 events.
+
+Every round has a table and an outbox directory of its own; the first that is found broken is kept, and ends
+the run with status 1. "0 failures in n" bounds the rate at about 3/n.
+"""
+
+import argparse
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from tests.faults import scenario
+from tests.faults.events import BAD_ACTION
+from tests.faults.test_outages import NOT_STORED, PERHAPS_STORED, assert_outage_survived
+from tests.stack import Stack
+
+_KILLS_PER_ROUND = 60
+_OUTAGE_EVENTS = 200_000
+
+
+@dataclass
+class Figures:
+    kills: int = 0
+    attempted: int = 0
+    accepted: int = 0
+    stored: int = 0
+    parked: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills, {self.attempted} attempted, {self.accepted} accepted, {self.stored} stored, "
+            f"{self.parked} parked: 0 lost, 0 doubled, 0 altered"
+        )
+
+
+def main() -> int:
+    options = _parse_options()
+    chance, figures = Random(options.seed), Figures()
+    print(f"seed {options.seed}, {options.minutes:g} minutes", flush=True)
+    deadline = time.monotonic() + options.minutes * 60
+    with Stack() as stack:
+        stack.gateway.keep_requests(False)
+        while time.monotonic() < deadline:
+            broken = _round(stack, chance.randrange(2**31), figures)
+            if broken:
+                print(f"BROKEN, with seed {options.seed}, after {figures.kills} kills:", *broken, sep="\n  ")
+                return 1
+            print(figures, flush=True)
+        if options.outage:
+            _outage(stack, options.outage)
+    return 0
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--outage", type=int, default=_OUTAGE_EVENTS, help="events of the outage; 0: none")
+    return parser.parse_args()
+
+
+def _round(stack: Stack, seed: int, figures: Figures) -> list[str]:
+    """Kill some workers on the real stack, every other time through a gateway that goes wrong at random."""
+    chance = Random(seed)
+    directory = Path(tempfile.mkdtemp(prefix="audit-soak-"))
+    if chance.random() < 0.25:
+        scene = scenario.on_sqlite(directory, outbox=chance.choice(("disk", "fsync")))
+        return _killed(scene, seed, figures)
+    table = stack.create_table()
+    table.alter(f"add constraint no_bad_action check (action <> '{BAD_ACTION}')")
+    scene = scenario.on_stack(
+        directory, stack, table, outbox=chance.choice(("disk", "disk", "fsync")), export_timeout_millis=2000
+    )
+    with _faulty(stack, chance):
+        broken = _killed(scene, seed, figures)
+    table.drop()
+    return broken
+
+
+@contextmanager
+def _faulty(stack: Stack, chance: Random) -> Iterator[None]:
+    if chance.random() < 0.5:
+        for fault in (*NOT_STORED.values(), *PERHAPS_STORED.values()):
+            stack.gateway.inject(fault, times=chance.randrange(1, 8), when=lambda _: chance.random() < 0.02)
+    yield
+    stack.gateway.clear()
+    stack.gateway.keep_requests(False)
+
+
+def _killed(scene: scenario.Scenario, seed: int, figures: Figures) -> list[str]:
+    statuses = scenario.kill_workers(scene, seed, _KILLS_PER_ROUND)
+    figures.kills += len(statuses)
+    broken = scene.violations()
+    if set(statuses) != {-9}:
+        broken.append(f"a worker ended by itself: {set(statuses)}")
+    if broken:
+        return [*broken, f"seed of the round: {seed}", f"kept: {scene.directory}"]
+    said = scene.said
+    figures.attempted += len(said.attempted)
+    figures.accepted += len(said.accepted)
+    figures.stored += len(scene.rows())
+    figures.parked += len(scene.last["letters"])
+    scene.remove()
+    return []
+
+
+def _outage(stack: Stack, events: int) -> None:
+    table = stack.create_table()
+    scene = scenario.on_stack(Path(tempfile.mkdtemp(prefix="audit-soak-")), stack, table)
+    grown, longest = assert_outage_survived(stack, scene, events)
+    print(f"an outage of {events} events: {grown:.1f} MiB grown, longest call {longest * 1000:.1f} ms, all stored once")
+    scene.remove()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
