@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         SQLiteAuditExporter,
         SupabaseAuditExporter,
     )
-    from otel_audit_exporter.health import AuditHealth, HealthThresholds
+    from otel_audit_exporter.health import AuditHealth
     from otel_audit_exporter.pipeline import AuditPipeline
     from otel_audit_exporter.receipts import AuditReceipt, PendingReceipt
     from otel_audit_exporter.span_processor import AuditSpanProcessor
@@ -48,7 +48,6 @@ __all__ = [
     "AuditSpanProcessor",
     "AuditStats",
     "DeadLetter",
-    "HealthThresholds",
     "InMemoryAuditExporter",
     "OutboxError",
     "OutboxFullError",
@@ -110,7 +109,6 @@ _NAMES = {
     ),
     "health": (
         "AuditHealth",
-        "HealthThresholds",
     ),
     "pipeline": ("AuditPipeline",),
     "receipts": (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.forks import quiet
 
 _BUSY_SECONDS: Final = 10.0
+_CLOCK_SECONDS: Final = 2.0  # no file system's clock is coarser: a younger change may hide another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,8 @@ class DeadLetterFile:
         if self._counted[0] != changed:
             with self._connected(create=False) as connection:
                 found = int(connection.execute("SELECT count(*) FROM dead_letter").fetchone()[0])
-            self._counted = (changed, found)
+            settled = time.time() - seen.st_mtime > _CLOCK_SECONDS
+            self._counted = (changed if settled else (), found)
         return self._counted[1]
 
     def size_bytes(self) -> int:

@@ -37,7 +37,7 @@ from otel_audit_exporter.writes import TimedSink, Writes
 
 AnyStore = OutboxFile | MemoryOutbox
 _REMEMBERED_BATCHES: Final = 256
-_COUNTED_OVERDUE: Final = 10_000
+_COUNTED_OVERDUE: Final = 2000
 # Connections of a parent process: SQLite's must neither be used nor closed in a child, so they are kept here.
 _inherited: list[sqlite3.Connection] = []
 
@@ -288,6 +288,8 @@ class Lane:
             self._conclude(store, result)
         finally:
             self._unclaim(store, mine)
+            if self.closed:  # meanwhile, and the sink may have opened a new connection since
+                self.sink.close()
             with self._progress:
                 self.attempts_ended += 1
                 self._progress.notify_all()

@@ -63,7 +63,7 @@ def write_audit_event(connection: Any, action: str, **fields: Unpack[EventFields
     """Write an audit event's row inside the transaction of ``connection``, and return the record's id.
 
     The row is in the table if and only if the caller commits: a rollback leaves none, a commit always leaves one.
-    It costs a round trip or two and goes past the outbox, so there is no receipt and nothing is retried. It is
+    It costs three short round trips and goes past the outbox, so there is no receipt and nothing is retried. It is
     written under a savepoint, so a refusal does not spoil what the caller has done so far. An id that is in the
     table already is left as it is. ``get_audit_stats().transactional`` counts what was written, committed or not.
 
@@ -208,7 +208,7 @@ def _insert_as_known(insert: Insert, document: str) -> Generator[_Ask, Rows, boo
     except _RefusedError as refused:
         if classify_sqlstate(refused.code, refused.message).fault is not Fault.CONFIGURATION:
             raise
-        del _SHAPES[insert]
+        _SHAPES.pop(insert, None)
         yield _ROLL_BACK
         return False
     return True

@@ -16,7 +16,8 @@ class Writes:
     """The writes to one sink, under way and ended; times are monotonic seconds. Safe to use from any thread.
 
     A write is slow that takes longer than ``limit_seconds`` (0: none is). Slowness is over when a fast write has
-    ended, and no slow one for a given time; or when there was none at all for :data:`FORGET_SECONDS`.
+    ended since the slow one began, and no slow one for a given time; or when there was none at all for
+    :data:`FORGET_SECONDS`.
     """
 
     def __init__(self, limit_seconds: float) -> None:
@@ -24,8 +25,7 @@ class Writes:
         self._under_way: dict[object, float] = {}
         self._slow_seconds = 0.0
         self._slow_at = 0.0
-        self._last_at = 0.0
-        self._fast_since = False
+        self._fast_at = 0.0
 
     def begin(self, now: float) -> object:
         """Note a write that begins."""
@@ -36,11 +36,10 @@ class Writes:
     def end(self, write: object, now: float) -> float:
         """Note its end; return how long it took."""
         seconds = now - self._under_way.pop(write)
-        self._last_at = now
         if 0 < self._limit < seconds:
-            self._slow_seconds, self._slow_at, self._fast_since = seconds, now, False
+            self._slow_seconds, self._slow_at = seconds, now
         else:
-            self._fast_since = True
+            self._fast_at = now
         return seconds
 
     def slow_seconds(self, now: float, calm_seconds: float) -> float:
@@ -48,8 +47,8 @@ class Writes:
         longest = max((now - begun for begun in list(self._under_way.values())), default=0.0)
         if 0 < self._limit < longest:
             return longest
-        over = self._fast_since and now - self._slow_at > calm_seconds
-        forgotten = not self._under_way and now - self._last_at > FORGET_SECONDS
+        over = self._fast_at > self._slow_at - self._slow_seconds and now - self._slow_at > calm_seconds
+        forgotten = not self._under_way and now - max(self._slow_at, self._fast_at) > FORGET_SECONDS
         return 0.0 if over or forgotten else self._slow_seconds
 
 

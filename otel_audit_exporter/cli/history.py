@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Annotated, Any, Final
@@ -18,8 +19,10 @@ from rich.text import Text
 from otel_audit_exporter.cli import talk
 from otel_audit_exporter.cli.destination import Arguments, with_destination
 from otel_audit_exporter.cli.sink_errors import told_sink_errors
+from otel_audit_exporter.faults import Fault
 from otel_audit_exporter.reading import Event, Follower, Question, moment_of, open_reader, read_events
 from otel_audit_exporter.settings import load_settings
+from otel_audit_exporter.sinks.base import SinkError
 
 _LONGEST_VALUE: Final = 80
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -141,11 +144,21 @@ def _print(arguments: Arguments, question: Question, limit: int, form: Format, i
 
 
 def _follow(follower: Follower, shown: list[Event], printer: _Printer, interval: float) -> None:
+    """Print what comes, until interrupted; an outage is told of once, and waited for."""
+    told = False
+    look: Callable[[], list[Event]] = functools.partial(follower.begin, shown)
     try:
-        printer.go_on(follower.begin(shown))
         while True:
+            try:
+                printer.go_on(look())
+                look, told = follower.poll, False
+            except SinkError as error:
+                if error.verdict.fault is not Fault.TRANSIENT:
+                    raise
+                if not told:
+                    talk.problem(f"{error}: trying again")
+                told = True
             time.sleep(interval)
-            printer.go_on(follower.poll())
     except KeyboardInterrupt:
         return
 

@@ -44,7 +44,12 @@ class AuditQueue(Queue):
 class AuditWorker(Worker):
     """A worker for :class:`AuditJob`, whose work horses deliver what waits before they end."""
 
-    job_class = AuditJob
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        parts: list[Any] = [self, *self.queues]
+        for part in parts:
+            if part.job_class is Job:  # what the command line passes where it is told of no other class
+                part.job_class = AuditJob
 
     def perform_job(self, *args: Any, **kwargs: Any) -> bool:
         """Do one job."""

@@ -52,6 +52,12 @@ def drained(directory: Path, *, options: dict[str, Any], rows: int, keep: str | 
     return _timed_flush(rows)
 
 
+def drained_into_file(directory: Path, *, rows: int, keep: str) -> Result:
+    """Do the same with a SQLite file of the job's own."""
+    options = {"exporter": "sqlite", "path": str(directory / "table.db")}
+    return drained(directory, options=options, rows=rows, keep=keep)
+
+
 def left_behind(directory: Path, *, options: dict[str, Any], rows: int) -> Result:
     """Accept ``rows`` events while the sink is away, and end: the next process finds them."""
     pipeline = pipeline_in(directory, **options)

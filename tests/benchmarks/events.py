@@ -22,7 +22,13 @@ Call = Callable[[], object]
 def call() -> None:
     """Say one event, as a handler does."""
     audit_event(
-        "create", entity_type="receiving", entity_id=ENTITY, yacht_id=YACHT, user_id=USER, old_values=OLD, new_values=NEW
+        "create",
+        entity_type="receiving",
+        entity_id=ENTITY,
+        yacht_id=YACHT,
+        user_id=USER,
+        old_values=OLD,
+        new_values=NEW,
     )
 
 

@@ -5,33 +5,41 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import Final
 
 from tests.benchmarks.apart import Result, column, plain_environment
 from tests.benchmarks.measurement import Bench, Measurement
 from tests.benchmarks.rows import Budget, Row, compared
 
-_PROGRAM = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+_PROGRAM: Final = "import time; t = time.perf_counter(); {}; print(time.perf_counter() - t)"
+
+
+_OURS: Final = ("import otel_audit_exporter", "from otel_audit_exporter import audit_event, configure_audit")
+_THEIRS: Final = "import opentelemetry.sdk._logs.export"
 
 
 def _run(bench: Bench) -> Sequence[Row]:
-    ours, theirs = "otel_audit_exporter", "opentelemetry.sdk._logs.export"
-    results = bench.in_turns(bench.sizes.imports, {ours: lambda: _import(ours), theirs: lambda: _import(theirs)})
+    sides = {statement: partial(_import, statement) for statement in (*_OURS, _THEIRS)}
+    results = bench.in_turns(bench.sizes.imports, sides)
+    theirs = column(results[_THEIRS], "milliseconds")
     return [
         compared(
             "import",
-            f"`import {ours}`",
-            column(results[ours], "milliseconds"),
-            f"`import {theirs}`",
-            column(results[theirs], "milliseconds"),
+            f"`{statement}`",
+            column(results[statement], "milliseconds"),
+            f"`{_THEIRS}`",
+            theirs,
             "ms",
             budget=Budget(1.3),
         )
+        for statement in _OURS
     ]
 
 
-def _import(name: str) -> Result:
+def _import(statement: str) -> Result:
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM.format(name)],
+        [sys.executable, "-c", _PROGRAM.format(statement)],
         stdout=subprocess.PIPE,
         env=plain_environment(),
         text=True,

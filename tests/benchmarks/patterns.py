@@ -106,7 +106,10 @@ def summed_up(taken: Seconds) -> dict[str, float]:
     shares = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
     return {
         "mean": 1e6 * sum(ascending) / len(ascending),
-        **{name: 1e6 * ascending[min(int(share * len(ascending)), len(ascending) - 1)] for name, share in shares.items()},
+        **{
+            name: 1e6 * ascending[min(int(share * len(ascending)), len(ascending) - 1)]
+            for name, share in shares.items()
+        },
     }
 
 

@@ -23,11 +23,16 @@ class Sizes:
     away_events: int
     handler_calls: int
 
+    @property
+    def few(self) -> int:
+        """Rounds for what takes long."""
+        return max(self.rounds // 2, 1)
+
 
 FULL: Final = Sizes(
     rounds=7,
-    bursts=60,
-    burst_calls=500,
+    bursts=40,
+    burst_calls=512,
     calls_flat_out=30_000,
     paced_seconds=6.0,
     imports=21,
@@ -41,8 +46,8 @@ FULL: Final = Sizes(
 
 QUICK: Final = Sizes(
     rounds=1,
-    bursts=8,
-    burst_calls=250,
+    bursts=3,
+    burst_calls=512,
     calls_flat_out=2_000,
     paced_seconds=0.5,
     imports=3,

@@ -18,6 +18,17 @@ from psycopg.sql import SQL, Identifier
 from otel_audit_exporter import audit_event, configure_audit
 from tests.cli.conftest import Done, Workspace
 from tests.stack import AuditTable, Stack
+from tests.stack.faults import (
+    Answer,
+    bad_gateway_page,
+    captive_portal,
+    not_found,
+    project_paused,
+    redirect,
+    too_many_requests,
+    unavailable_text,
+)
+from tests.stack.messages import Request
 
 Environment = Callable[[str, object], None]
 KINDS = ("supabase", "postgres")
@@ -329,6 +340,61 @@ def test_settings_that_are_missing_are_named(workspace: Workspace, environment: 
     assert "SUPABASE_URL" in done.err
     environment("OTEL_AUDIT_EXPORTER", "console")
     assert "has no table" in workspace.run("check").err
+
+
+def on_the_description(request: Request) -> bool:
+    return request.method == "GET"
+
+
+def test_where_postgrest_does_not_describe_tables_an_insert_is_tried_all_the_same(
+    stack: Stack, audit_table: AuditTable, workspace: Workspace, environment: Environment, kind: str
+) -> None:
+    if kind == "postgres":
+        pytest.skip("the catalogue is always there")
+    stack.gateway.inject(not_found(), times=None, when=on_the_description)
+    assert workspace.run("check").code == 0
+    change(stack, audit_table, "drop policy audit_writer_inserts on {}; alter table {} drop column old_values")
+    done = workspace.run("check")
+    assert (done.code, '"old_values"' in done.out) == (1, True)
+    environment("OTEL_AUDIT_COLUMNS", "id=record_id,yacht_id=yacht_id,action=action")
+    assert "row-level security" in workspace.run("check").out
+    environment("OTEL_AUDIT_TABLE", "no_such_table")
+    assert workspace.run("check").code == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (unavailable_text(), 2),
+        (bad_gateway_page(), 2),
+        (too_many_requests(), 2),
+        (captive_portal(), 1),
+        (project_paused(), 1),
+        (redirect(302, "http://127.0.0.1:1/"), 1),
+    ],
+    ids=["503", "502", "429", "portal", "paused", "redirect"],
+)
+def test_a_gateways_answer_is_told_for_what_it_is(
+    stack: Stack, workspace: Workspace, kind: str, answer: Answer, code: int
+) -> None:
+    if kind == "postgres":
+        pytest.skip("no gateway on the way")
+    stack.gateway.inject(answer, times=None)
+    done = workspace.run("check")
+    assert (done.code, bool(done.err)) == (code, True)
+
+
+def test_a_role_without_any_right_to_the_table_is_told(
+    stack: Stack, audit_table: AuditTable, workspace: Workspace, environment: Environment, kind: str
+) -> None:
+    stack.sql(f"revoke all on {audit_table.name} from audit_writer")
+    stack.sql("revoke usage on schema public from audit_writer" if kind == "postgres" else "select 1")
+    try:
+        done = workspace.run("check")
+    finally:
+        stack.sql("grant usage on schema public to audit_writer")
+    assert done.code == 1
+    assert "grant" in done.out + done.err or "lacks insert" in done.out
 
 
 # --- writing ------------------------------------------------------------------------------------------------------

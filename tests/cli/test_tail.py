@@ -191,6 +191,26 @@ def test_with_follow_what_comes_is_printed_once(workspace: Workspace, kind: str)
         assert process.wait(20) == 0
 
 
+def test_an_outage_is_waited_for_with_follow(stack: Stack, workspace: Workspace, kind: str) -> None:
+    if kind != "supabase":
+        pytest.skip("the gateway is the one part that can be closed at will")
+    now = datetime.now(UTC)
+    before = write({"timestamp": now})
+    command = [sys.executable, "-m", "otel_audit_exporter.cli", "tail", "--follow", "--interval", "0.05"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, "--format", "json"], env=os.environ, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert orjson.loads(process.stdout.readline())["record_id"] == before[0]
+        with stack.gateway.refusing():
+            assert b"trying again" in process.stderr.readline()
+        after = write({"timestamp": now + timedelta(seconds=2)})
+        assert orjson.loads(process.stdout.readline())["record_id"] == after[0]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr.read().count(b"trying again") == 0
+
+
 def test_a_role_that_may_not_read_is_told_so(
     stack: Stack, workspace: Workspace, environment: Environment, kind: str
 ) -> None:

@@ -19,8 +19,9 @@ def violations(said: Said, rows: Iterable[Mapping[str, Any]], last: Mapping[str,
     plain = [events.plain_row(dict(row)) for row in rows]
     stored = Counter(row["id"] for row in plain)
     letters = Counter(last["letters"])
+    missing = said.accepted - stored.keys() - letters.keys()
     return [
-        *_ids("I1 accepted and lost", said.accepted - stored.keys() - letters.keys()),
+        *_ids("I1 accepted and lost", missing if last["drained"] else ()),
         *_ids("I2 stored more than once", (record_id for record_id, times in stored.items() if times > 1)),
         *_ids("I2 both stored and parked", stored.keys() & letters.keys()),
         *_ids("I2 one event under two ids", _doubled(plain)),

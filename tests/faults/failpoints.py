@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+import otel_audit_exporter
 from otel_audit_exporter import deadletters, delivery, folder, lane, outbox
 from otel_audit_exporter.sinks import sqlite as sqlite_sink
 from otel_audit_exporter.sinks import supabase as supabase_sink
@@ -76,7 +77,9 @@ def _at_statement(beginning: str, visits: int) -> None:
     outbox._open = patched
 
 
+AFTER_A_CALL = "after a call has returned"
 FAILPOINTS: dict[str, Patch] = {
+    AFTER_A_CALL: lambda n: _around(otel_audit_exporter, "audit_event", n, before=False),
     "before the event is committed": lambda n: _around(lane.Lane, "accept", n, before=True),
     "between the outbox's commit and the emit": lambda n: _around(lane.Lane, "accept", n, before=False),
     "before the sink's insert": lambda n: _around_insert(n, before=True),

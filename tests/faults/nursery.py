@@ -12,8 +12,6 @@ import time
 import traceback
 from typing import Any
 
-import supabase  # noqa: F401  # imported once, before the forks
-
 from tests.faults.worker import Job, drain, run
 
 
@@ -21,6 +19,8 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         job = Job(**order["job"])
+        if job.options["exporter"] == "supabase":
+            import supabase  # noqa: F401  # once, before the forks
         if order["kind"] == "drain":
             answer = _drained(job, order["seconds"])
         else:

@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from tests.faults.checker import violations
-from tests.faults.failpoints import FAILPOINTS
+from tests.faults.failpoints import AFTER_A_CALL, FAILPOINTS
 from tests.faults.ledger import Said, read_ledgers
 from tests.faults.worker import Job
 from tests.stack import AuditTable, Stack
@@ -111,18 +111,24 @@ def sqlite_rows(path: Path, table: str = "pms_audit_log") -> list[dict[str, Any]
         return []
     with closing(sqlite3.connect(path)) as connection:
         connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(f'select * from "{table}"')]
+        made = connection.execute("select 1 from sqlite_master where name = ?", [table]).fetchone()
+        return [dict(row) for row in connection.execute(f'select * from "{table}"')] if made else []
 
 
 def random_deaths(seed: int, count: int) -> Iterator[tuple[str | None, int, float]]:
-    """Plan deaths: half at random moments, half at the failpoints in turn: (failpoint, visits, seconds)."""
+    """Plan deaths: a third each at random moments, after so many calls, and at the failpoints in turn.
+
+    Each is (failpoint, visits, seconds to wait for it).
+    """
     chance = Random(seed)
     points = list(FAILPOINTS)
     for number in range(count):
-        if number % 2:
-            yield points[number // 2 % len(points)], chance.choice((1, 1, 2, 3)), chance.uniform(0.5, 1.0)
-        else:
+        if number % 3 == 0:
             yield None, 1, chance.uniform(0.0, 0.6)
+        elif number % 3 == 1:
+            yield AFTER_A_CALL, chance.randrange(1, 250), 10.0
+        else:
+            yield points[number // 3 % len(points)], chance.choice((1, 1, 2, 3)), chance.uniform(0.5, 1.0)
 
 
 def kill_workers(scenario: Scenario, seed: int, count: int, nurseries: int = 2) -> list[int]:

@@ -13,6 +13,7 @@ from psycopg.sql import SQL, Identifier
 
 from tests.faults.conftest import Running, Start
 from tests.stack import AuditTable, Stack
+from tests.stack.faults import payload_too_large
 from tests.stack.waiting import wait_until
 
 _ROWS = 500
@@ -157,6 +158,17 @@ def test_a_table_that_refuses_every_row_parks_none_and_gets_all_once_it_is_mende
     running.wait_until_delivered()
     assert set(audit_table.ids()) == running.good
     assert len(running.pipeline.dead_letters()) == 0
+
+
+def test_a_gateway_that_takes_no_body_parks_nothing(stack: Stack, start: Start) -> None:
+    running = start()
+    injection = stack.gateway.inject(payload_too_large(), times=None)
+    running.emit(100)
+    wait_until(lambda: running.pipeline.stats().held == 100, "every row is held")
+    assert running.pipeline.stats().failed == 0
+    injection.remove()
+    running.wait_until_delivered()
+    running.assert_each_good_one_stored_once()
 
 
 def emit_with_one_bad(running: Running, fault: DataFault) -> None:

@@ -18,7 +18,7 @@ def test_forty_killed_workers_leave_every_event_once_in_the_table_of_the_real_st
     kills = scenario.on_stack(tmp_path, stack, audit_table)
     assert set(scenario.kill_workers(kills, seed=1, count=40)) == {-9}
     assert kills.violations() == []
-    assert len(kills.said.accepted) > 1000
+    assert len(kills.said.accepted) > 500
 
 
 @pytest.mark.timeout(240)
@@ -26,4 +26,4 @@ def test_twenty_killed_workers_leave_every_event_once_in_the_sqlite_table(tmp_pa
     kills = scenario.on_sqlite(tmp_path)
     assert set(scenario.kill_workers(kills, seed=2, count=20)) == {-9}
     assert kills.violations() == []
-    assert len(kills.said.accepted) > 500
+    assert len(kills.said.accepted) > 200

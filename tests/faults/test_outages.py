@@ -20,7 +20,6 @@ NOT_STORED: dict[str, Fault] = {
     "301": faults.redirect(301, "/elsewhere"),
     "302": faults.redirect(302, "/elsewhere"),
     "307": faults.redirect(307, "/elsewhere"),
-    "413 for everything": faults.payload_too_large(),
     "429": faults.too_many_requests(),
     "429 with nonsense": faults.too_many_requests("soon"),
     "502 with a page": faults.bad_gateway_page(),

@@ -15,7 +15,10 @@ from typing import Any, Self
 import uuid_utils
 
 import otel_audit_exporter as audit
-from tests.faults import events, failpoints
+
+# The package imports a name's module when the name is first used: here, and not in a signal handler.
+from otel_audit_exporter import audit_event, configure_audit, flush_audit, get_audit_stats  # noqa: F401
+from tests.faults import events, failpoints, power
 from tests.faults.ledger import Ledger
 
 
@@ -34,6 +37,8 @@ class Job:
     visits: int = 1
     breaks: list[str] = field(default_factory=list)
     seed: int = 0
+    synced_copy: str | None = None
+    """Where a power cut's view of the outbox directory is to be kept."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -77,6 +82,8 @@ def _emit_share(ledger: Ledger, job: Job, share: int) -> None:
 def run(job: Job) -> None:
     """Do the job, then flush again and again until somebody ends the process."""
     failpoints.apply(job.failpoint, job.visits, job.breaks)
+    if job.synced_copy is not None:
+        power.install(Path(job.options["outbox_dir"]), Path(job.synced_copy))
     audit.configure_audit(**job.options)
     emit_many(Ledger(Path(job.ledgers)), job)
     while True:

@@ -87,14 +87,14 @@ def write(folder: Path, name: str, text: str) -> None:
 def running(
     folder: Path, command: Sequence[str], environ: Mapping[str, str], *, serves: bool = True
 ) -> Iterator[Server]:
-    """Run a command in ``folder``; ``{port}`` in it is a free port, at which it answers once we are let go on."""
+    """Run a command in ``folder``; ``{port}`` in it and in ``environ`` is a free port, at which it answers then."""
     port = free_port()
     log = folder / f"{Path(command[0]).name}-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(BIN / command[0]), *(part.format(port=port) for part in command[1:])],
             cwd=folder,
-            env=dict(environ),
+            env={name: value.replace("{port}", str(port)) for name, value in environ.items()},
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from otel_audit_exporter import AuditPipeline, configure, configure_audit
+from otel_audit_exporter import AuditPipeline, configure, configure_audit, exporter
 from tests.operations.figures import Metrics
 from tests.operations.serving import Serve, serving
 from tests.operations.stubs import StubExporter
@@ -39,6 +39,8 @@ def _forget() -> None:
         running.shutdown(0)
         running.let_go()
     configure._Running.pipeline = configure._Running.made_of = None
+    for left in list(exporter._standalone):
+        left.shutdown(0)
 
 
 @pytest.fixture
@@ -61,8 +63,8 @@ def configured(stub: StubExporter) -> Configure:
     """Configure auditing around the stub."""
 
     def make(**options: Any) -> AuditPipeline:
-        options = {"ids": "text", "schedule_delay_millis": 10, "export_timeout_millis": 490} | options
-        return configure_audit(stub, **options)
+        given: dict[str, Any] = {"ids": "text", "schedule_delay_millis": 10, "export_timeout_millis": 490} | options
+        return configure_audit(stub, **given)
 
     return make
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit_exporter import AuditHealth, HealthThresholds, flush_audit
+from otel_audit_exporter import AuditHealth, flush_audit
+from otel_audit_exporter.health import HealthThresholds
 from otel_audit_exporter.pipeline import AuditPipeline
 from otel_audit_exporter.watch import HealthWatch
 from tests.operations.conftest import Configure
@@ -131,7 +132,7 @@ def test_a_slow_write_is_told_once_and_so_is_the_end_of_slowness(
     stub.close(0.0)
     changes: list[AuditHealth] = []
     pipeline = _around(exporter, changes)
-    exporter.sink.behaviour = lambda rows: None if slow.wait(0.2) else None
+    exporter.sink.behaviour = lambda rows: wait_for(slow)
     emit(1)
     wait_until(lambda: bool(changes), "the slow write is told")
     assert changes[0].level == "warning"
@@ -143,6 +144,10 @@ def test_a_slow_write_is_told_once_and_so_is_the_end_of_slowness(
     first, second = [line for line in caplog.messages if "slow" in line or "health" in line]
     assert "was good: writes are slow: one took" in first
     assert second.startswith("audit: health good, was warning")
+
+
+def wait_for(event: threading.Event) -> None:
+    event.wait(0.2)
 
 
 def _around(exporter: StubExporter, changes: list[AuditHealth]) -> AuditPipeline:
@@ -178,7 +183,7 @@ def test_the_watch_keeps_nothing_alive(configured: Configure) -> None:
         stats = AuditPipeline.stats
 
     subject = Subject()
-    watch = HealthWatch(subject.health, subject.stats, cycle_seconds=0.01)  # type: ignore[misc, arg-type]  # a stand-in
+    watch = HealthWatch(subject.health, subject.stats, cycle_seconds=0.01)  # type: ignore[misc]  # a stand-in
     gone = weakref.ref(subject)
     del subject
     gc.collect()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from otel_audit_exporter import AuditConfigurationError, AuditHealth, AuditStats, HealthThresholds
-from otel_audit_exporter.health import assess, combine
+from otel_audit_exporter import AuditConfigurationError, AuditHealth, AuditStats
+from otel_audit_exporter.health import HealthThresholds, assess, combine
 from otel_audit_exporter.settings import load_settings
 
 DEFAULT = HealthThresholds()

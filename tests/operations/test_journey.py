@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 
 import httpx
 import pytest
@@ -70,8 +71,8 @@ def configure(stack: Stack, audit_table: AuditTable, metrics: Metrics) -> Callab
             key=stack.service_key,
             table=audit_table.name,
             schedule_delay_millis=20,
-            export_timeout_millis=3000,
-            slow_write_seconds=0.5,
+            export_timeout_millis=5000,
+            slow_write_seconds=2.0,
             meter_provider=metrics.provider,
             on_health_change=told,
         )
@@ -92,8 +93,14 @@ def test_every_step_is_told_once_each_way_and_everybody_agrees(
     pipeline = configure(levels)
     app = FastAPI()
     app.include_router(audit_router(token="t"))
-    observer = Observer(pipeline, metrics, serve(app), levels)
+    with closing(Observer(pipeline, metrics, serve(app), levels)) as observer:
+        make_the_journey(stack, observer)
 
+    assert len([line for line in caplog.messages if line.startswith("audit: health ")]) == 6
+    assert audit_table.count() == pipeline.stats().succeeded == 43
+
+
+def make_the_journey(stack: Stack, observer: Observer) -> None:
     emit(20)
     assert flush_audit()
     observer.told([])
@@ -105,7 +112,7 @@ def test_every_step_is_told_once_each_way_and_everybody_agrees(
     assert flush_audit()
     observer.told(["warning", "good"])
 
-    slow = stack.gateway.inject(Delay(1.0), times=None)
+    slow = stack.gateway.inject(Delay(3.0), times=None)
     emit(1)
     observer.told(["warning", "good", "warning"])
     slow.remove()
@@ -119,7 +126,3 @@ def test_every_step_is_told_once_each_way_and_everybody_agrees(
     refusing.remove()
     assert flush_audit()
     observer.told(["warning", "good"] * 3)
-
-    assert len([line for line in caplog.messages if line.startswith("audit: health ")]) == 6
-    assert audit_table.count() == pipeline.stats().succeeded == 43
-    observer.close()

@@ -38,6 +38,14 @@ def test_slowness_is_over_when_a_fast_write_has_ended_and_no_slow_one_for_the_ca
     assert writes.slow_seconds(12.1, 10.0) == 0.0
 
 
+def test_a_fast_write_beside_the_slow_one_proves_that_it_is_over() -> None:
+    writes = Writes(1.0)
+    slow = writes.begin(0.0)
+    write(writes, 1.8, 1.9)
+    writes.end(slow, 2.0)
+    assert writes.slow_seconds(12.1, 10.0) == 0.0
+
+
 def test_slowness_is_not_over_while_nothing_proves_it() -> None:
     writes = Writes(1.0)
     write(writes, 0.0, 2.0)

@@ -206,6 +206,8 @@ def sqlite_rows(path: str | os.PathLike[str], table: str = "pms_audit_log") -> l
     connection = sqlite3.connect(f"file:{os.fspath(path)}?mode=ro", uri=True)
     connection.row_factory = sqlite3.Row
     try:
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone() is None:
+            return []  # the file is just being made
         rows = [dict(row) for row in connection.execute(f'SELECT * FROM "{table}" ORDER BY created_at, id')]
     finally:
         connection.close()

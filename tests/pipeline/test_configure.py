@@ -118,10 +118,8 @@ class TestExporters:
     def test_names_may_be_written_in_any_case(self) -> None:
         assert configure_audit(" SQLite ").name == "sqlite"
 
-    @pytest.mark.parametrize("name", ["sqllite", "supabase;drop", ",", ""])
+    @pytest.mark.parametrize("name", ["sqllite", "supabase;drop", ","])
     def test_an_unknown_name_is_told_the_known_ones(self, name: str) -> None:
-        if not name:
-            pytest.skip("an empty name is none")
         with pytest.raises(AuditConfigurationError, match="OTEL_AUDIT_EXPORTER"):
             configure_audit(name)
 

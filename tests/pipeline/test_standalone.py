@@ -111,6 +111,15 @@ class TestRecords:
         assert "entity_id: must be a UUID" in error
         assert len(sqlite_rows(tmp_path / "rows.db")) == 2
 
+    def test_a_parked_record_s_secrets_are_redacted(self, tmp_path: Path, outbox_dir: str, behind: Behind) -> None:
+        exporter = SQLiteAuditExporter(os.fspath(tmp_path / "rows.db"))
+        secrets = {"audit.change.new_values": {"password": "S3CRET"}, "audit.metadata": '{"token": "S3CRET"}'}
+        behind(exporter).emit(LogRecord(attributes=attributes(**secrets, **{"audit.outcome": "perhaps"})))
+        wait_until(lambda: exporter.lane.stats().failed == 1, "the record is parked")
+        (path,) = Path(outbox_dir).glob("*/dead-letters.db")
+        assert b"[REDACTED]" in path.read_bytes()
+        assert b"S3CRET" not in path.read_bytes()
+
     def test_a_record_that_cannot_become_a_row_never_reaches_the_table(self, behind: Behind, tmp_path: Path) -> None:
         exporter = SQLiteAuditExporter(os.fspath(tmp_path / "rows.db"))
         logger = behind(exporter)

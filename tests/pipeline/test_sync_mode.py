@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -74,6 +75,23 @@ def test_after_a_transient_failure_calls_do_not_wait_until_a_probe_succeeds(
     hang.remove()
     wait_until(lambda: audit_table.count() == 51, "every row is stored")
     wait_until(lambda: audit_event(**arguments()).state == "stored", "calls wait for their row again")
+
+
+def test_a_failure_lets_every_call_go_that_waits(stack: Stack, audit_table: AuditTable) -> None:
+    (exporter,) = configure(stack, audit_table, export_timeout_millis=60_000).exporters
+    failing = stack.gateway.inject(Hang(Place.REQUEST_BODY))
+    stack.gateway.inject(faults.unavailable_json())
+    calls = [threading.Thread(target=lambda: audit_event(**arguments()), daemon=True) for _ in range(2)]
+    calls[0].start()
+    failing.wait()
+    later = stack.gateway.inject(Hang(Place.REQUEST_BODY), times=None)
+    calls[1].start()
+    wait_until(lambda: len(exporter.lane._waiters) == 2, "both calls wait")
+    failing.release()
+    for call in calls:
+        call.join(20)
+        assert not call.is_alive()
+    later.remove()
 
 
 def test_the_export_timeout_bounds_the_call(stack: Stack, audit_table: AuditTable) -> None:

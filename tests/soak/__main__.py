@@ -71,14 +71,15 @@ def _round(stack: Stack, seed: int, figures: Figures) -> list[str]:
     directory = Path(tempfile.mkdtemp(prefix="audit-soak-"))
     if chance.random() < 0.25:
         scene = scenario.on_sqlite(directory, outbox=chance.choice(("disk", "fsync")))
-        return _killed(scene, seed, figures)
+        return _checked(scene, scenario.kill_workers(scene, seed, _KILLS_PER_ROUND), seed, figures)
     table = stack.create_table()
     table.alter(f"add constraint no_bad_action check (action <> '{BAD_ACTION}')")
     scene = scenario.on_stack(
         directory, stack, table, outbox=chance.choice(("disk", "disk", "fsync")), export_timeout_millis=2000
     )
     with _faulty(stack, chance):
-        broken = _killed(scene, seed, figures)
+        statuses = scenario.kill_workers(scene, seed, _KILLS_PER_ROUND)
+    broken = _checked(scene, statuses, seed, figures)
     table.drop()
     return broken
 
@@ -93,8 +94,7 @@ def _faulty(stack: Stack, chance: Random) -> Iterator[None]:
     stack.gateway.keep_requests(False)
 
 
-def _killed(scene: scenario.Scenario, seed: int, figures: Figures) -> list[str]:
-    statuses = scenario.kill_workers(scene, seed, _KILLS_PER_ROUND)
+def _checked(scene: scenario.Scenario, statuses: list[int], seed: int, figures: Figures) -> list[str]:
     figures.kills += len(statuses)
     broken = scene.violations()
     if set(statuses) != {-9}:

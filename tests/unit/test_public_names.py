@@ -22,7 +22,7 @@ BUILT = {
     "OutboxError", "OutboxFullError",
 }  # fmt: skip
 # Exported from the day on which they work.
-TO_COME = {"write_audit_event", "write_audit_event_async", "AuditHealth", "HealthThresholds"}
+TO_COME = {"write_audit_event", "write_audit_event_async", "AuditHealth"}
 COMPAT = {"write_audit_log_async", "get_audit_stats", "shutdown_audit_logger"}
 
 

@@ -1,0 +1,84 @@
+"""The table on the screen and in the README, and the results as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.benchmarks.rows import Row
+
+_STYLES: Final = {"pass": "green", "over": "bold red", "": ""}
+_IN_README: Final = re.compile(r"(?<=<!-- bench -->\n).*?(?=<!-- /bench -->)", re.DOTALL)
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    """Print the table, a group after the other."""
+    table = Table(title="What it costs, beside what it is held against")
+    for name in ("what", "ours", "against", "theirs", "ratio", "budget", ""):
+        table.add_column(name, justify="right" if name in ("ours", "theirs", "ratio", "budget") else "left")
+    group = rows[0].group if rows else ""
+    for row in rows:
+        if row.group != group:
+            table.add_section()
+            group = row.group
+        table.add_row(*_cells(row), row.verdict, style=_STYLES[row.verdict])
+    console.print(table)
+    for row in rows:
+        if row.note:
+            console.print(f"{row.what}: {row.note}", style="dim", highlight=False)
+
+
+def write_results(rows: Sequence[Row], path: Path, size: str) -> None:
+    """Write everything that was measured, and on what."""
+    content = {"size": size, "machine": _machine(), "rows": [_as_json(row) for row in rows]}
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_into_readme(rows: Sequence[Row], path: Path) -> bool:
+    """Write the rows that have a budget between the README's markers; False where it has none."""
+    readme = path.read_text(encoding="utf-8")
+    lines = [
+        "| what | measured | against | measured | ratio | budget |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(f"| {' | '.join(_cells(row))} |" for row in rows if row.budget is not None),
+    ]
+    written, count = _IN_README.subn(lambda _: "\n".join(lines) + "\n", readme, count=1)
+    path.write_text(written, encoding="utf-8")
+    return bool(count)
+
+
+def _cells(row: Row) -> Iterable[str]:
+    theirs = "" if row.theirs is None else f"{_number(row.theirs)} {row.unit}"
+    ratio = "" if row.ratio is None else f"{_number(row.ratio)} x"
+    budget = "" if row.budget is None else f"{row.budget} x"
+    return row.what, f"{_number(row.ours)} {row.unit}", row.against, theirs, ratio, budget
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    budget = None if row.budget is None else str(row.budget)
+    return {**asdict(row), "budget": budget, "ratio": row.ratio, "verdict": row.verdict}
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processors": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("otel-audit-exporter", "opentelemetry-sdk", "supabase", "psycopg")},
+    }

@@ -1,0 +1,140 @@
+"""The log: one line per change, never one per event, and nothing of an event's content."""
+
+from __future__ import annotations
+
+import ast
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import otel_audit_exporter
+from otel_audit_exporter import AuditError, OutboxFullError, audit_event, audited, compat, shutdown_audit
+from otel_audit_exporter.announce import Repeats
+from tests.operations.conftest import Configure
+from tests.operations.stubs import AWAY, BAD_ROW, MISCONFIGURED, StubExporter, emit
+from tests.stack.waiting import wait_until
+
+PACKAGE = Path(otel_audit_exporter.__file__).parent
+SECRET = "s3cr3t-value-of-an-event"
+FAILURES = {"away": AWAY, "misconfigured": MISCONFIGURED, "refusing": BAD_ROW}
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("otel_audit_exporter")]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_hundred_thousand_failing_events_give_fewer_than_twenty_lines(
+    configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture, failure: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    pipeline = configured()
+    stub.sink.fail(FAILURES[failure])
+    for _ in range(10):
+        emit(10_000, new_values={"note": SECRET})
+    wait_until(lambda: pipeline.health().level == "critical", "the failure is told", 60)
+    shutdown_audit(1000)
+    assert pipeline.stats().submitted == 100_000
+    assert pipeline.stats().succeeded == 0
+    assert 1 < len(lines(caplog)) < 20
+    assert not any(SECRET in line for line in lines(caplog))
+
+
+@pytest.mark.parametrize("policy", ["raise", "log"])
+def test_events_that_a_full_outbox_refuses_give_one_line(caplog: pytest.LogCaptureFixture, policy: str) -> None:
+    stub = StubExporter(ids="text", outbox_max_bytes=2**20)
+    pipeline = otel_audit_exporter.configure_audit(stub, ids="text", on_outbox_error=policy)
+    stub.sink.fail(AWAY)
+    refused = 0
+    while refused < 1000 and pipeline.stats().rejected < 1000:
+        try:
+            emit(10, new_values={"text": "x" * 20_000})
+        except OutboxFullError:
+            refused += 1
+    lost = [line for line in lines(caplog) if "an event is lost" in line]
+    assert len(lost) == (policy == "log")
+    assert pipeline.health().level == "critical"
+
+
+def wrong_payload() -> None:
+    compat.write_audit_log_async(None, {"action": "update_part", "new_values": {"note": SECRET}})
+
+
+@audited("approve", entity_type="part", entity_id=lambda: None)
+def fails() -> None:
+    raise RuntimeError(SECRET)
+
+
+def fails_unrecorded() -> None:
+    with pytest.raises(RuntimeError):
+        fails()
+
+
+def wrong_again() -> None:
+    with pytest.raises(AuditError):
+        audit_event("update_part", entity_type="", entity_id=1, yacht_id=1, user_id=1, new_values={"note": SECRET})
+
+
+@pytest.mark.parametrize(
+    ("mistake", "most"), [(wrong_payload, 1), (fails_unrecorded, 1), (wrong_again, 0)], ids=lambda one: str(one)[:25]
+)
+def test_the_same_mistake_in_every_call_gives_one_line(
+    configured: Configure, caplog: pytest.LogCaptureFixture, mistake: Callable[[], None], most: int
+) -> None:
+    configured()
+    for _ in range(500):
+        mistake()
+    assert len(lines(caplog)) == most
+    assert not any(SECRET in line for line in lines(caplog))
+
+
+def test_another_mistake_is_told_at_once(configured: Configure, caplog: pytest.LogCaptureFixture) -> None:
+    configured()
+    compat.write_audit_log_async(None, {"action": "update_part"})
+    compat.write_audit_log_async(None, {"entity_type": "part"})
+    assert len(lines(caplog)) == 2
+
+
+def test_repeats_are_counted_and_told_with_the_next_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("otel_audit_exporter.announce.time.monotonic", lambda: now)
+    repeats = Repeats(quiet_seconds=60.0)
+    for _ in range(5):
+        repeats.say(logging.ERROR, "cause", "lost %s", "one")
+    now += 61.0
+    repeats.say(logging.ERROR, "cause", "lost %s", "one")
+    assert lines(caplog) == ["lost one", "lost one (and 4 more of the kind before)"]
+
+
+def test_every_line_goes_to_the_library_s_own_logger() -> None:
+    named = {
+        node.args[0].value
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "getLogger"
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+    }
+    assert named == {"otel_audit_exporter"}
+
+
+def test_no_line_but_for_debugging_has_the_words_of_an_exception_of_somebody_else_s() -> None:
+    """A traceback has an exception's own words, and those may hold values."""
+    calls = [
+        f"{path.name}:{node.lineno}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and (node.func.attr == "exception" or any(keyword.arg == "exc_info" for keyword in node.keywords))
+        and node.func.attr != "debug"
+        and path.name != "watch.py"  # the application's own callback: an event's values are not in its hands
+    ]
+    assert calls == []
