@@ -71,7 +71,8 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-# A name is imported when it is first used, so that importing this package costs next to nothing.
+# Importing this package costs next to nothing: its modules are imported when a name of theirs is first used, and then
+# all at once, so that none is imported later, between events, where a fork could come in between.
 _NAMES = {
     "api": (
         "audit_event",
@@ -107,9 +108,7 @@ _NAMES = {
         "SQLiteAuditExporter",
         "SupabaseAuditExporter",
     ),
-    "health": (
-        "AuditHealth",
-    ),
+    "health": ("AuditHealth",),
     "pipeline": ("AuditPipeline",),
     "receipts": (
         "AuditReceipt",
@@ -122,15 +121,15 @@ _NAMES = {
         "write_audit_event_async",
     ),
 }
-_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    for module, names in _NAMES.items():
+        home = import_module(f"{__name__}.{module}")
+        globals().update({one: getattr(home, one) for one in names})
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -24,6 +24,14 @@ from otel_audit_exporter.pipeline import UNLIMITED, AuditPipeline
 from otel_audit_exporter.settings import Settings, load_settings
 
 DEFAULT_EXPORTER: Final = "sqlite"
+# What an exporter is made of; the other settings are the pipeline's.
+_EXPORTERS_OWN: Final = frozenset(
+    {
+        *("url", "key", "token", "dsn", "path", "endpoint", "format", "table", "schema", "columns", "column_defaults"),
+        *("key_columns", "unmapped", "ids", "outbox", "outbox_dir", "outbox_max_bytes", "foreign_key_grace_seconds"),
+        *("redact_keys", "redact_hook", "max_value_bytes"),
+    }
+)
 
 
 ExporterChoice = str | LogRecordExporter | Sequence[str | LogRecordExporter]
@@ -175,6 +183,8 @@ def _install(
     _take_client(arguments)
     name = exporter if isinstance(exporter, str) else None
     settings = load_settings({"exporter": name, **arguments})
+    if isinstance(exporter, AuditExporter):
+        _refuse_what_the_exporter_decides(arguments)
     made_of = (settings.values, exporter if name is None else None, extra)
     with _Running.lock:
         if _Running.stand_in is not None:
@@ -195,6 +205,14 @@ def _install(
         _say_where(pipeline, settings, chosen=exporter is not None or settings.chosen("exporter"))
         end_with_process(pipeline, on_sigterm=settings.handle_sigterm)
         return pipeline
+
+
+def _refuse_what_the_exporter_decides(arguments: Mapping[str, Any]) -> None:
+    given = sorted(name for name in _EXPORTERS_OWN if arguments.get(name) is not None)
+    if given:
+        raise AuditConfigurationError(
+            f"{', '.join(given)}: the exporter that was given is made already: give such arguments to it"
+        )
 
 
 def _refuse_green_threads() -> None:

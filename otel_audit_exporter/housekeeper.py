@@ -36,13 +36,18 @@ class Housekeeper:
 
     def _serve(self) -> None:
         while True:
-            store = self._grown.get()
-            while not self._grown.empty() and self._grown.get() is store:
-                pass  # one checkpoint is enough for all that was asked for
-            try:
-                store.checkpoint()
-            except OutboxError as error:
-                logger.warning("audit: the outbox grows, its checkpoint failed: %s", error)
+            grown = {self._grown.get()}
+            while not self._grown.empty():  # one checkpoint is enough for all that was asked for
+                grown.add(self._grown.get())
+            for store in grown:
+                _checkpoint(store)
+
+
+def _checkpoint(store: OutboxFile) -> None:
+    try:
+        store.checkpoint()
+    except OutboxError as error:
+        logger.warning("audit: the outbox grows, its checkpoint failed: %s", error)
 
 
 housekeeper = Housekeeper()

@@ -73,7 +73,9 @@ class TableMapping:
         self._names_event = "event_name" in taken
         self._watched: tuple[int, ...] = ()
         self._on_left_out: Callable[[str], None] = lambda field: None
-        self.left_out = frozenset(field for field in (*_SURROUNDINGS, *_TRACE) if not self._takes(field, taken))
+        # Outcome and kind of actor are always there; of the rest it is told where it is lost.
+        lost = ("on_behalf_of", "metadata", "signature") if unmapped == "fold" and not self._folds else ()
+        self.left_out = frozenset(field for field in (*_SURROUNDINGS, *_TRACE, *lost) if not self._takes(field, taken))
         self._usual = tuple(_SAID[FIELDS[position]] for position in self._foldable)
         self._pick = itemgetter(*self._foldable) if len(self._foldable) > 1 else None
         self._template, self._indexes = self._compile()

@@ -324,9 +324,7 @@ class TestOutages:
         assert post(http, stack, audit_table, new_row()).status_code == 201
         assert audit_table.count() == 2
 
-    def test_killed_backends_are_replaced(
-        self, stack: Stack, audit_table: AuditTable, http: httpx.Client
-    ) -> None:
+    def test_killed_backends_are_replaced(self, stack: Stack, audit_table: AuditTable, http: httpx.Client) -> None:
         assert post(http, stack, audit_table, new_row()).status_code == 201
         assert stack.postgres.terminate_backends() > 0
         stack.wait_until_serving()

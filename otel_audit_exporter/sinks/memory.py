@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
+from otel_audit_exporter.event import parse_json
 
 
 class MemorySink:
@@ -31,7 +31,7 @@ class MemorySink:
 
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
         """Keep every row whose key is not there yet."""
-        decoded = [orjson.loads(row) for row in rows]
+        decoded = [parse_json(row) for row in rows]
         with self._lock:
             for row in decoded:
                 self._rows.setdefault(tuple(row[column] for column in self._key_columns), row)

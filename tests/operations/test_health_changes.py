@@ -228,6 +228,14 @@ def test_overdue_events_are_counted_beyond_what_is_counted_one_by_one(
     wait_until(lambda: pipeline.health().overdue == 250, "all are overdue")
 
 
+def test_health_can_be_asked_for_after_shutdown(configured: Configure, stub: StubExporter) -> None:
+    pipeline = configured()
+    stub.sink.fail(AWAY)
+    emit(3)
+    assert not pipeline.shutdown(0)
+    assert (pipeline.health().pending, pipeline.health().outbox_bytes_left) == (3, None)
+
+
 @pytest.mark.parametrize("outbox", ["disk", "memory"])
 def test_the_outbox_says_how_much_more_it_takes(outbox: str) -> None:
     exporter = StubExporter(ids="text", outbox=outbox, outbox_max_bytes=2**20)

@@ -137,9 +137,7 @@ class Exchange:
 
     def _drips(self, part: ReplyPart) -> list[tuple[Injection, Drip]]:
         pairs = ((injection, injection.fault) for injection in self._injections)
-        return [
-            (injection, drip) for injection, drip in pairs if isinstance(drip, Drip) and drip.part is part
-        ]
+        return [(injection, drip) for injection, drip in pairs if isinstance(drip, Drip) and drip.part is part]
 
     def _struck_in_body(self) -> bool:
         return bool(self._interruptions(Place.REPLY_BODY) or self._drips(ReplyPart.BODY))

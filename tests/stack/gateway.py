@@ -150,7 +150,7 @@ class Gateway:
                 await self._exchange(request, reader, writer)
         except (ConnectionEndedError, ConnectionError, asyncio.CancelledError):
             pass
-        except Exception as error:  # noqa: BLE001  # shown by the test's clean-up, instead of by a closed connection
+        except Exception as error:  # shown by the test's clean-up, instead of by a closed connection
             self._errors.append(error)
         finally:
             self._clients.pop(writer, None)

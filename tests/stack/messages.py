@@ -8,9 +8,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-_PER_CONNECTION = frozenset(
-    {"connection", "content-length", "expect", "host", "keep-alive", "transfer-encoding"}
-)
+_PER_CONNECTION = frozenset({"connection", "content-length", "expect", "host", "keep-alive", "transfer-encoding"})
 _WITHOUT_BODY = frozenset({204, 304})
 
 

@@ -71,9 +71,7 @@ class Stack:
         """Give an empty table with the nine default columns that PostgREST serves already."""
         spare = self._spare_tables.setdefault(schema, [])
         if not spare:
-            spare += [
-                AuditTable(self.postgres, f"audit_{secrets.token_hex(6)}", schema) for _ in range(_BATCH)
-            ]
+            spare += [AuditTable(self.postgres, f"audit_{secrets.token_hex(6)}", schema) for _ in range(_BATCH)]
             for table in spare:
                 table.create()
             self.reload_schema_cache()
@@ -92,9 +90,7 @@ class Stack:
 
     def wait_until_serving(self, timeout: float = 60.0) -> None:
         """Return once PostgREST answers from the database, after either was away."""
-        wait_until(
-            lambda: self._serves("public", "pms_audit_log?limit=0"), "PostgREST serves tables", timeout
-        )
+        wait_until(lambda: self._serves("public", "pms_audit_log?limit=0"), "PostgREST serves tables", timeout)
 
     def heal(self) -> None:
         """Undo what a test did to the parts: they run, are reachable, and no fault is left."""
@@ -112,9 +108,7 @@ class Stack:
         parts.callback(self.postgres.stop)
         self.postgres.start()
         self.postgres.create_roles_and_tables()
-        self.postgrest = PostgREST(
-            self._directory, dsn=self.dsn("authenticator"), jwt_secret=self._signer.secret
-        )
+        self.postgrest = PostgREST(self._directory, dsn=self.dsn("authenticator"), jwt_secret=self._signer.secret)
         parts.callback(self.postgrest.stop)
         self.postgrest.start()
         self.gateway = Gateway(self.postgrest.port)
