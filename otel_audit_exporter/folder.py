@@ -235,7 +235,7 @@ def _lock_path(path: Path) -> Path:
 
 
 def _unlink(path: Path) -> None:
-    for suffix in ("-wal", "-shm", ""):
+    for suffix in ("-ballast", "-wal", "-shm", ""):
         with suppress(FileNotFoundError):
             os.unlink(f"{path}{suffix}")
 

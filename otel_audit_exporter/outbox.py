@@ -13,11 +13,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from typing import Final, NamedTuple, Protocol
 
+from otel_audit_exporter.ballast import Ballast
 from otel_audit_exporter.errors import OutboxError, OutboxFullError
 from otel_audit_exporter.forks import quiet
 
@@ -138,6 +139,8 @@ class OutboxFile:
         self._group: _Group | None = None
         self._group_lock = threading.Lock()
         self._freed = 0
+        self._ballast = Ballast(f"{self.path}-ballast", max_bytes=max_bytes)
+        self._ballast.take_in()
         self._execute = self._connection.execute
         self.closed = False
         self.on_growth: Callable[[OutboxFile], None] = lambda store: None
@@ -225,15 +228,29 @@ class OutboxFile:
     def settle(self, seqs: Iterable[int]) -> int:
         runs = _runs(sorted(seqs))
         with self.lock, _as_outbox_error(self.path):
-            with _transaction(self._connection):
-                gone = self._connection.executemany("DELETE FROM event WHERE seq BETWEEN ? AND ?", runs).rowcount
-                if self._connection.execute("SELECT EXISTS (SELECT 1 FROM refusal)").fetchone()[0]:
-                    self._connection.executemany("DELETE FROM refusal WHERE seq BETWEEN ? AND ?", runs)
+            try:
+                gone = self._delete(runs)
+            except sqlite3.OperationalError:
+                self._make_room()
+                gone = self._delete(runs)
             self._freed += gone
             if self._freed > _VACUUM_PAGES:
                 self._freed = 0
                 self._connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
             return gone
+
+    def _delete(self, runs: Sequence[tuple[int, int]]) -> int:
+        with _transaction(self._connection):
+            gone = self._connection.executemany("DELETE FROM event WHERE seq BETWEEN ? AND ?", runs).rowcount
+            if self._connection.execute("SELECT EXISTS (SELECT 1 FROM refusal)").fetchone()[0]:
+                self._connection.executemany("DELETE FROM refusal WHERE seq BETWEEN ? AND ?", runs)
+        return gone
+
+    def _make_room(self) -> None:
+        """On a full disk nothing can be removed either: give up the ballast, and the log that is in the file by now."""
+        self._ballast.drop()
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def count(self, upto: int | None = None) -> int:
         with self.lock, _as_outbox_error(self.path):
@@ -324,6 +341,7 @@ class OutboxFile:
         with self.lock, _as_outbox_error(self.path):
             pages = max(max_bytes // _PAGE_BYTES, 64)
             self._connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+        self._ballast.take_in()
 
     def checkpoint(self) -> None:
         """Bring what was written back into the file, on a connection of its own: nobody who appends waits for it."""
@@ -339,6 +357,7 @@ class OutboxFile:
         with quiet, self.lock:
             self.closed = True
             self._connection.close()
+            self._ballast.drop()
 
     def still_waits(self, seq: int) -> bool:
         """Tell whether an event still waits in the file, which is closed here and may be in other hands."""

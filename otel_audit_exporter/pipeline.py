@@ -306,6 +306,7 @@ class AuditPipeline:
         keep_totals(self)
         self._watch.stop(deadline)
         self._sdk.run([processor.shutdown for processor in self._processors], deadline)
+        self._sdk.end()
         return all(results)
 
     def __enter__(self) -> AuditPipeline:

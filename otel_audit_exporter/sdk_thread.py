@@ -26,8 +26,13 @@ class SdkThread:
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        self._work: SimpleQueue[Work] = SimpleQueue()
+        self._work: SimpleQueue[Work | None] = SimpleQueue()
         threading.Thread(target=self._serve, args=(self._work,), name="otel-audit-sdk", daemon=True).start()
+
+    def end(self) -> None:
+        """End the thread, after what it was asked for."""
+        if self._pid == os.getpid():
+            self._work.put(None)
 
     def run(self, calls: Iterable[Callable[[], Any]], deadline: float) -> bool:
         """Have ``calls`` made; False where they are not through at ``deadline`` (they go on)."""
@@ -41,9 +46,12 @@ class SdkThread:
         return done.wait(max(deadline - time.monotonic(), 0.0))
 
     @staticmethod
-    def _serve(work: SimpleQueue[Work]) -> None:
+    def _serve(work: SimpleQueue[Work | None]) -> None:
         while True:
-            calls, done = work.get()
+            asked = work.get()
+            if asked is None:
+                return
+            calls, done = asked
             for call in calls:
                 try:
                     call()

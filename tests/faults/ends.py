@@ -198,7 +198,7 @@ def outage(job: Job, ledger: Ledger) -> None:
 
 
 def full_disk(job: Job, ledger: Ledger) -> None:
-    """Fill the disk (visits=2: reach the limit on a file's size), say so, and drain when there is space again."""
+    """Fill the disk, say so, and drain while it is still full (visits=2: the limit on a file's size, lifted first)."""
     filler = Path(job.options["outbox_dir"]).parent / "filler"
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     if job.visits == 2:
@@ -213,8 +213,8 @@ def full_disk(job: Job, ledger: Ledger) -> None:
             break
     sys.stdin.readline()
     resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    filler.unlink(missing_ok=True)
     delivered = audit.flush_audit(60_000)
+    filler.unlink(missing_ok=True)
     emit_one(ledger, new_id())
     _say(str(delivered and audit.flush_audit(60_000)))
 

@@ -40,7 +40,7 @@ class TestFull:
         running.assert_each_good_one_stored_once()
 
     @pytest.mark.parametrize("limit", ["disk", "file size"])
-    def test_on_a_disk_without_space_it_refuses_and_drains_when_there_is_space_again(
+    def test_on_a_disk_without_space_it_refuses_and_drains_all_the_same(
         self, tmp_path: Path, small_disk: Path | None, limit: str
     ) -> None:
         """Where no small file system can be mounted, the system's limit on the size of a file stands for it."""

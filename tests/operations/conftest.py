@@ -63,7 +63,7 @@ def configured(stub: StubExporter) -> Configure:
     """Configure auditing around the stub."""
 
     def make(**options: Any) -> AuditPipeline:
-        given: dict[str, Any] = {"ids": "text", "schedule_delay_millis": 10, "export_timeout_millis": 490} | options
+        given: dict[str, Any] = {"schedule_delay_millis": 10, "export_timeout_millis": 490} | options
         return configure_audit(stub, **given)
 
     return make

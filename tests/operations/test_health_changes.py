@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit_exporter import AuditHealth, flush_audit
+from otel_audit_exporter import AuditHealth, configure_audit, flush_audit
 from otel_audit_exporter.health import HealthThresholds
 from otel_audit_exporter.pipeline import AuditPipeline
 from otel_audit_exporter.watch import HealthWatch
@@ -151,11 +151,8 @@ def wait_for(event: threading.Event) -> None:
 
 
 def _around(exporter: StubExporter, changes: list[AuditHealth]) -> AuditPipeline:
-    from otel_audit_exporter import configure_audit
-
     return configure_audit(
         exporter,
-        ids="text",
         schedule_delay_millis=10,
         export_timeout_millis=490,
         on_health_change=changes.append,

@@ -47,7 +47,7 @@ def test_up_to_a_hundred_thousand_failing_events_give_fewer_than_twenty_lines(
 @pytest.mark.parametrize("policy", ["raise", "log"])
 def test_events_that_a_full_outbox_refuses_give_one_line(caplog: pytest.LogCaptureFixture, policy: str) -> None:
     stub = StubExporter(ids="text", outbox_max_bytes=2**20)
-    pipeline = otel_audit_exporter.configure_audit(stub, ids="text", on_outbox_error=policy)
+    pipeline = otel_audit_exporter.configure_audit(stub, on_outbox_error=policy)
     stub.sink.fail(AWAY)
     refused = 0
     while refused < 1000 and pipeline.stats().rejected < 1000:

@@ -25,7 +25,7 @@ from otel_audit_exporter import configure_audit
 from tests.operations.stubs import AWAY, StubExporter, emit
 exporter = StubExporter(ids="text")
 exporter.sink.fail(AWAY)
-configure_audit(exporter, ids="text")
+configure_audit(exporter)
 emit(4)
 os._exit(0)
 """
