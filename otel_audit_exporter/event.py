@@ -32,7 +32,7 @@ if hasattr(os, "register_at_fork"):  # a child must not draw the ids that its pa
 Ids = Literal["uuid", "text"]
 
 _NULL: Final = b"null"
-_SEPARATOR: Final = b",\n"
+SEPARATOR: Final = b",\n"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _IDEMPOTENCY_NAMESPACE: Final = uuid.UUID("6f0a3b52-7a3c-5c0e-9c39-1d5b8f0e2a77")
@@ -160,7 +160,7 @@ class EventRules:
         action = _plain_text(said["action"])
         return ComposedEvent(
             record_id,
-            b"[" + _SEPARATOR.join(fragments) + b"]",
+            b"[" + SEPARATOR.join(fragments) + b"]",
             action,
             said.get("event_name") or f"{_plain_text(said.get('entity_type', 'audit'))}.{action}",
             timestamp_ns,
@@ -263,7 +263,7 @@ _UNSAID: Final = {"outcome": b'"success"', "actor_type": b'"user"'}
 
 def split(body: bytes) -> list[bytes]:
     """Return the JSON fragments of an event's bytes, in the order of ``FIELDS``."""
-    return body[1:-1].split(_SEPARATOR)
+    return body[1:-1].split(SEPARATOR)
 
 
 def decode(body: bytes) -> dict[str, Any]:
@@ -337,7 +337,7 @@ def _document(name: str, fragment: bytes, problems: dict[str, str]) -> bytes:
 
 def _digest(fragments: list[bytes]) -> bytes:
     said = fragments[1:6] + fragments[7:14]
-    return blake2b(_SEPARATOR.join(said), digest_size=16).digest()
+    return blake2b(SEPARATOR.join(said), digest_size=16).digest()
 
 
 # The running second and its text, replaced as one value: a timestamp costs one format, not one calendar.

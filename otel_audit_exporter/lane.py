@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat
+from operator import attrgetter
 from typing import Final
 
 from otel_audit_exporter.announce import Announcer, Repeats, logger
@@ -36,6 +38,7 @@ from otel_audit_exporter.stats import AuditStats, Books
 from otel_audit_exporter.writes import TimedSink, Writes
 
 AnyStore = OutboxFile | MemoryOutbox
+_seq: Final[Callable[[Entry], int]] = attrgetter("seq")
 _REMEMBERED_BATCHES: Final = 256
 _COUNTED_OVERDUE: Final = 2000
 # Connections of a parent process: SQLite's must neither be used nor closed in a child, so they are kept here.
@@ -301,9 +304,11 @@ class Lane:
         if not entries:
             return []
         key = id(store)
+        keys = set(zip(repeat(key), map(_seq, entries)))
         with self._state_lock:
-            free = [entry for entry in entries if (key, entry.seq) not in self._in_flight]
-            self._in_flight.update((key, entry.seq) for entry in free)
+            taken = keys & self._in_flight
+            self._in_flight |= keys
+        free = [entry for entry in entries if (key, entry.seq) not in taken] if taken else list(entries)
         if not free:
             return []
         present = _still_in(store, free)
@@ -313,13 +318,13 @@ class Lane:
         return free
 
     def _unclaim(self, store: AnyStore, entries: Iterable[Entry]) -> None:
-        key = id(store)
+        keys = zip(repeat(id(store)), map(_seq, entries))
         with self._state_lock:
-            self._in_flight.difference_update((key, entry.seq) for entry in entries)
+            self._in_flight.difference_update(keys)
 
     def _settle(self, store: AnyStore, stored: Sequence[Entry]) -> None:
         now = time.time()
-        seqs = array("q", (entry.seq for entry in stored))
+        seqs = array("q", map(_seq, stored))
         # The sink first, then the outbox: a kill in between means one more offer of an id that is known there.
         with store.lock:
             gone = store.settle(seqs)

@@ -15,7 +15,7 @@ import orjson
 from otel_audit_exporter.attributes import FIELDS, INDEX, JSON_FIELDS
 from otel_audit_exporter.encoding import Encoder
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event import REQUIRED_BY_DEFAULT, parse_json, split
+from otel_audit_exporter.event import REQUIRED_BY_DEFAULT, SEPARATOR, parse_json, split
 
 Unmapped = Literal["fold", "drop", "error"]
 
@@ -43,6 +43,18 @@ _SAID: Final = {
 _SURROUNDINGS: Final = ("source_ip", "request_id", "user_agent")
 _TRACE: Final = ("trace_id", "span_id")
 _NULL: Final = b"null"
+
+# How an event ends of which nobody said more than its columns, without and with the ids of a trace: such an end is
+# cut off, and not taken apart.
+_PLAIN_FROM: Final = INDEX["outcome"]
+_TRACE_AT: Final = frozenset(INDEX[field] for field in _TRACE)
+_PLAIN_END: Final = (
+    SEPARATOR + SEPARATOR.join([*_SAID.values(), *[_NULL] * (len(FIELDS) - _PLAIN_FROM - len(_SAID))]) + b"]"
+)
+_TRACED_END: Final = SEPARATOR + SEPARATOR.join([*_SAID.values(), *[_NULL] * len(_SURROUNDINGS), b'"'])
+_TRACED_END_BYTES: Final = (
+    len(_TRACED_END) + len(SEPARATOR.join([b"0" * 32 + b'"', b'"' + b"0" * 16 + b'"', _NULL])) + 1
+)
 
 
 class TableMapping:
@@ -79,6 +91,8 @@ class TableMapping:
         self._usual = tuple(_SAID[FIELDS[position]] for position in self._foldable)
         self._pick = itemgetter(*self._foldable) if len(self._foldable) > 1 else None
         self._template, self._indexes = self._compile()
+        columns_end = all(INDEX[field] < _PLAIN_FROM for field in self._fields.values())
+        self._cuts_off = columns_end and not self._defaults
 
     @property
     def key_column(self) -> str:
@@ -110,6 +124,8 @@ class TableMapping:
 
     def row(self, body: bytes) -> bytes:
         """Return the row of an event as the bytes of one JSON object."""
+        if self._cuts_off and (end := self._plain_end(body)):
+            return bytes(self._template % self._indexes(body[1:-end].split(SEPARATOR)))
         fragments = split(body)
         for at in self._watched:
             if fragments[at] != _NULL:
@@ -124,6 +140,15 @@ class TableMapping:
         if self._defaults:
             return self._row_with_defaults(fragments)
         return bytes(self._template % self._indexes(fragments))
+
+    def _plain_end(self, body: bytes) -> int:
+        """Return how many bytes at the end say nothing that becomes a part of the row; 0 where they may."""
+        if body.endswith(_PLAIN_END):
+            return len(_PLAIN_END)
+        traced = body.startswith(_TRACED_END, len(body) - _TRACED_END_BYTES)
+        if traced and _TRACE_AT.isdisjoint(self._watched):
+            return _TRACED_END_BYTES
+        return 0
 
     def _takes(self, field: str, taken: set[str]) -> bool:
         in_metadata = field in ("on_behalf_of", *_SURROUNDINGS)
