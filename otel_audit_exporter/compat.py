@@ -15,7 +15,7 @@ from otel_audit_exporter.configure import configure_audit, running_pipeline, say
 from otel_audit_exporter.context import current_scope, overlay
 from otel_audit_exporter.errors import AuditError, AuditEventError, OutboxError
 from otel_audit_exporter.pipeline import AuditPipeline
-from otel_audit_exporter.stats import AuditStats
+from otel_audit_exporter.stats import AuditStats, stats_document
 
 __all__ = ["get_audit_stats", "shutdown_audit_logger", "write_audit_log_async"]
 
@@ -48,8 +48,6 @@ def write_audit_log_async(db: Any, payload: Mapping[str, Any]) -> None:
         said = {name: value for name, value in payload.items() if value is not None}
         scope = current_scope()
         pipeline.submit(overlay(scope.merged(), said) if scope is not None else said)
-    except (AuditError, TypeError) as error:
-        _reject(error)
     except Exception as error:
         _reject(error)
 
@@ -62,21 +60,9 @@ def get_audit_stats() -> dict[str, Any]:
     """
     pipeline = running_pipeline()
     stats = AuditStats() if pipeline is None else pipeline.stats()
-    return {
-        "submitted": stats.submitted,
-        "succeeded": stats.succeeded,
-        "failed": stats.failed,
-        "success_rate": f"{stats.success_rate:.1f}%",
-        "queue_size": stats.pending,
-        "pending": stats.pending,
-        "recovered": stats.recovered,
-        "held": stats.held,
-        "retried": stats.retried,
-        "rejected": stats.rejected + _Built.rejected,
-        "oldest_pending_seconds": stats.oldest_pending_seconds,
-        "last_error": stats.last_error,
-        "last_success_at": None if stats.last_success_at is None else stats.last_success_at.isoformat(),
-    }
+    document = stats_document(stats)
+    document["rejected"] += _Built.rejected
+    return document
 
 
 def shutdown_audit_logger(wait: bool = True, timeout: float = 10.0) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from logging import CRITICAL, ERROR, WARNING
@@ -67,6 +67,8 @@ class AuditPipeline:
         self._resource: Resource = getattr(provider, "resource", None) or Resource.get_empty()
         self._sync = settings.mode == "sync"
         self._attached = attached
+        # Where others see the records too, none is kept from the SDK.
+        self._queues = () if attached else _queues_of(processors)
         self._sdk = SdkThread()
         self.repeats = Repeats()
         self._begin()
@@ -159,12 +161,20 @@ class AuditPipeline:
 
     def _send(self, event: ComposedEvent, tickets: Mapping[str, Ticket]) -> None:
         try:
-            record = AuditLogRecord(event, tickets, slim=not self._attached)
-            self._emit(AuditReadWriteLogRecord(record, self._resource, self._scope, UNLIMITED))
+            if self._has_room():
+                record = AuditLogRecord(event, tickets, slim=not self._attached)
+                self._emit(AuditReadWriteLogRecord(record, self._resource, self._scope, UNLIMITED))
         except Exception as error:
             self._tell_broken_road(error)
         if self._sync:
             self._wait_for_first_attempt(tickets)
+
+    def _has_room(self) -> bool:
+        """Tell whether an SDK's queue takes one more; else the event is the relay's at once, and nothing is dropped."""
+        for queue in self._queues:
+            if len(queue) < (queue.maxlen or 0):
+                return True
+        return not self._queues
 
     def _wait_for_first_attempt(self, tickets: Mapping[str, Ticket]) -> None:
         for exporter in self._exporters[1:]:
@@ -337,3 +347,10 @@ class AuditPipeline:
         end_with_multiprocessing_child()
         if not self._closed:
             self._watch.start()
+
+
+def _queues_of(processors: Sequence[LogRecordProcessor]) -> tuple[deque[Any], ...]:
+    """Return the queues of the SDK's batch processors; none where they have another shape than here known."""
+    found = [getattr(getattr(one, "_batch_processor", None), "_queue", None) for one in processors]
+    queues = tuple(queue for queue in found if isinstance(queue, deque) and queue.maxlen)
+    return queues if len(queues) == len(found) else ()

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 _REMEMBERED_ERRORS: Final = 20
 
@@ -51,6 +51,27 @@ class NotedError:
     first_at: float
     last_at: float
     times: int
+
+
+def stats_document(stats: AuditStats) -> dict[str, Any]:
+    """Return the counters as JSON has them: the keys of ``compat.get_audit_stats()``, and those of each sink."""
+    return {
+        "submitted": stats.submitted,
+        "succeeded": stats.succeeded,
+        "failed": stats.failed,
+        "success_rate": f"{stats.success_rate:.1f}%",
+        "queue_size": stats.pending,
+        "pending": stats.pending,
+        "recovered": stats.recovered,
+        "held": stats.held,
+        "retried": stats.retried,
+        "rejected": stats.rejected,
+        "transactional": stats.transactional,
+        "oldest_pending_seconds": stats.oldest_pending_seconds,
+        "last_error": stats.last_error,
+        "last_success_at": None if stats.last_success_at is None else stats.last_success_at.isoformat(),
+        "sinks": {name: stats_document(of_sink) for name, of_sink in stats.sinks.items()},
+    }
 
 
 class Books:

@@ -25,7 +25,7 @@ from otel_audit_exporter.event import decode
 from otel_audit_exporter.health import AuditHealth
 from otel_audit_exporter.integrations.operations_page import NOTICES, PageData, render_page
 from otel_audit_exporter.pipeline import AuditPipeline
-from otel_audit_exporter.stats import AuditStats
+from otel_audit_exporter.stats import stats_document
 
 _RETRY: Final = re.compile(r"/dead-letters/([^/]+)/retry")
 _DEFAULT_LIMIT: Final = 100
@@ -215,27 +215,6 @@ class Desk:
 
 
 _ALWAYS: Final = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
-
-
-def stats_document(stats: AuditStats) -> dict[str, Any]:
-    """Return the counters as JSON has them: the keys of ``compat.get_audit_stats()``, and those of each sink."""
-    return {
-        "submitted": stats.submitted,
-        "succeeded": stats.succeeded,
-        "failed": stats.failed,
-        "success_rate": f"{stats.success_rate:.1f}%",
-        "queue_size": stats.pending,
-        "pending": stats.pending,
-        "recovered": stats.recovered,
-        "held": stats.held,
-        "retried": stats.retried,
-        "rejected": stats.rejected,
-        "transactional": stats.transactional,
-        "oldest_pending_seconds": stats.oldest_pending_seconds,
-        "last_error": stats.last_error,
-        "last_success_at": None if stats.last_success_at is None else stats.last_success_at.isoformat(),
-        "sinks": {name: stats_document(of_sink) for name, of_sink in stats.sinks.items()},
-    }
 
 
 def health_document(health: AuditHealth) -> dict[str, Any]:

@@ -1,0 +1,150 @@
+"""A receiver of OTLP over HTTP: it decodes what comes with the official messages, and keeps what it acknowledged."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
+
+from tests.stack.ports import HOST, free_port
+
+
+@dataclass(frozen=True)
+class Received:
+    """One log record, as it came."""
+
+    attributes: dict[str, Any]
+    trace_id: str
+    span_id: str
+    event_name: str
+    time_unix_nano: int
+    resource: dict[str, Any]
+    scope: str
+
+    @property
+    def record_id(self) -> str:
+        return str(self.attributes["audit.record.id"])
+
+    def document(self, name: str) -> Any:
+        return json.loads(self.attributes[name])
+
+
+class Receiver:
+    """Serves at ``endpoint`` between ``start`` and ``stop``; the port stays its own."""
+
+    def __init__(self, answers: Iterable[int] = ()) -> None:
+        self.port = free_port()
+        self.endpoint = f"http://{HOST}:{self.port}/v1/logs"
+        self.refusals = 0
+        self._answers = deque(answers)  # what the next requests are answered; 200 after these
+        self._records: list[Received] = []
+        self._changed = threading.Condition()
+        self._server: ThreadingHTTPServer | None = None
+
+    def start(self) -> None:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                if self.headers.get("content-encoding") == "gzip":
+                    body = gzip.decompress(body)
+                answer = ExportLogsServiceResponse().SerializeToString()
+                self.send_response(receiver.take(self.path, body))
+                self.send_header("content-type", "application/x-protobuf")
+                self.send_header("content-length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
+                pass
+
+        self._server = ThreadingHTTPServer((HOST, self.port), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def __enter__(self) -> Receiver:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def answer_next(self, *statuses: int) -> None:
+        """Say what the next requests are answered."""
+        with self._changed:
+            self._answers.extend(statuses)
+
+    @property
+    def records(self) -> list[Received]:
+        with self._changed:
+            return list(self._records)
+
+    @property
+    def ids(self) -> set[str]:
+        return {record.record_id for record in self.records}
+
+    def wait_for(self, ids: Iterable[str], timeout: float = 90.0) -> None:
+        """Return once every one of these events was acknowledged."""
+        wanted = set(ids)
+        with self._changed:
+            come = self._changed.wait_for(lambda: wanted <= {one.record_id for one in self._records}, timeout)
+        assert come, f"{len(wanted - self.ids)} of {len(wanted)} events did not come within {timeout:g} s"
+
+    def wait_for_refusals(self, count: int, timeout: float = 90.0) -> None:
+        """Return once so many requests were answered with another status than 200."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.refusals >= count, timeout)
+
+    def take(self, path: str, body: bytes) -> int:
+        """Decode a request, and return the status that answers it."""
+        request = ExportLogsServiceRequest.FromString(body)
+        with self._changed:
+            status = self._answers.popleft() if self._answers else 200
+            if path != "/v1/logs":
+                status = 404
+            if status == 200:
+                self._records.extend(_decode(request))
+            else:
+                self.refusals += 1
+            self._changed.notify_all()
+        return status
+
+
+def _decode(request: ExportLogsServiceRequest) -> Iterable[Received]:
+    for resource_logs in request.resource_logs:
+        resource = _values(resource_logs.resource.attributes)
+        for scope_logs in resource_logs.scope_logs:
+            for record in scope_logs.log_records:
+                yield Received(
+                    attributes=_values(record.attributes),
+                    trace_id=record.trace_id.hex(),
+                    span_id=record.span_id.hex(),
+                    event_name=record.event_name,
+                    time_unix_nano=record.time_unix_nano,
+                    resource=resource,
+                    scope=scope_logs.scope.name,
+                )
+
+
+def _values(pairs: Iterable[Any]) -> dict[str, Any]:
+    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in pairs}

@@ -1,0 +1,132 @@
+"""Any exporter of the SDK's interface, given to configure_audit."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import pytest
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.resources import Resource
+
+from otel_audit_exporter import audit_event, configure_audit
+from tests.pipeline.said import USER, YACHT, arguments
+
+SUCCESS, FAILURE = LogRecordExportResult.SUCCESS, LogRecordExportResult.FAILURE
+Answer = LogRecordExportResult | Exception
+
+
+class Theirs(LogRecordExporter):
+    """Answers as it was told, then SUCCESS; stands in export while it is not let go."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.answers = deque(answers)
+        self.exports = 0
+        self.taken: list[str] = []
+        self.shut_down = threading.Event()
+        self.entered = threading.Event()
+        self.let_go = threading.Event()
+        self.let_go.set()
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        self.exports += 1
+        self.entered.set()
+        self.let_go.wait()
+        answer = self.answers.popleft() if self.answers else SUCCESS
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is SUCCESS:
+            self.taken += [str((one.log_record.attributes or {})["audit.record.id"]) for one in batch]
+        return answer
+
+    def force_flush(self, timeout_millis: int = 10_000) -> bool:
+        return True
+
+    def shutdown(self) -> None:
+        self.shut_down.set()
+
+
+@pytest.fixture
+def hanging() -> Iterator[Theirs]:
+    exporter = Theirs()
+    exporter.let_go.clear()
+    yield exporter
+    exporter.let_go.set()
+
+
+@pytest.mark.parametrize("mode", ["batch", "sync"])
+@pytest.mark.parametrize(
+    "answers",
+    [(FAILURE, FAILURE, FAILURE), (RuntimeError("no"), OSError("gone"), FAILURE)],
+    ids=["answers FAILURE", "raises"],
+)
+def test_an_exporter_that_fails_is_asked_again_until_it_succeeds(mode: str, answers: tuple[Answer, ...]) -> None:
+    theirs = Theirs(*answers)
+    pipeline = configure_audit(theirs, mode=mode, schedule_delay_millis=10)
+    receipts = [audit_event(**arguments()) for _ in range(5)]
+    assert all(receipt.result(90) for receipt in receipts)
+    assert sorted(theirs.taken) == sorted(receipt.record_id for receipt in receipts)
+    assert not theirs.answers
+    stats = pipeline.stats()
+    assert (stats.submitted, stats.succeeded, stats.failed, stats.pending) == (5, 5, 0, 0)
+    assert list(stats.sinks) == ["Theirs"]
+    assert stats.retried > 0
+    assert stats.last_error
+
+
+def test_an_exporter_that_hangs_holds_up_neither_the_caller_nor_the_end(hanging: Theirs) -> None:
+    pipeline = configure_audit(hanging)
+    audit_event(**arguments())
+    assert hanging.entered.wait(60)
+    receipts = [audit_event(**arguments()) for _ in range(1000)]
+    assert {receipt.state for receipt in receipts} == {"pending"}
+    assert pipeline.force_flush(100) is False
+    assert pipeline.shutdown(100) is False
+    assert not hanging.let_go.is_set()
+    assert hanging.taken == []
+
+
+def test_what_an_exporter_did_not_take_before_the_end_the_next_pipeline_gives_it(hanging: Theirs) -> None:
+    pipeline = configure_audit(hanging)
+    ids = {audit_event(**arguments()).record_id for _ in range(20)}
+    assert hanging.entered.wait(60)
+    assert pipeline.shutdown(100) is False
+    theirs = Theirs()
+    later = configure_audit(theirs)
+    assert later.force_flush(60_000)
+    assert set(theirs.taken) == ids
+    assert later.stats().recovered == 20
+
+
+def test_an_exporter_is_shut_down_with_the_pipeline() -> None:
+    theirs = Theirs()
+    pipeline = configure_audit(theirs)
+    audit_event(**arguments())
+    assert pipeline.shutdown(60_000)
+    assert theirs.shut_down.wait(60)
+
+
+def test_an_exporter_gets_whole_records() -> None:
+    theirs = InMemoryLogRecordExporter()
+    pipeline = configure_audit(theirs, resource=Resource({"service.name": "shop"}))
+    receipt = audit_event(**arguments(action="order", entity_type="part", metadata={"why": "spare"}))
+    assert pipeline.force_flush(60_000)
+    (got,) = theirs.get_finished_logs()
+    attributes = dict(got.log_record.attributes or {})
+    assert json.loads(str(attributes.pop("audit.metadata"))) == {"why": "spare"}
+    assert json.loads(str(attributes.pop("audit.change.new_values"))) == {"lines": [1, "ü"]}
+    assert attributes.pop("audit.target.id")
+    assert attributes == {
+        "audit.record.id": receipt.record_id,
+        "audit.action": "order",
+        "audit.target.type": "part",
+        "audit.tenant.id": YACHT,
+        "audit.actor.id": USER,
+        "audit.actor.type": "user",
+        "audit.outcome": "success",
+    }
+    assert got.log_record.event_name == "part.order"
+    assert got.resource.attributes["service.name"] == "shop"
