@@ -12,12 +12,13 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' |
   { echo "Python 3.11 or newer is needed, and $(PYTHON) is not that: make PYTHON=python3.12 ..." >&2; exit 1; }
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak lint format types constraints clean
+.PHONY: help demo test soak bench alerts lint format types constraints clean
 
 help:
 	@echo "make demo    watch audit events land as rows in a SQLite file"
 	@echo "make test    run every test against a real PostgreSQL and PostgREST (ARGS='-k name' to choose)"
 	@echo "make soak    kill workers by the thousand and say what was lost (SEED=1 MINUTES=10)"
+	@echo "make bench   what it costs, beside what the machine can do (ARGS=--quick shows only that it works)"
 	@echo "make lint    ruff    make types  mypy    make format  let ruff rewrite"
 
 demo: $(VENV)/.installed-cli
@@ -30,6 +31,14 @@ test: $(VENV)/.installed-dev
 soak: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.stack --install-only
 	@$(BIN)/python -m tests.soak $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
+bench: $(VENV)/.installed-bench
+	@$(BIN)/python -m tests.stack --install-only
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+# Prometheus' own word on the alert rules; promtool comes with Prometheus (Debian's package of that name).
+alerts:
+	@cd examples/monitoring && promtool check rules alerts.yml && promtool test rules alerts_test.yml
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
@@ -46,7 +55,7 @@ types: $(VENV)/.installed-dev
 constraints:
 	@$(CHECK_PYTHON)
 	@rm -rf $(VENV)-pin && $(PYTHON) -m venv $(VENV)-pin
-	@$(VENV)-pin/bin/python -m pip install --quiet hatchling editables && $(VENV)-pin/bin/python -m pip install --quiet --no-build-isolation -e '.[dev]'
+	@$(VENV)-pin/bin/python -m pip install --quiet hatchling editables && $(VENV)-pin/bin/python -m pip install --quiet --no-build-isolation -e '.[dev,bench]'
 	@sed '/^[^#]/d' constraints.txt > $(VENV)-pin/constraints.txt
 	@$(VENV)-pin/bin/python -m pip freeze --exclude-editable >> $(VENV)-pin/constraints.txt
 	@mv $(VENV)-pin/constraints.txt constraints.txt && rm -rf $(VENV)-pin
@@ -68,3 +77,8 @@ $(VENV)/.installed-dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	@echo "Installing what tests and checks need into $(VENV) ..."
 	@$(INSTALL) '.[dev]'
 	@touch $@ $(VENV)/.installed-cli
+
+$(VENV)/.installed-bench: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	@echo "Installing what tests, checks and the benchmark need into $(VENV) ..."
+	@$(INSTALL) '.[dev,bench]'
+	@touch $@ $(VENV)/.installed-cli $(VENV)/.installed-dev

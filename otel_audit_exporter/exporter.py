@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import CRITICAL, ERROR
 from pathlib import Path
 from typing import Any, Final, Self
@@ -37,6 +37,7 @@ from otel_audit_exporter.sinks.base import Sink, SinkError
 
 _standalone: Final[weakref.WeakSet[AuditExporter]] = weakref.WeakSet()
 _COLD_AFTER_SECONDS: Final = 2.0
+_MAY_BE_MISSING: Final = frozenset({"url", "key", "dsn"})  # without which events are held
 
 
 class AuditExporter(LogRecordExporter):
@@ -53,7 +54,7 @@ class AuditExporter(LogRecordExporter):
     _unreadable: str | None = None  # what is wrong with the environment's settings
 
     def __init__(self, **options: Any) -> None:
-        self._start(self._load({name: value for name, value in options.items() if value is not None}), strict=False)
+        self._start(self._load(said_options(options)), strict=False)
 
     @classmethod
     def from_settings(cls, settings: Settings, resource: Resource | None = None) -> Self:
@@ -190,10 +191,11 @@ class AuditExporter(LogRecordExporter):
         refused = 0
         for readable in batch:
             record = readable.log_record
-            ticket = record.tickets.get(self._lane.name) if isinstance(record, AuditLogRecord) else None
+            tickets = record.tickets if isinstance(record, AuditLogRecord) else {}
+            ticket = tickets.get(self._lane.name)
             if isinstance(record, AuditLogRecord) and ticket is not None:
                 mine.setdefault(ticket.store, []).append(Entry(ticket.seq, record.event_body or b""))
-            elif is_audit_record(record):
+            elif self._lane.name not in tickets and is_audit_record(record):  # None: it passed us by, and is counted
                 try:
                     self._commit(record, mine)
                 except AuditError as error:
@@ -300,6 +302,15 @@ class _MissingSink:
 
     def renew_after_fork(self) -> None:
         """Nothing is inherited."""
+
+
+def said_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is not said: a configuration file has an empty string for a variable that is not set."""
+    return {
+        name: value
+        for name, value in options.items()
+        if value is not None and not (value == "" and name in _MAY_BE_MISSING)
+    }
 
 
 def make_rules(settings: Settings, mapping: TableMapping) -> EventRules:

@@ -131,10 +131,11 @@ class AuditPipeline:
         self._send(event, tickets)
         return PendingReceipt(event.record_id, self._primary.lane, tickets[self._primary.lane.name], self._hurry)
 
-    def _accept(self, event: ComposedEvent) -> dict[str, Ticket]:
+    def _accept(self, event: ComposedEvent) -> dict[str, Ticket | None]:
+        """Commit an event to every sink's outbox; None where a secondary's refuses it, nothing where the primary's."""
         lane = self._primary.lane
         try:
-            tickets = {lane.name: lane.accept(event.body)}
+            tickets: dict[str, Ticket | None] = {lane.name: lane.accept(event.body)}
         except AuditShutdownError:
             lane.books.count(rejected=1)
             raise
@@ -156,10 +157,11 @@ class AuditPipeline:
             except AuditError as error:
                 secondary.lane.books.count(rejected=1)
                 name = secondary.lane.name
+                tickets[name] = None
                 self.repeats.say(ERROR, (name, type(error)), "audit %s: an event passed by this sink: %s", name, error)
         return tickets
 
-    def _send(self, event: ComposedEvent, tickets: Mapping[str, Ticket]) -> None:
+    def _send(self, event: ComposedEvent, tickets: Mapping[str, Ticket | None]) -> None:
         try:
             if self._has_room():
                 record = AuditLogRecord(event, tickets, slim=not self._attached)
@@ -176,7 +178,7 @@ class AuditPipeline:
                 return True
         return not self._queues
 
-    def _wait_for_first_attempt(self, tickets: Mapping[str, Ticket]) -> None:
+    def _wait_for_first_attempt(self, tickets: Mapping[str, Ticket | None]) -> None:
         for exporter in self._exporters[1:]:
             exporter.relay.wake()
         lane = self._primary.lane
@@ -184,6 +186,7 @@ class AuditPipeline:
             self._primary.relay.wake()
             return
         ticket = tickets[lane.name]
+        assert ticket is not None
         waiter = Waiter()
         lane.watch(ticket, waiter)
         try:
@@ -280,7 +283,7 @@ class AuditPipeline:
         """Deliver what waits; True only if everything accepted so far is stored or parked within the time."""
         deadline = time.monotonic() + timeout_millis / 1000
         if self._attached:
-            self._sdk.run([processor.force_flush for processor in self._processors], deadline)
+            self._sdk.run([processor.force_flush for processor in self._processors[:1]], deadline)
         for secondary in self._exporters[1:]:
             secondary.relay.hurry()
         return self._primary.lane.wait_until_settled(deadline, self._primary.relay.hurry)

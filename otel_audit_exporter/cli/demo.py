@@ -125,7 +125,7 @@ def _without_environment() -> Iterator[None]:
 def _pipeline(database: Path, outbox: Path) -> Iterator[AuditPipeline]:
     places: dict[str, Any] = {"path": str(database), "outbox_dir": str(outbox)}
     exporter = SlowSQLiteExporter.from_settings(load_settings(places))
-    with configure_audit(exporter, **places) as pipeline:
+    with configure_audit(exporter) as pipeline:
         yield pipeline
 
 

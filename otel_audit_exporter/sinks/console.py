@@ -28,7 +28,11 @@ class ConsoleSink:
         text = "".join(f"{self._line(decode(body))}\n" for body in rows)
         out = self._out or sys.stdout
         with self._lock:
-            out.write(text)
+            try:
+                out.write(text)
+            except UnicodeEncodeError:  # nothing of it is written yet
+                encoding = out.encoding or "ascii"
+                out.write(text.encode(encoding, "backslashreplace").decode(encoding))
             out.flush()
 
     def close(self) -> None:
@@ -55,7 +59,11 @@ def _readable_line(event: dict[str, Any]) -> str:
     old, new = event["old_values"], event["new_values"]
     if old is not None or new is not None:
         parts.append(f"{_short(old)} -> {_short(new)}")
-    return "  ".join(parts)
+    return "".join(char if char.isprintable() else _escaped(char) for char in "  ".join(parts))
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode()
 
 
 def _short(value: Any) -> str:

@@ -127,7 +127,7 @@ class _RecordingPipeline(AuditPipeline):
             self._begin()
         return self
 
-    def _accept(self, event: ComposedEvent) -> dict[str, Ticket]:
+    def _accept(self, event: ComposedEvent) -> dict[str, Ticket | None]:
         tickets = super()._accept(event)
         self._tell(AuditEvent.from_bytes(event.body))
         return tickets

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from otel_audit_exporter.event import parse_json
@@ -12,6 +13,19 @@ from otel_audit_exporter.faults import CUT_OFF, OUT_OF_TIME, Fault, Verdict
 from otel_audit_exporter.sinks.base import Sink, SinkError, seconds_left
 
 _REFUSED: Final = Verdict(Fault.RECORD, "correct the row")
+
+
+@dataclass
+class _Orders:
+    """What is to go wrong; a number of None: every time."""
+
+    failure: tuple[Verdict, str, str | None] = (_REFUSED, "", None)
+    failures: int | None = 0
+    losses: int | None = 0
+    delay: float = 0.0
+    hang: bool = False
+    refuses: Callable[[Any], bool] | None = None
+    refusal: Verdict = _REFUSED
 
 
 class FaultySink:
@@ -32,7 +46,7 @@ class FaultySink:
         self._changed = threading.Condition()
         self._inserts = 0
         self._hanging = 0
-        self._reset()
+        self._orders = _Orders()
 
     @property
     def name(self) -> str:
@@ -55,22 +69,22 @@ class FaultySink:
     ) -> None:
         """Fail the next ``times`` inserts (None: all, until :meth:`heal`) and store nothing of them."""
         with self._changed:
-            self._failure, self._failures = (verdict, message, code), times
+            self._orders.failure, self._orders.failures = (verdict, message, code), times
 
     def lose_replies(self, times: int | None = 1) -> None:
         """Store the rows of the next ``times`` inserts (None: all, until :meth:`heal`), and say that nobody knows."""
         with self._changed:
-            self._losses = times
+            self._orders.losses = times
 
     def delay(self, seconds: float) -> None:
         """Have every insert wait so long, until :meth:`heal`; one whose deadline passes meanwhile stores nothing."""
         with self._changed:
-            self._delay = seconds
+            self._orders.delay = seconds
 
     def hang(self) -> None:
         """Have every insert wait until :meth:`release`, whatever its deadline, and go on then."""
         with self._changed:
-            self._hang = True
+            self._orders.hang = True
 
     def wait_until_hanging(self, inserts: int = 1, timeout: float = 10.0) -> None:
         """Return once so many inserts hang; raise ``TimeoutError`` where they do not in time."""
@@ -81,7 +95,7 @@ class FaultySink:
     def release(self) -> None:
         """Let go of the inserts that hang, and hang no more."""
         with self._changed:
-            self._hang = False
+            self._orders.hang = False
             self._changed.notify_all()
 
     def refuse_rows(self, predicate: Callable[[Any], bool], verdict: Verdict = _REFUSED) -> None:
@@ -90,12 +104,12 @@ class FaultySink:
         ``predicate`` is given the row as the value of its JSON, in general a dict.
         """
         with self._changed:
-            self._refuses, self._refusal = predicate, verdict
+            self._orders.refuses, self._orders.refusal = predicate, verdict
 
     def heal(self) -> None:
         """Forget every order, and let go of what hangs."""
         with self._changed:
-            self._reset()
+            self._orders = _Orders()
             self._changed.notify_all()
 
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
@@ -119,19 +133,10 @@ class FaultySink:
     def __repr__(self) -> str:
         return f"<FaultySink around {self._sink!r}>"
 
-    def _reset(self) -> None:
-        self._failure: tuple[Verdict, str, str | None] = (_REFUSED, "", None)
-        self._failures: int | None = 0
-        self._losses: int | None = 0
-        self._delay = 0.0
-        self._hang = False
-        self._refuses: Callable[[Any], bool] | None = None
-        self._refusal = _REFUSED
-
     def _wait(self, deadline: float) -> None:
         with self._changed:
             self._inserts += 1
-            delay = self._delay
+            delay = self._orders.delay
         if delay:
             left = seconds_left(deadline)
             time.sleep(min(delay, left))
@@ -140,16 +145,16 @@ class FaultySink:
         with self._changed:
             self._hanging += 1
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._hang)
+            self._changed.wait_for(lambda: not self._orders.hang)
             self._hanging -= 1
 
     def _fail_as_told(self, rows: Sequence[bytes]) -> None:
         with self._changed:
-            due = self._failures is None or self._failures > 0
-            if due and self._failures is not None:
-                self._failures -= 1
-            verdict, message, code = self._failure
-            refuses, refusal = self._refuses, self._refusal
+            due = self._orders.failures is None or self._orders.failures > 0
+            if due and self._orders.failures is not None:
+                self._orders.failures -= 1
+            verdict, message, code = self._orders.failure
+            refuses, refusal = self._orders.refuses, self._orders.refusal
         if due:
             raise SinkError(verdict, message, code=code)
         if refuses is not None and any(refuses(parse_json(row)) for row in rows):
@@ -157,7 +162,7 @@ class FaultySink:
 
     def _loses_reply(self) -> bool:
         with self._changed:
-            due = self._losses is None or self._losses > 0
-            if due and self._losses is not None:
-                self._losses -= 1
+            due = self._orders.losses is None or self._orders.losses > 0
+            if due and self._orders.losses is not None:
+                self._orders.losses -= 1
             return due

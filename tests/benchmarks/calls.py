@@ -23,7 +23,7 @@ _OUTBOXES: Final = ("memory", "disk", "fsync")
 _BUDGETS: Final = {"memory": Budget(1.0), "disk": Budget(2.0)}
 _PACED_RATE: Final = 1000.0
 _SLOW_SECONDS: Final = 0.3
-_THREADS: Final = (4, 16)
+_FIGURES: Final = ("p50", "p99", "p99.9")
 
 Side = Callable[[], Result]
 
@@ -38,10 +38,9 @@ def _in_bursts(bench: Bench) -> Sequence[Row]:
     sides = {_BARE: _bare(how)} | {name: _ours(bench, how, outbox=name) for name in _OUTBOXES}
     results = bench.in_turns(sizes.rounds, sides)
     return [
-        _row(
-            f"`audit_event()`, outbox {'on ' if name == 'disk' else ''}{name}", results, name, budget=_BUDGETS.get(name)
-        )
+        _row(f"`audit_event()`, outbox {name}, {figure}", results, name, figure, budget=_BUDGETS.get(name))
         for name in _OUTBOXES
+        for figure in ("mean", "p50")
     ]
 
 
@@ -60,7 +59,7 @@ def _flat_out(bench: Bench) -> Sequence[Row]:
 
 def _from_threads(bench: Bench) -> Sequence[Row]:
     rows: list[Row] = []
-    for count in _THREADS:
+    for count in bench.sizes.threads:
         how = {"pattern": "threads", "how": {"threads": count, "calls": bench.sizes.calls_flat_out}}
         rows += _memory_and_disk(bench, how, f"{count} threads, flat out")
     return rows
@@ -119,10 +118,18 @@ def _in(state: Callable[[], AbstractContextManager[None]], side: Side) -> Side:
     return measure
 
 
-def _row(what: str, results: Mapping[str, Sequence[Result]], name: str, *, budget: Budget | None = None) -> Row:
+def _row(
+    what: str,
+    results: Mapping[str, Sequence[Result]],
+    name: str,
+    figure: str = "mean",
+    *,
+    budget: Budget | None = None,
+) -> Row:
     ours, theirs = results[name], results[_BARE]
-    note = "; ".join(f"{figure} {_middle(ours, figure):.0f} and {_middle(theirs, figure):.0f}" for figure in _FIGURES)
-    return compared("call", what, column(ours, "mean"), _BARE, column(theirs, "mean"), "µs", budget=budget, note=note)
+    others = (f"{other} {_middle(ours, other):.0f} and {_middle(theirs, other):.0f}" for other in _FIGURES)
+    note = "; ".join(others) if figure == "mean" else ""
+    return compared("call", what, column(ours, figure), _BARE, column(theirs, figure), "µs", budget=budget, note=note)
 
 
 def _against_idle(what: str, results: Mapping[str, Sequence[Result]], name: str, budget: Budget | None) -> Row:
@@ -135,5 +142,4 @@ def _middle(results: Sequence[Result], figure: str) -> float:
     return values[len(values) // 2]
 
 
-_FIGURES: Final = ("p50", "p99", "p99.9")
 CALLS: Final = Measurement("calls", "what a call costs its caller", _run)

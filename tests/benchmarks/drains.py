@@ -11,7 +11,6 @@ from tests.benchmarks.limits import copied, copied_by_row, inserted_in_sqlite, p
 from tests.benchmarks.measurement import Bench, Measurement
 from tests.benchmarks.rows import Budget, Row, alone, compared
 
-_CONNECTIONS: Final = (1, 2, 4)
 _POST_ROWS: Final = 1000
 _SQLITE_ROWS: Final = 2000
 _SLOW_SECONDS: Final = 0.3
@@ -27,7 +26,7 @@ def _run(bench: Bench) -> Sequence[Row]:
 def _supabase(bench: Bench) -> Sequence[Row]:
     kept = str(bench.directory / "supabase.rows")
     sides = {"ours": _drain(bench, bench.project.supabase, kept)}
-    for count in _CONNECTIONS:
+    for count in bench.sizes.connections:
         sides[f"{count} connection(s)"] = _post(bench, kept, count)
     results = bench.in_turns(bench.sizes.backlog_rounds, sides)
     best = max((name for name in sides if name != "ours"), key=lambda name: sum(_rates(results, name)))
@@ -95,7 +94,7 @@ def _slow(bench: Bench) -> Sequence[Row]:
     results = bench.in_turns(max(bench.sizes.backlog_rounds // 2, 1), sides)
     return [
         compared(
-            "drain",
+            "delayed",
             "backlog through PostgREST, 300 ms added to every response",
             _rates(results, "ours"),
             "pool of five, one insert a row",

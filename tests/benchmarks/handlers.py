@@ -14,14 +14,13 @@ from tests.benchmarks.measurement import Bench, Measurement
 from tests.benchmarks.patterns import one_by_one, summed_up
 from tests.benchmarks.rows import Row
 
-_DELAYS_MILLIS: Final = (0, 30, 300)
 _PACED_RATE: Final = 100.0
 GROUP: Final = "handler"
 
 
 def _run(bench: Bench) -> Sequence[Row]:
     rows: list[Row] = []
-    for delay in _DELAYS_MILLIS:
+    for delay in bench.sizes.delays_millis:
         sides = {"before": partial(_before, bench, delay), "after": partial(_after, bench, delay)}
         results = bench.in_turns(1, sides)
         rows += [_row(delay, figure, results["after"][0], results["before"][0]) for figure in ("p50", "p99")]

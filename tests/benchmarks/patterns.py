@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 from tests.benchmarks.events import Call
 
 Seconds: TypeAlias = "array[float]"
-_WARM_UP: Final = 1_000
+_WARM_UP: Final = 500
 
 
 def measured(pattern: str, call: Call, rest: Call, options: dict[str, Any]) -> dict[str, float]:

@@ -55,8 +55,7 @@ def _rows_a_second(rows: Sequence[Row], path: Path) -> Path:
         [row.theirs or 0.0 for row in rows],
         ("this library", "what it is held against"),
     )
-    axes.set_xscale("log")
-    axes.set_xlabel("rows a second (logarithmic)")
+    axes.set_xlabel("rows a second")
     return _save(figure, path)
 
 

@@ -26,7 +26,9 @@ def show(rows: Sequence[Row], console: Console) -> None:
     """Print the table, a group after the other."""
     table = Table(title="What it costs, beside what it is held against")
     for name in ("what", "ours", "against", "theirs", "ratio", "budget", ""):
-        table.add_column(name, justify="right" if name in ("ours", "theirs", "ratio", "budget") else "left")
+        table.add_column(
+            name, justify="right" if name in ("ours", "theirs", "ratio", "budget") else "left", overflow="fold"
+        )
     group = rows[0].group if rows else ""
     for row in rows:
         if row.group != group:
@@ -66,7 +68,9 @@ def _cells(row: Row) -> Iterable[str]:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 
 
 def _as_json(row: Row) -> dict[str, Any]:

@@ -22,6 +22,9 @@ class Sizes:
     sustained_seconds: float
     away_events: int
     handler_calls: int
+    threads: tuple[int, ...]
+    delays_millis: tuple[int, ...]
+    connections: tuple[int, ...]
 
     @property
     def few(self) -> int:
@@ -42,19 +45,25 @@ FULL: Final = Sizes(
     sustained_seconds=6.0,
     away_events=1_000_000,
     handler_calls=200,
+    threads=(4, 16),
+    delays_millis=(0, 30, 300),
+    connections=(1, 2, 4),
 )
 
 QUICK: Final = Sizes(
     rounds=1,
-    bursts=3,
+    bursts=2,
     burst_calls=512,
     calls_flat_out=2_000,
-    paced_seconds=0.5,
-    imports=3,
-    backlog_rows=6_000,
+    paced_seconds=0.3,
+    imports=1,
+    backlog_rows=4_000,
     backlog_rounds=1,
-    pool_rows=200,
-    sustained_seconds=0.5,
-    away_events=20_000,
-    handler_calls=20,
+    pool_rows=100,
+    sustained_seconds=0.3,
+    away_events=5_000,
+    handler_calls=10,
+    threads=(4,),
+    delays_millis=(0, 300),
+    connections=(2,),
 )

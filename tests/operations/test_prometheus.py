@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +24,6 @@ from tests.operations.stubs import AWAY, StubExporter, emit
 
 MONITORING: Final = Path(__file__).parents[2] / "examples" / "monitoring"
 _NAME: Final = re.compile(r"\baudit_[a-z_]+")
-_PROMTOOL: Final = os.environ.get("PROMTOOL") or shutil.which("promtool")
 
 
 @pytest.fixture
@@ -126,10 +122,3 @@ def test_the_panels_of_the_dashboard_do_not_lie_upon_each_other() -> None:
         assert at["x"] + at["w"] <= 24
         taken |= cells
     assert len({panel["id"] for panel in panels()}) == len(panels())
-
-
-@pytest.mark.skipif(_PROMTOOL is None, reason="promtool is not installed (Debian's package prometheus has it)")
-@pytest.mark.parametrize("command", [["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]], ids=str)
-def test_promtool_finds_nothing_wrong_with_the_rules(command: list[str]) -> None:
-    done = subprocess.run([str(_PROMTOOL), *command], cwd=MONITORING, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.pipeline.conftest import _clean as _clean
+from tests.pipeline.conftest import _clean  # noqa: F401  # a fixture
 from tests.ways_in.receiver import Receiver
 
 

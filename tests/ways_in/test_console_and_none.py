@@ -69,7 +69,8 @@ def test_console_prints_to_a_terminal_that_knows_ascii_only(tmp_path: Path, form
 
 
 def test_console_keeps_to_one_line_whatever_is_said(tmp_path: Path) -> None:
-    said = THREE.replace('"part",', '"part\\\\nsecond\\\\x1b[31m\\\\u2028",').replace('"one', '"\\\\u2028\\\\x9b31m')
+    odd = "\\nsecond\\x1b[31m\\x9b31m\\u2028"
+    said = THREE.replace('"part",', f'"part{odd}",').replace('"one', f'"{odd}one')
     ran = run(tmp_path, said, OTEL_AUDIT_EXPORTER="console")
     assert len(ran.out.splitlines()) == 3
     assert "\x1b" not in ran.out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
@@ -53,7 +54,7 @@ def away() -> Iterator[Receiver]:
     receiver.stop()
 
 
-def both(stack: Stack, table: AuditTable, receiver: Receiver, **more: object) -> AuditPipeline:
+def both(stack: Stack, table: AuditTable, receiver: Receiver, **more: Any) -> AuditPipeline:
     return configure_audit(
         "supabase,otlp",
         url=stack.url,
