@@ -31,7 +31,7 @@ class ConsoleSink:
             try:
                 out.write(text)
             except UnicodeEncodeError:  # nothing of it is written yet
-                encoding = out.encoding or "ascii"
+                encoding = getattr(out, "encoding", None) or "ascii"
                 out.write(text.encode(encoding, "backslashreplace").decode(encoding))
             out.flush()
 

@@ -156,10 +156,13 @@ class PostgresSink:
     def _insert(self, values: bytes, deadline: float) -> None:
         from otel_audit_exporter.sinks.postgres_wire import ConnectError, ConnectionLostError, ServerError
 
+        sent = bool(self._idle)  # on a kept connection that broke the rows may have been stored all the same
         try:
             if not self._inserted_on_kept(values, deadline):
                 self._write(self._connect(deadline), values, deadline)
         except ConnectError as error:
+            if sent:
+                raise SinkError(CUT_OFF, "the connection broke, and no new one can be made") from None
             raise connect_error(str(error)) from None
         except ServerError as error:
             raise server_error(error.code, error.message) from None

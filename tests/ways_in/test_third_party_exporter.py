@@ -110,7 +110,7 @@ def test_an_exporter_is_shut_down_with_the_pipeline() -> None:
 
 
 def test_an_exporter_gets_whole_records() -> None:
-    theirs = InMemoryLogRecordExporter()
+    theirs = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]  # of the SDK
     pipeline = configure_audit(theirs, resource=Resource({"service.name": "shop"}))
     receipt = audit_event(**arguments(action="order", entity_type="part", metadata={"why": "spare"}))
     assert pipeline.force_flush(60_000)
