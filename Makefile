@@ -2,6 +2,8 @@
 # or newer and make; for the tests also node with npm, which bring the PostgREST server.
 
 PYTHON ?= python3
+# Tests wait more than they work: three at a time fit on two cores. WORKERS=0 runs them one by one.
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip install --quiet -c constraints.txt
@@ -26,7 +28,7 @@ demo: $(VENV)/.installed-cli
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.stack --install-only
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 soak: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.stack --install-only

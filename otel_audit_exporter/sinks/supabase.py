@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -194,12 +195,19 @@ class SupabaseSink:
 
         limits = httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE_SECONDS)
         session = httpx.Client(http2=False, follow_redirects=False, limits=limits)
+        # A sink that is dropped without close(), or that a late insert opened again, leaves no connection behind.
+        weakref.finalize(self, _close_in, os.getpid(), session).atexit = False
         deadline = Deadline()
         keep_deadline(session, deadline)
         options = ClientOptions(httpx_client=session, auto_refresh_token=False, persist_session=False)
         client = create_client(self._url, self._key, options)
         address = httpx.URL(f"{client.rest_url}/{self._path}", params=self._query)
         return _Rest(client.postgrest.session, address, deadline)
+
+
+def _close_in(pid: int, session: httpx.Client) -> None:
+    if os.getpid() == pid:
+        session.close()
 
 
 def _post(rest: _Rest, headers: dict[str, str], body: bytes, deadline: float) -> _Answer:
