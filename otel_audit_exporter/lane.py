@@ -338,10 +338,10 @@ class Lane:
         self._judge(store, result.refused)
         now = time.monotonic()
         if result.error is not None:
+            example = result.waiting[0].body if result.waiting else None
+            self.announcer.failing(result.error, self.books.pending, example)  # who sees the state finds it said
             self.books.note_error(str(result.error))
             self.gate = self.gate.after_failure(result.error.verdict, result.error.retry_after, now, self._jitter)
-            example = result.waiting[0].body if result.waiting else None
-            self.announcer.failing(result.error, self.books.pending, example)
             self._tell_everybody()
         elif result.stored and not self.gate.flowing:
             self.gate = OPEN_GATE

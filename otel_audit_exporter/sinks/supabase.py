@@ -11,7 +11,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -60,13 +61,18 @@ class _Answer:
     body: bytes
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Rest:
-    """The session of a supabase client, and the address that rows are posted to."""
+    """The session of a supabase client, and the address that rows are posted to.
+
+    It is closed when nobody uses it any more: a session that is closed under an insert leaves its socket open.
+    """
 
     session: httpx.Client
     address: httpx.URL
     deadline: Deadline
+    users: int = 0
+    retired: bool = False
 
 
 class SupabaseSink:
@@ -128,7 +134,11 @@ class SupabaseSink:
         """Close every connection; a later insert opens a new one."""
         with self._lock:
             rest, self._rest = self._rest, None
-        if rest is not None:
+            if rest is None:
+                return
+            rest.retired = True
+            unused = rest.users == 0
+        if unused:
             rest.session.close()
 
     def renew_after_fork(self) -> None:
@@ -143,10 +153,13 @@ class SupabaseSink:
         return f"<SupabaseSink {self.target}>"
 
     def _exchange(self, body: bytes, deadline: float) -> _Answer:
+        headers = self._headers()
+        with self._connected() as rest:
+            return self._send(rest, headers, body, deadline)
+
+    def _send(self, rest: _Rest, headers: dict[str, str], body: bytes, deadline: float) -> _Answer:
         import httpx
 
-        headers = self._headers()
-        rest = self._connected()
         for stale in range(_STALE_CONNECTIONS + 1):
             if seconds_left(deadline) == 0:
                 raise SinkError(OUT_OF_TIME, "no time left to send")
@@ -181,11 +194,21 @@ class SupabaseSink:
             return self._token
         return called_token(self._token)
 
-    def _connected(self) -> _Rest:
+    @contextmanager
+    def _connected(self) -> Iterator[_Rest]:
         with self._lock:
             if self._rest is None:
                 self._rest = self._connect()
-            return self._rest
+            rest = self._rest
+            rest.users += 1
+        try:
+            yield rest
+        finally:
+            with self._lock:
+                rest.users -= 1
+                unused = rest.retired and rest.users == 0
+            if unused:
+                rest.session.close()
 
     def _connect(self) -> _Rest:
         import httpx
