@@ -28,7 +28,8 @@ demo: $(VENV)/.installed-cli
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.stack --install-only
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS) || \
+	  { echo "What failed beside others runs again by itself:"; $(BIN)/python -m pytest -n 0 --last-failed --last-failed-no-failures none $(ARGS); }
 
 soak: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.stack --install-only
