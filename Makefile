@@ -28,8 +28,7 @@ demo: $(VENV)/.installed-cli
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.stack --install-only
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS) || \
-	  { echo "What failed beside others runs again by itself:"; $(BIN)/python -m pytest -n 0 --last-failed --last-failed-no-failures none $(ARGS); }
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 soak: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.stack --install-only
