@@ -37,6 +37,7 @@ class Attempt(Generic[T]):
     refused: list[Refused[T]] = field(default_factory=list)
     waiting: list[T] = field(default_factory=list)
     error: SinkError | None = None  # why the rest waits
+    every_row_refused: bool = False  # the error is that: nothing is said against the rows that were refused
 
 
 class _Stop(Exception):  # noqa: N818  # not an error: the end of an attempt
@@ -50,11 +51,13 @@ class _Run(Generic[T]):
         row_of: Callable[[T], bytes],
         deadline: float,
         on_stored: Callable[[Sequence[T]], None],
+        doubts_sink: bool,
     ) -> None:
         self._sink = sink
         self._row_of = row_of
         self._deadline = deadline
         self._on_stored = on_stored
+        self._doubts_sink = doubts_sink
         self._accepted = 0
         self._refusals: list[tuple[T, SinkError, int]] = []
         self._attempt: Attempt[T] = Attempt()
@@ -107,7 +110,8 @@ class _Run(Generic[T]):
 
     def _refuse(self, item: T, error: SinkError, refused_at: int) -> None:
         self._refusals.append((item, error, refused_at))
-        if self._accepted == 0 and len(self._refusals) >= REFUSALS_IN_A_ROW:
+        if self._doubts_sink and self._accepted == 0 and len(self._refusals) >= REFUSALS_IN_A_ROW:
+            self._attempt.every_row_refused = True
             self._stop(every_row_refused(error), ())
 
     def _stop(self, error: SinkError, waiting: Sequence[T]) -> NoReturn:
@@ -122,14 +126,17 @@ def attempt(
     row_of: Callable[[T], bytes],
     deadline: float,
     on_stored: Callable[[Sequence[T]], None],
+    *,
+    doubts_sink: bool = True,
 ) -> Attempt[T]:
     """Insert ``items`` once, before ``deadline`` (monotonic seconds); say what became of each.
 
     A refused batch is narrowed down by halves, in about ``2 * log2(n)`` requests for each row at fault. Where
-    the first rows are all refused and none is accepted, the rest is not tried: then it is not the rows.
-    ``on_stored`` is called with each part as soon as the sink has it.
+    the first rows are all refused and none is accepted, the rest is not tried: then it is not the rows
+    (``doubts_sink=False``: it is known to be them). ``on_stored`` is called with each part as soon as the sink
+    has it.
     """
-    run = _Run(sink, row_of, deadline, on_stored)
+    run = _Run(sink, row_of, deadline, on_stored, doubts_sink)
     with suppress(_Stop):
         run.narrow(items)
     return run.result()

@@ -155,6 +155,7 @@ class AuditExporter(LogRecordExporter):
     def force_flush(self, timeout_millis: int = 10_000) -> bool:
         """Deliver what waits; True if everything accepted so far is stored or parked within the time."""
         deadline = time.monotonic() + timeout_millis / 1000
+        self._relay.reconsider()
         return self._lane.wait_until_settled(deadline, self._relay.hurry)
 
     def shutdown(self, timeout_millis: float = 10_000) -> None:
@@ -175,6 +176,7 @@ class AuditExporter(LogRecordExporter):
         if not patient and not self._lane.gate.flowing and self._lane.on_disk:
             self._lane.wait_for_attempt(deadline, self._relay.hurry)
             deadline = time.monotonic()
+        self._relay.reconsider()
         settled = self._lane.wait_until_settled(deadline, self._relay.hurry)
         self._relay.stop(deadline)
         self._lane.close()

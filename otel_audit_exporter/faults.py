@@ -21,6 +21,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 RETRY_AFTER_MAX_SECONDS: Final = 300.0
+FOREIGN_KEY_CODES: Final = frozenset({"23503", "SQLITE_CONSTRAINT_FOREIGNKEY"})
 
 
 class Fault(enum.Enum):

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from operator import attrgetter
 from typing import Final
@@ -26,7 +27,7 @@ from otel_audit_exporter.deadletters import DeadLetterStore, ParkedEvent
 from otel_audit_exporter.delivery import Attempt, Refused, attempt
 from otel_audit_exporter.errors import AuditConfigurationError, AuditShutdownError, OutboxError
 from otel_audit_exporter.event import parse_json, split
-from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.faults import FOREIGN_KEY_CODES, Fault, Verdict
 from otel_audit_exporter.folder import HeldFile, OutboxFolder
 from otel_audit_exporter.forks import Lock, survive_forks
 from otel_audit_exporter.health import AuditHealth, HealthThresholds, assess, broken
@@ -273,12 +274,23 @@ class Lane:
 
     # --- delivering -------------------------------------------------------------------------------------------
 
-    def attempt(self, store: AnyStore, entries: Sequence[Entry], *, again: bool = False) -> None:
+    def attempt(self, store: AnyStore, entries: Sequence[Entry]) -> None:
         """Offer these events to the sink once, and keep the books of what became of them.
 
         Events that somebody else is offering just now, or that are settled already, are passed over.
-        ``again``: they were offered before.
         """
+        self._attempt(store, entries)
+
+    def attempt_refused(self, store: AnyStore, limit: int, *, at_once: bool = False) -> None:
+        """Offer events again that were refused by themselves: those that are due, or (``at_once``) all of them."""
+        proved, due = self._due_refusals(store, at_once=at_once)
+        self._attempt(store, store.get(proved[:limit]), again=True, proved=True)
+        if not proved:  # else what passes of them says more about the others than one more try
+            self._attempt(store, store.get(due[:limit]), again=True)
+
+    def _attempt(
+        self, store: AnyStore, entries: Sequence[Entry], *, again: bool = False, proved: bool = False
+    ) -> None:
         mine = [] if self.closed else self._claim(store, entries)
         if not mine:
             return
@@ -287,8 +299,9 @@ class Lane:
         try:
             deadline = time.monotonic() + self.options.export_timeout_seconds
             sink = TimedSink(self.sink, self.writes, self.on_write)
-            result = attempt(sink, mine, self._row, deadline, lambda stored: self._settle(store, stored))
-            self._conclude(store, result)
+            settle = partial(self._settle, store)
+            result = attempt(sink, mine, self._row, deadline, settle, doubts_sink=not proved)
+            self._conclude(store, result, again=again)
         finally:
             self._unclaim(store, mine)
             if self.closed:  # meanwhile, and the sink may have opened a new connection since
@@ -334,23 +347,29 @@ class Lane:
             self._acknowledged.append((store, seqs, now))
         self._tell(store, seqs, settled=True)
 
-    def _conclude(self, store: AnyStore, result: Attempt[Entry]) -> None:
-        self._judge(store, result.refused)
+    def _conclude(self, store: AnyStore, result: Attempt[Entry], *, again: bool) -> None:
+        self._judge(store, result)
         now = time.monotonic()
-        if result.error is not None:
+        if result.every_row_refused and again and self.gate.flowing:
+            pass  # rows that were refused before are refused again, while others pass: nothing new
+        elif result.error is not None:
             example = result.waiting[0].body if result.waiting else None
             self.announcer.failing(result.error, self.books.pending, example)  # who sees the state finds it said
             self.books.note_error(str(result.error))
-            self.gate = self.gate.after_failure(result.error.verdict, result.error.retry_after, now, self._jitter)
+            verdict, retry_after = result.error.verdict, result.error.retry_after
+            with self._state_lock:
+                self.gate = self.gate.after_failure(verdict, retry_after, now, self._jitter)
             self._tell_everybody()
-        elif result.stored and not self.gate.flowing:
-            self.gate = OPEN_GATE
-        if result.error is None and result.stored:
-            self.announcer.delivering()
+        elif result.stored:
+            with self._state_lock:
+                self.gate = self.gate.after_success(now)
+            if self.gate.flowing:
+                self.announcer.delivering()
         self._tell(store, array("q", (entry.seq for entry in result.waiting)), settled=False)
 
-    def _judge(self, store: AnyStore, refused: Sequence[Refused[Entry]]) -> None:
+    def _judge(self, store: AnyStore, result: Attempt[Entry]) -> None:
         """Park what is proved to be at fault by itself; let the rest wait for a proof."""
+        refused = result.refused
         if not refused:
             return
         now = time.time()
@@ -359,7 +378,7 @@ class Lane:
         hold: list[Refusal] = []
         for one in refused:
             refusal = self._refusal(store, one, known.get(one.item.seq), now)
-            if self._is_proved(store, one, refusal, now):
+            if self._is_proved(store, one, refusal, now, code_is_proof=not result.every_row_refused):
                 park.append((one, refusal))
             else:
                 if one.proved:  # others passed since, which is remembered for when its grace is over
@@ -378,15 +397,23 @@ class Lane:
             delay = min(delay, max(self.options.foreign_key_grace_seconds / 4, 0.1))
         return Refusal(one.item.seq, one.error.code, str(one.error), attempts, first, now + delay)
 
-    def _is_proved(self, store: AnyStore, one: Refused[Entry], refusal: Refusal, now: float) -> bool:
-        verdict = one.error.verdict
-        if verdict.foreign_key and now - refusal.first_failed_at < self.options.foreign_key_grace_seconds:
+    def _is_proved(
+        self, store: AnyStore, one: Refused[Entry], refusal: Refusal, now: float, *, code_is_proof: bool
+    ) -> bool:
+        if self._may_yet_fit(refusal, now):
             return False
-        accepted = self.books.accepted_by_sink
-        if verdict.park_at_once and accepted > 0:
+        if code_is_proof and one.error.verdict.park_at_once and self.books.accepted_by_sink > 0:
             return True
-        first_refused = self._first_refused.get((id(store), one.item.seq), 0)
-        return one.proved or (refusal.attempts > 1 and accepted > first_refused)
+        return one.proved or (refusal.attempts > 1 and self._others_passed(store, refusal))
+
+    def _may_yet_fit(self, refusal: Refusal, now: float) -> bool:
+        """Tell whether the row that this one refers to is still waited for."""
+        waits = now - refusal.first_failed_at < self.options.foreign_key_grace_seconds
+        return refusal.code in FOREIGN_KEY_CODES and waits
+
+    def _others_passed(self, store: AnyStore, refusal: Refusal) -> bool:
+        """Tell whether the sink has accepted another row since it first refused this one."""
+        return self.books.accepted_by_sink > self._first_refused.get((id(store), refusal.seq), 0)
 
     def _hold(self, store: AnyStore, refusals: Sequence[Refusal], example: Refused[Entry]) -> None:
         accepted = self.books.accepted_by_sink
@@ -434,17 +461,17 @@ class Lane:
         self.books.note_error(str(error))
         self.announcer.parked(error, 1, body)
 
-    def due_refusals(self, store: AnyStore, limit: int) -> list[Entry]:
-        """Return the refused events that are due for another try: by their back-off, or because others pass now."""
+    def _due_refusals(self, store: AnyStore, *, at_once: bool) -> tuple[list[int], list[int]]:
+        """Return the refused events that one more refusal would park, and the others that are due for another try."""
         now = time.time()
-        accepted = self.books.accepted_by_sink
-        due = [
-            refusal.seq
-            for refusal in store.refusals()
-            if refusal.next_try_at <= now
-            or (refusal.code != "23503" and accepted > self._first_refused.get((id(store), refusal.seq), 0))
-        ]
-        return store.get(due[:limit])
+        proved: list[int] = []
+        due: list[int] = []
+        for refusal in store.refusals():
+            if self._others_passed(store, refusal) and not self._may_yet_fit(refusal, now):
+                proved.append(refusal.seq)
+            elif at_once or refusal.next_try_at <= now:
+                due.append(refusal.seq)
+        return proved, due
 
     # --- waiting ----------------------------------------------------------------------------------------------
 

@@ -285,7 +285,8 @@ class AuditPipeline:
         if self._attached:
             self._sdk.run([processor.force_flush for processor in self._processors[:1]], deadline)
         for secondary in self._exporters[1:]:
-            secondary.relay.hurry()
+            secondary.relay.reconsider()
+        self._primary.relay.reconsider()
         return self._primary.lane.wait_until_settled(deadline, self._primary.relay.hurry)
 
     def shutdown(self, timeout_millis: float = 10_000) -> bool:

@@ -47,6 +47,7 @@ class Relay:
         self._start_lock = threading.Lock()
         self._wake = threading.Event()
         self._urgent = False
+        self._refused_too = False
         self._stopping = False
         self._stop_or_pause = threading.Event()
         self._problem = ""
@@ -73,6 +74,11 @@ class Relay:
         """Have everything that waits offered to the sink now, once, whatever the back-off says."""
         self._urgent = True
         self.wake()
+
+    def reconsider(self) -> None:
+        """Do as :meth:`hurry` does, and offer what was refused by itself, whose own back-off may be long, too."""
+        self._refused_too = True
+        self.hurry()
 
     def without_hot_road(self) -> None:
         """Deliver everything: the SDK's road is closed."""
@@ -146,9 +152,11 @@ class Relay:
         gate = self._lane.gate
         if now < gate.asked_until or not (urgent or gate.allows(now)):
             return
+        refused_too, self._refused_too = self._refused_too, False
         everything = urgent or not self._hot or not self._lane.gate.flowing
         for store in self._lane.stores:
-            if not self._drain(store, None if everything or store is not self._lane.opened else self._cold_mark):
+            upto = None if everything or store is not self._lane.opened else self._cold_mark
+            if not self._drain(store, upto, refused_too=refused_too):
                 break
         self._lane.drop_emptied()
 
@@ -165,20 +173,20 @@ class Relay:
             self._cold_mark = max(self._cold_mark, seq)
         self._cold_mark = max(self._cold_mark, self._lane.hot_failed_upto)
 
-    def _drain(self, store: AnyStore, upto: int | None) -> bool:
-        """Offer what waits in ``store``, the oldest first; False where the gate has closed."""
+    def _drain(self, store: AnyStore, upto: int | None, *, refused_too: bool) -> bool:
+        """Offer what waits in ``store``, the oldest first; False where an attempt has failed."""
         backlog = _Backlog(store, store.last_seq if upto is None else upto)
         first = backlog.take()
         if first:
             self._tell_closed_road(store, first[-1].seq)
             self._lane.attempt(store, first)
             self._send_with_help(backlog)
-        if not self._lane.gate.flowing:
-            return False
-        refused = self._lane.due_refusals(store, BATCH_ROWS)
-        if refused:
-            self._lane.attempt(store, refused, again=True)
-        return self._lane.gate.flowing
+            if not self._lane.gate.flowing:
+                return False
+        # Also where nothing else is left to try a closed gate with: such a row may be the one that passes now.
+        before = self._lane.gate
+        self._lane.attempt_refused(store, BATCH_ROWS, at_once=refused_too)
+        return self._lane.gate.flowing or self._lane.gate is before
 
     def _send_with_help(self, backlog: _Backlog) -> None:
         """Send the rest of a backlog, two batches at a time: one is made while the other is under way."""

@@ -62,6 +62,13 @@ class Gate:
             asked_until=now + asked,
         )
 
+    def after_success(self, now: float) -> Gate:
+        """Return the gate after rows were stored: open, unless the server asked for a pause that is not over.
+
+        Rows can be stored in such a pause by a request that was under way when another one was sent back.
+        """
+        return self if now < self.asked_until else OPEN_GATE
+
 
 OPEN_GATE: Final = Gate()
 

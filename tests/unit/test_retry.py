@@ -84,6 +84,17 @@ def test_without_the_server_s_word_an_attempt_may_be_hurried() -> None:
     assert after(10, TRANSIENT).asked_until <= 1000.0
 
 
+def test_rows_that_are_stored_open_the_gate() -> None:
+    assert after(3, TRANSIENT).after_success(1000.1) is OPEN_GATE
+    assert after(3, CONFIGURATION).after_success(1000.1) is OPEN_GATE
+
+
+def test_a_request_that_was_under_way_does_not_end_the_pause_that_the_server_asked_for() -> None:
+    gate = after(1, TRANSIENT, retry_after=2.0)
+    assert gate.after_success(1001.9) is gate
+    assert gate.after_success(1002.0) is OPEN_GATE
+
+
 def test_jitter_takes_at_most_half() -> None:
     assert backoff(5, 1.0, 300.0, Shortest()) == 8.0
     assert backoff(5, 1.0, 300.0, Longest()) == 16.0
