@@ -288,9 +288,7 @@ class Lane:
         if not proved:  # else what passes of them says more about the others than one more try
             self._attempt(store, store.get(due[:limit]), again=True)
 
-    def _attempt(
-        self, store: AnyStore, entries: Sequence[Entry], *, again: bool = False, proved: bool = False
-    ) -> None:
+    def _attempt(self, store: AnyStore, entries: Sequence[Entry], *, again: bool = False, proved: bool = False) -> None:
         mine = [] if self.closed else self._claim(store, entries)
         if not mine:
             return
@@ -444,8 +442,6 @@ class Lane:
             self.books.count(failed=gone, parked_ever=gone)
         last = refused[-1][0]
         self.books.note_error(str(last.error))
-        for seq in seqs:
-            self._first_refused.pop((id(store), seq), None)
         self.announcer.parked(last.error, len(refused), last.item.body)
         self._tell(store, seqs, settled=True)
 
@@ -498,6 +494,9 @@ class Lane:
             if self._waiters:
                 for seq in seqs:
                     told.extend(self._waiters.get((id(store), seq), ()))
+            if settled and self._first_refused:
+                for seq in seqs:
+                    self._first_refused.pop((id(store), seq), None)
             self._progress.notify_all()
         for waiter in told:
             waiter.tell(settled=settled)

@@ -28,19 +28,19 @@ class DeadLetters:
     def __len__(self) -> int:
         return self._lane.dead_letters.count()
 
-    def get(self, record_id: str) -> DeadLetter | None:
+    def get(self, id: str) -> DeadLetter | None:  # noqa: A002  # the public name
         """Return the dead letter of this id, or None."""
-        parked = self._lane.dead_letters.get(record_id)
+        parked = self._lane.dead_letters.get(id)
         return None if parked is None else self._letter(parked)
 
-    def retry(self, record_id: str | None = None) -> int:
+    def retry(self, id: str | None = None) -> int:  # noqa: A002  # the public name
         """Offer one (None: every) dead letter to the sink again, now; return how many are in the table then.
 
         One that is refused again stays, with the new reason. Raises :class:`AuditDeliveryError` where the sink
         cannot be reached or its configuration is at fault: then nothing more is tried, and nothing changes.
         """
         letters = self._lane.dead_letters
-        parked = letters.all() if record_id is None else [one for one in [letters.get(record_id)] if one]
+        parked = letters.all() if id is None else [one for one in [letters.get(id)] if one]
         return sum(self._retry(one) for one in parked)
 
     def export(self, file: IO[str]) -> int:
@@ -51,9 +51,9 @@ class DeadLetters:
             count += 1
         return count
 
-    def drop(self, record_id: str) -> bool:
+    def drop(self, id: str) -> bool:  # noqa: A002  # the public name
         """Remove one dead letter for good; tell whether it was there. Export it first if it may be asked for."""
-        return self._lane.dead_letters.remove(record_id)
+        return self._lane.dead_letters.remove(id)
 
     def _letter(self, parked: ParkedEvent) -> DeadLetter:
         text = self._lane.row_of(parked.body)

@@ -78,7 +78,7 @@ class Books:
     """The counters of one lane. Safe to use from any thread; pending is what the others leave."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # also for a signal handler that audits in the middle of a count
         self.submitted = 0
         self.recovered = 0
         self.succeeded = 0

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from psycopg.sql import SQL, Identifier
 
+from otel_audit_exporter.delivery import REFUSALS_IN_A_ROW
 from tests.faults.conftest import Running, Start
 from tests.stack import AuditTable, Stack
 from tests.stack.faults import payload_too_large
@@ -131,7 +132,7 @@ EVERY_ROW = {
     "the same after rows were stored": (10, _MUST, "drop column must"),
     "a check that always fails": (0, ("add constraint c check (false) not valid",), "drop constraint c"),
     "the same check after rows were stored": (10, ("add constraint c check (false) not valid",), "drop constraint c"),
-    # Not after rows were stored: such a value's own code then parks it at once (the design's section 6).
+    # Few of them after rows were stored would be parked: such a code is nearly always the value's own.
     "a type that no value fits": (
         0,
         ("alter column created_by type integer using 1",),
@@ -159,6 +160,60 @@ def test_a_table_that_refuses_every_row_parks_none_and_gets_all_once_it_is_mende
     running.wait_until_delivered()
     assert set(audit_table.ids()) == running.good
     assert len(running.pipeline.dead_letters()) == 0
+
+
+@pytest.mark.parametrize("count", [1, REFUSALS_IN_A_ROW, REFUSALS_IN_A_ROW + 1])
+def test_rows_that_are_all_that_waits_land_once_the_table_is_mended(
+    start: Start, audit_table: AuditTable, count: int
+) -> None:
+    running = start()
+    audit_table.alter("add constraint c check (false) not valid")
+    running.emit(count)
+    wait_until(lambda: running.pipeline.stats().held == count, "every row is held")
+    audit_table.alter("drop constraint c")
+    running.wait_until_delivered()
+    assert set(audit_table.ids()) == running.good
+
+
+def test_a_flush_offers_what_was_refused_again_at_once(start: Start, audit_table: AuditTable) -> None:
+    running = start()
+    audit_table.alter("add constraint c check (false) not valid")
+    running.emit(1)
+    lane = running.pipeline.exporters[0].lane
+    wait_until(lambda: any(refusal.attempts >= 3 for refusal in lane.own.refusals()), "it has waited several times")
+    audit_table.alter("drop constraint c")
+    assert running.pipeline.force_flush()
+    assert set(audit_table.ids()) == running.good
+
+
+def test_more_bad_rows_than_good_ones_are_all_parked_as_soon_as_good_ones_pass(
+    start: Start, audit_table: AuditTable
+) -> None:
+    audit_table.alter("add constraint c check (action <> 'bad')")
+    running = start()
+    for _ in range(3 * REFUSALS_IN_A_ROW):
+        running.emit_one(bad=True, action="bad")
+    wait_until(lambda: running.pipeline.stats().held == 3 * REFUSALS_IN_A_ROW, "every row is held")
+    running.emit(5)
+    assert running.pipeline.force_flush()
+    assert set(audit_table.ids()) == running.good
+    assert {letter.record_id for letter in running.pipeline.dead_letters()} == running.said.keys() - running.good
+
+
+def test_a_code_that_is_nearly_always_the_value_s_parks_nothing_where_every_row_has_it(
+    stack: Stack, start: Start, audit_table: AuditTable
+) -> None:
+    running = start(schedule_delay_millis=_A_MINUTE)
+    running.emit(10)
+    assert running.pipeline.force_flush()
+    audit_table.alter("alter column entity_type type integer using 1")
+    running.emit(100)
+    assert not running.pipeline.force_flush(1000)
+    assert (running.pipeline.stats().failed, running.pipeline.stats().held) == (0, 100)
+    audit_table.alter("alter column entity_type type text")
+    stack.reload_schema_cache()
+    running.wait_until_delivered()
+    assert set(audit_table.ids()) == running.good
 
 
 def test_a_gateway_that_takes_no_body_parks_nothing(stack: Stack, start: Start) -> None:
