@@ -22,7 +22,7 @@ REFUSALS_IN_A_ROW: Final = 8
 
 @dataclass(frozen=True)
 class Refused(Generic[T]):
-    """One item that was refused by itself; ``proved``: others were accepted since it was first refused."""
+    """One item that was refused by itself; ``proved``: also after others had been accepted."""
 
     item: T
     error: SinkError
@@ -48,24 +48,35 @@ class _Run(Generic[T]):
     def __init__(
         self,
         sink: Sink,
-        row_of: Callable[[T], bytes],
+        rows_of: Callable[[Sequence[T]], list[bytes]],
         deadline: float,
         on_stored: Callable[[Sequence[T]], None],
         doubts_sink: bool,
     ) -> None:
         self._sink = sink
-        self._row_of = row_of
+        self._rows_of = rows_of
         self._deadline = deadline
         self._on_stored = on_stored
         self._doubts_sink = doubts_sink
         self._accepted = 0
-        self._refusals: list[tuple[T, SinkError, int]] = []
         self._attempt: Attempt[T] = Attempt()
 
-    def result(self) -> Attempt[T]:
-        """Return what became of the items, now that it is known what was accepted after each refusal."""
-        self._attempt.refused = [Refused(item, error, self._accepted > at) for item, error, at in self._refusals]
+    def run(self, items: Sequence[T]) -> Attempt[T]:
+        """Insert ``items``, and return what became of each."""
+        with suppress(_Stop):
+            self.narrow(items)
+            if self._accepted:
+                self._look_again()
         return self._attempt
+
+    def _look_again(self) -> None:
+        """Offer once more what was refused before anything passed: the table may have been mended in between."""
+        for one in [one for one in self._attempt.refused if not one.proved]:
+            error = self._insert([one.item])
+            if error is not None and error.verdict.fault is not Fault.RECORD:
+                self._stop(error, ())
+            at = self._attempt.refused.index(one)
+            self._attempt.refused[at : at + 1] = [] if error is None else [Refused(one.item, error, proved=True)]
 
     def narrow(self, items: Sequence[T], refused_at: int | None = None, known_bad: bool = False) -> bool:
         """Insert ``items``, or else their halves; tell whether all were stored.
@@ -98,7 +109,7 @@ class _Run(Generic[T]):
         if time.monotonic() >= self._deadline:
             self._stop(out_of_time(), items)
         try:
-            self._sink.insert([self._row_of(item) for item in items], self._deadline)
+            self._sink.insert(self._rows_of(items), self._deadline)
         except SinkError as error:
             return error
         except Exception as error:
@@ -109,8 +120,8 @@ class _Run(Generic[T]):
         return None
 
     def _refuse(self, item: T, error: SinkError, refused_at: int) -> None:
-        self._refusals.append((item, error, refused_at))
-        if self._doubts_sink and self._accepted == 0 and len(self._refusals) >= REFUSALS_IN_A_ROW:
+        self._attempt.refused.append(Refused(item, error, proved=self._accepted > refused_at))
+        if self._doubts_sink and self._accepted == 0 and len(self._attempt.refused) >= REFUSALS_IN_A_ROW:
             self._attempt.every_row_refused = True
             self._stop(every_row_refused(error), ())
 
@@ -123,7 +134,7 @@ class _Run(Generic[T]):
 def attempt(
     sink: Sink,
     items: Sequence[T],
-    row_of: Callable[[T], bytes],
+    rows_of: Callable[[Sequence[T]], list[bytes]],
     deadline: float,
     on_stored: Callable[[Sequence[T]], None],
     *,
@@ -136,10 +147,7 @@ def attempt(
     (``doubts_sink=False``: it is known to be them). ``on_stored`` is called with each part as soon as the sink
     has it.
     """
-    run = _Run(sink, row_of, deadline, on_stored, doubts_sink)
-    with suppress(_Stop):
-        run.narrow(items)
-    return run.result()
+    return _Run(sink, rows_of, deadline, on_stored, doubts_sink).run(items)
 
 
 def out_of_time() -> SinkError:

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from logging import CRITICAL, ERROR
 from pathlib import Path
 from typing import Any, Final, Self
@@ -26,7 +26,7 @@ from otel_audit_exporter.errors import AuditConfigurationError, AuditError, Audi
 from otel_audit_exporter.event import EventRules
 from otel_audit_exporter.faults import Fault, Verdict
 from otel_audit_exporter.folder import DEAD_LETTERS, Destination, OutboxFolder
-from otel_audit_exporter.lane import AnyStore, Lane, LaneOptions, shape_error
+from otel_audit_exporter.lane import AnyStore, Lane, LaneOptions, RowsOf, shape_error
 from otel_audit_exporter.mapping import TableMapping
 from otel_audit_exporter.outbox import Entry
 from otel_audit_exporter.records import AuditLogRecord, is_audit_record, raw_body, said_by
@@ -196,7 +196,7 @@ class AuditExporter(LogRecordExporter):
             tickets = record.tickets if isinstance(record, AuditLogRecord) else {}
             ticket = tickets.get(self._lane.name)
             if isinstance(record, AuditLogRecord) and ticket is not None:
-                mine.setdefault(ticket.store, []).append(Entry(ticket.seq, record.event_body or b""))
+                mine.setdefault(ticket.store, []).append((ticket.seq, record.event_body or b""))
             elif self._lane.name not in tickets and is_audit_record(record):  # None: it passed us by, and is counted
                 try:
                     self._commit(record, mine)
@@ -215,7 +215,7 @@ class AuditExporter(LogRecordExporter):
             self._lane.park_unsent(raw_body(record, self._rules.encoder), shape_error(str(error)))
             return
         ticket = self._lane.accept(body)
-        mine.setdefault(ticket.store, []).append(Entry(ticket.seq, body))
+        mine.setdefault(ticket.store, []).append((ticket.seq, body))
 
     def _say_left_out(self, field: str) -> None:
         logger.info(
@@ -268,15 +268,15 @@ class AuditExporter(LogRecordExporter):
         return Lane(
             self.exporter_name,
             self._sink,
-            self._row_of(),
+            self._rows_of(),
             folders=folders,
             dead_letters=letters,
             options=options,
             identity=uuid.uuid4().hex,
         )
 
-    def _row_of(self) -> Callable[[bytes], bytes]:
-        return self._mapping.row
+    def _rows_of(self) -> RowsOf:
+        return self._mapping.rows
 
     def _folders(self) -> list[OutboxFolder]:
         settings = self._settings

@@ -12,6 +12,7 @@ from opentelemetry.sdk.resources import Resource
 from otel_audit_exporter.announce import logger
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.exporter import AuditExporter
+from otel_audit_exporter.lane import RowsOf
 from otel_audit_exporter.mapping import TableMapping
 from otel_audit_exporter.settings import Settings
 from otel_audit_exporter.sinks.base import Sink
@@ -177,8 +178,8 @@ class ForwardingAuditExporter(AuditExporter):
     def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
         return ForwardingSink(self._exporter, self._resource, name=self.exporter_name)
 
-    def _row_of(self) -> Callable[[bytes], bytes]:
-        return _whole
+    def _rows_of(self) -> RowsOf:
+        return list  # whole events
 
     def _place(self, settings: Settings) -> str:
         return str(getattr(self._exporter, "_endpoint", "") or self.exporter_name)
@@ -219,8 +220,8 @@ class ConsoleAuditExporter(AuditExporter):
 
         return ConsoleSink(as_json=settings.format == "json")
 
-    def _row_of(self) -> Callable[[bytes], bytes]:
-        return _whole
+    def _rows_of(self) -> RowsOf:
+        return list  # whole events
 
 
 class NoAuditExporter(AuditExporter):
@@ -234,10 +235,6 @@ class NoAuditExporter(AuditExporter):
 
         logger.warning("audit: switched off on purpose (exporter none): events are not recorded anywhere")
         return NoSink()
-
-
-def _whole(body: bytes) -> bytes:
-    return body
 
 
 def _otlp_exporter(settings: Settings) -> LogRecordExporter:

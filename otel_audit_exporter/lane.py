@@ -13,16 +13,15 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
-from operator import attrgetter
 from typing import Final
 
 from otel_audit_exporter.announce import Announcer, Repeats, logger
 from otel_audit_exporter.attributes import INDEX
+from otel_audit_exporter.claims import Claims, as_run
 from otel_audit_exporter.deadletters import DeadLetterStore, ParkedEvent
 from otel_audit_exporter.delivery import Attempt, Refused, attempt
 from otel_audit_exporter.errors import AuditConfigurationError, AuditShutdownError, OutboxError
@@ -32,14 +31,14 @@ from otel_audit_exporter.folder import HeldFile, OutboxFolder
 from otel_audit_exporter.forks import Lock, survive_forks
 from otel_audit_exporter.health import AuditHealth, HealthThresholds, assess, broken
 from otel_audit_exporter.housekeeper import housekeeper
-from otel_audit_exporter.outbox import Entry, MemoryOutbox, OutboxFile, Refusal
+from otel_audit_exporter.outbox import Entry, MemoryOutbox, OutboxFile, Refusal, body_of, seq_of
 from otel_audit_exporter.retry import OPEN_GATE, Gate, GateState, refusal_delay
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.stats import AuditStats, Books
 from otel_audit_exporter.writes import TimedSink, Writes
 
 AnyStore = OutboxFile | MemoryOutbox
-_seq: Final[Callable[[Entry], int]] = attrgetter("seq")
+RowsOf = Callable[[Sequence[bytes]], list[bytes]]
 _REMEMBERED_BATCHES: Final = 256
 _COUNTED_OVERDUE: Final = 2000
 # Connections of a parent process: SQLite's must neither be used nor closed in a child, so they are kept here.
@@ -106,7 +105,7 @@ class Waiter:
 class Lane:
     """One sink with its outbox. Safe to use from any thread, and in a forked child.
 
-    ``row_of`` makes the sink's row of an event's bytes. ``folder`` is None where the outbox is in memory.
+    ``rows_of`` makes the sink's rows of events' bytes. ``folder`` is None where the outbox is in memory.
     ``identity`` tells this pipeline's dead letters from those of others.
     """
 
@@ -114,7 +113,7 @@ class Lane:
         self,
         name: str,
         sink: Sink,
-        row_of: Callable[[bytes], bytes],
+        rows_of: RowsOf,
         *,
         folders: Sequence[OutboxFolder],
         dead_letters: DeadLetterStore,
@@ -124,7 +123,7 @@ class Lane:
     ) -> None:
         self.name = name
         self.sink = sink
-        self.row_of = row_of
+        self.rows_of = rows_of
         self.options = options
         self.dead_letters = dead_letters
         self.identity = identity
@@ -152,7 +151,7 @@ class Lane:
         self.hot_failed_upto = 0
         self._state_lock = threading.RLock()
         self._progress = threading.Condition(self._state_lock)
-        self._in_flight: set[tuple[int, int]] = set()
+        self._claims = Claims()
         self._waiters: dict[tuple[int, int], list[Waiter]] = {}
         self._first_refused: dict[tuple[int, int], int] = {}
         self._acknowledged: deque[tuple[AnyStore, array[int], float]] = deque(maxlen=_REMEMBERED_BATCHES)
@@ -289,53 +288,42 @@ class Lane:
             self._attempt(store, store.get(due[:limit]), again=True)
 
     def _attempt(self, store: AnyStore, entries: Sequence[Entry], *, again: bool = False, proved: bool = False) -> None:
-        mine = [] if self.closed else self._claim(store, entries)
-        if not mine:
+        if self.closed or not entries:
             return
-        if again or not self.gate.flowing:
-            self.books.count(retried=len(mine))
+        claimed = self._claims.take(store, array("q", map(seq_of, entries)))
         try:
-            deadline = time.monotonic() + self.options.export_timeout_seconds
-            sink = TimedSink(self.sink, self.writes, self.on_write)
-            settle = partial(self._settle, store)
-            result = attempt(sink, mine, self._row, deadline, settle, doubts_sink=not proved)
-            self._conclude(store, result, again=again)
+            mine = _still_in(store, [entry for entry in entries if seq_of(entry) in claimed])
+            if mine:
+                self._offer(store, mine, again=again, proved=proved)
         finally:
-            self._unclaim(store, mine)
-            if self.closed:  # meanwhile, and the sink may have opened a new connection since
-                self.sink.close()
+            self._claims.give_back(store, claimed)
             with self._progress:
                 self.attempts_ended += 1
                 self._progress.notify_all()
 
-    def _row(self, entry: Entry) -> bytes:
-        return self.row_of(entry.body)
+    def _offer(self, store: AnyStore, entries: Sequence[Entry], *, again: bool, proved: bool) -> None:
+        if again or not self.gate.flowing:
+            self.books.count(retried=len(entries))
+        deadline = time.monotonic() + self.options.export_timeout_seconds
+        sink = TimedSink(self.sink, self.writes, self.on_write)
+        settle = partial(self._settle, store)
+        try:
+            result = attempt(sink, entries, self._rows, deadline, settle, doubts_sink=not proved)
+            self._conclude(store, result, again=again)
+        finally:
+            if self.closed:  # meanwhile, and the sink may have opened a new connection since
+                self.sink.close()
 
-    def _claim(self, store: AnyStore, entries: Sequence[Entry]) -> list[Entry]:
-        if not entries:
-            return []
-        key = id(store)
-        keys = set(zip(repeat(key), map(_seq, entries)))
-        with self._state_lock:
-            taken = keys & self._in_flight
-            self._in_flight |= keys
-        free = [entry for entry in entries if (key, entry.seq) not in taken] if taken else list(entries)
-        if not free:
-            return []
-        present = _still_in(store, free)
-        if len(present) < len(free):
-            self._unclaim(store, [entry for entry in free if entry.seq not in present])
-            free = [entry for entry in free if entry.seq in present]
-        return free
+    def _rows(self, entries: Sequence[Entry]) -> list[bytes]:
+        return self.rows_of(list(map(body_of, entries)))
 
-    def _unclaim(self, store: AnyStore, entries: Iterable[Entry]) -> None:
-        keys = zip(repeat(id(store)), map(_seq, entries))
-        with self._state_lock:
-            self._in_flight.difference_update(keys)
+    def row_of(self, body: bytes) -> bytes:
+        """Return the sink's row of one event's bytes."""
+        return self.rows_of((body,))[0]
 
     def _settle(self, store: AnyStore, stored: Sequence[Entry]) -> None:
         now = time.time()
-        seqs = array("q", map(_seq, stored))
+        seqs = array("q", map(seq_of, stored))
         # The sink first, then the outbox: a kill in between means one more offer of an id that is known there.
         with store.lock:
             gone = store.settle(seqs)
@@ -351,7 +339,7 @@ class Lane:
         if result.every_row_refused and again and self.gate.flowing:
             pass  # rows that were refused before are refused again, while others pass: nothing new
         elif result.error is not None:
-            example = result.waiting[0].body if result.waiting else None
+            example = body_of(result.waiting[0]) if result.waiting else None
             self.announcer.failing(result.error, self.books.pending, example)  # who sees the state finds it said
             self.books.note_error(str(result.error))
             verdict, retry_after = result.error.verdict, result.error.retry_after
@@ -363,7 +351,7 @@ class Lane:
                 self.gate = self.gate.after_success(now)
             if self.gate.flowing:
                 self.announcer.delivering()
-        self._tell(store, array("q", (entry.seq for entry in result.waiting)), settled=False)
+        self._tell(store, array("q", map(seq_of, result.waiting)), settled=False)
 
     def _judge(self, store: AnyStore, result: Attempt[Entry]) -> None:
         """Park what is proved to be at fault by itself; let the rest wait for a proof."""
@@ -375,7 +363,7 @@ class Lane:
         park: list[tuple[Refused[Entry], Refusal]] = []
         hold: list[Refusal] = []
         for one in refused:
-            refusal = self._refusal(store, one, known.get(one.item.seq), now)
+            refusal = self._refusal(store, one, known.get(seq_of(one.item)), now)
             if self._is_proved(store, one, refusal, now, code_is_proof=not result.every_row_refused):
                 park.append((one, refusal))
             else:
@@ -393,7 +381,7 @@ class Lane:
         delay = refusal_delay(attempts, self._jitter)
         if one.error.verdict.foreign_key:
             delay = min(delay, max(self.options.foreign_key_grace_seconds / 4, 0.1))
-        return Refusal(one.item.seq, one.error.code, str(one.error), attempts, first, now + delay)
+        return Refusal(seq_of(one.item), one.error.code, str(one.error), attempts, first, now + delay)
 
     def _is_proved(
         self, store: AnyStore, one: Refused[Entry], refusal: Refusal, now: float, *, code_is_proof: bool
@@ -419,14 +407,14 @@ class Lane:
             self._first_refused.setdefault((id(store), refusal.seq), accepted)
         store.refuse(refusals)
         self.books.note_error(str(example.error))
-        self.announcer.holding(example.error, len(refusals), example.item.body)
+        self.announcer.holding(example.error, len(refusals), body_of(example.item))
         self._tell(store, array("q", (refusal.seq for refusal in refusals)), settled=False)
 
     def _park(self, store: AnyStore, refused: Sequence[tuple[Refused[Entry], Refusal]], now: float) -> None:
         self.dead_letters.park(
             ParkedEvent(
-                record_id_of(one.item.body),
-                one.item.body,
+                record_id_of(body_of(one.item)),
+                body_of(one.item),
                 refusal.error,
                 refusal.code,
                 refusal.attempts,
@@ -436,13 +424,13 @@ class Lane:
             )
             for one, refusal in refused
         )
-        seqs = array("q", (one.item.seq for one, _ in refused))
+        seqs = array("q", (seq_of(one.item) for one, _ in refused))
         with store.lock:
             gone = store.settle(seqs)
             self.books.count(failed=gone, parked_ever=gone)
         last = refused[-1][0]
         self.books.note_error(str(last.error))
-        self.announcer.parked(last.error, len(refused), last.item.body)
+        self.announcer.parked(last.error, len(refused), body_of(last.item))
         self._tell(store, seqs, settled=True)
 
     def park_unsent(self, body: bytes, error: SinkError) -> None:
@@ -630,8 +618,14 @@ def record_id_of(body: bytes) -> str:
     return str(parse_json(split(body)[INDEX["record_id"]]))
 
 
-def _still_in(store: AnyStore, entries: Sequence[Entry]) -> set[int]:
-    first, last = entries[0].seq, entries[-1].seq
-    if 0 <= last - first < 4 * len(entries):
-        return store.present(first, last)
-    return {entry.seq for entry in store.get([entry.seq for entry in entries])}
+def _still_in(store: AnyStore, entries: list[Entry]) -> list[Entry]:
+    """Return those of the entries that nobody has settled since they were read."""
+    seqs = list(map(seq_of, entries))
+    run = as_run(seqs)
+    if run is None:
+        present = set(map(seq_of, store.get(seqs)))
+    elif store.count_between(run.start, run.stop - 1) == len(run):
+        return entries
+    else:
+        present = store.present(run.start, run.stop - 1)
+    return [entry for entry in entries if seq_of(entry) in present]

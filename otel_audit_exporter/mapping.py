@@ -6,7 +6,7 @@ out of the event's fragments without parsing them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final, Literal
 
@@ -121,6 +121,16 @@ class TableMapping:
         """Have ``tell`` called, once for each field that an event has and that is left out of its row."""
         self._on_left_out = tell
         self._watched = _positions(self.left_out)
+
+    def rows(self, bodies: Sequence[bytes]) -> list[bytes]:
+        """Return the rows of events, each as the bytes of one JSON object."""
+        if not self._cuts_off:
+            return list(map(self.row, bodies))
+        template, indexes, plain, end = self._template, self._indexes, _PLAIN_END, -len(_PLAIN_END)
+        return [
+            template % indexes(body[1:end].split(SEPARATOR)) if body.endswith(plain) else self.row(body)
+            for body in bodies
+        ]
 
     def row(self, body: bytes) -> bytes:
         """Return the row of an event as the bytes of one JSON object."""

@@ -15,10 +15,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib import resources
-from itertools import chain
-from typing import Final, NamedTuple, Protocol
+from itertools import chain, islice
+from operator import itemgetter
+from typing import Final, Protocol
 
 from otel_audit_exporter.ballast import Ballast
 from otel_audit_exporter.errors import OutboxError, OutboxFullError
@@ -33,15 +33,13 @@ _LATEST_CHECKPOINT_PAGES: Final = 16_384
 _VACUUM_PAGES: Final = 2048  # give back to the disk in steps, so that no caller waits long for the lock
 
 
-class Entry(NamedTuple):
-    """One event in a store."""
+_READ_ROWS: Final = 16  # at a time, so that large events are not read in vain
 
-    seq: int
-    body: bytes
-
-
-# What Entry does, without a call of Python code for each event of a backlog.
-_entry: Final[Callable[[tuple[int, bytes]], Entry]] = partial(tuple.__new__, Entry)
+# One event in a store: its number and its bytes. A plain tuple, as the garbage collector soon looks at those no more,
+# of which a backlog makes so many.
+Entry = tuple[int, bytes]
+seq_of: Final[Callable[[Entry], int]] = itemgetter(0)
+body_of: Final[Callable[[Entry], bytes]] = itemgetter(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,13 +221,19 @@ class OutboxFile:
             found = (
                 self._connection.execute("SELECT seq, body FROM event WHERE seq = ?", (seq,)).fetchone() for seq in seqs
             )
-            return [Entry(*row) for row in found if row is not None]
+            return [row for row in found if row is not None]
 
     def present(self, first: int, last: int) -> set[int]:
         """Return the numbers in ``[first, last]`` that are still here."""
         with self.lock, _as_outbox_error(self.path):
             rows = self._connection.execute("SELECT seq FROM event WHERE seq BETWEEN ? AND ?", (first, last))
             return set(chain.from_iterable(rows))
+
+    def count_between(self, first: int, last: int) -> int:
+        """Return how many events are numbered in ``[first, last]``."""
+        with self.lock, _as_outbox_error(self.path):
+            sql = "SELECT count(*) FROM event WHERE seq BETWEEN ? AND ?"
+            return int(self._connection.execute(sql, (first, last)).fetchone()[0])
 
     def settle(self, seqs: Iterable[int]) -> int:
         runs = _runs(sorted(seqs))
@@ -419,12 +423,17 @@ class MemoryOutbox:
 
     def get(self, seqs: Iterable[int]) -> list[Entry]:
         with self.lock:
-            return [Entry(seq, self._events[seq][1]) for seq in seqs if seq in self._events]
+            return [(seq, self._events[seq][1]) for seq in seqs if seq in self._events]
 
     def present(self, first: int, last: int) -> set[int]:
         """Return the numbers in ``[first, last]`` that are still here."""
         with self.lock:
             return {seq for seq in range(first, last + 1) if seq in self._events}
+
+    def count_between(self, first: int, last: int) -> int:
+        """Return how many events are numbered in ``[first, last]``."""
+        with self.lock:
+            return sum(map(self._events.__contains__, range(first, last + 1)))
 
     def settle(self, seqs: Iterable[int]) -> int:
         gone = 0
@@ -569,6 +578,7 @@ def _prepare(connection: sqlite3.Connection, *, durable: bool, max_pages: int) -
     for pragma in (
         "auto_vacuum = INCREMENTAL",
         "journal_mode = WAL",
+        "secure_delete = FAST",  # some builds write over what is deleted even where that costs a write of its own
         f"synchronous = {'FULL' if durable else 'NORMAL'}",
         f"journal_size_limit = {16 * 2**20}",
         f"max_page_count = {max_pages}",
@@ -631,12 +641,15 @@ def _full(where: str) -> str:
     )
 
 
-def _up_to(rows: Iterable[tuple[int, bytes]], max_bytes: int) -> list[Entry]:
+def _up_to(rows: Iterator[Entry], max_bytes: int) -> list[Entry]:
+    """Return the first entries that are no larger together, and at least one; few more are read than that."""
     entries: list[Entry] = []
-    total = 0
-    for row in rows:
-        total += len(row[1])
-        if entries and total > max_bytes:
+    left = max_bytes
+    while some := list(islice(rows, _READ_ROWS)):
+        left -= sum(map(len, map(body_of, some)))
+        entries += some
+        if left < 0:
             break
-        entries.append(_entry(row))
+    while left < 0 and len(entries) > 1:
+        left += len(body_of(entries.pop()))
     return entries

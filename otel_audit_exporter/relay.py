@@ -16,10 +16,11 @@ from otel_audit_exporter.announce import logger
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.forks import survive_forks
 from otel_audit_exporter.lane import AnyStore, Lane
-from otel_audit_exporter.outbox import Entry
+from otel_audit_exporter.outbox import Entry, body_of, seq_of
 
 BATCH_ROWS: Final = 2000
 BATCH_BYTES: Final = 4 * 2**20
+BACKLOG_SENDERS: Final = 4  # batches of a large backlog under way at once
 ADOPT_SECONDS: Final = 60.0
 _IDLE_SECONDS: Final = 1.0
 
@@ -43,7 +44,7 @@ class Relay:
 
     def _begin(self) -> None:
         self._thread: threading.Thread | None = None
-        self._assistant = _Assistant(self._lane)
+        self._assistants = [_Assistant(self._lane, number) for number in range(2, BACKLOG_SENDERS + 1)]
         self._start_lock = threading.Lock()
         self._wake = threading.Event()
         self._urgent = False
@@ -178,7 +179,7 @@ class Relay:
         backlog = _Backlog(store, store.last_seq if upto is None else upto)
         first = backlog.take()
         if first:
-            self._tell_closed_road(store, first[-1].seq)
+            self._tell_closed_road(store, seq_of(first[-1]))
             self._lane.attempt(store, first)
             self._send_with_help(backlog)
             if not self._lane.gate.flowing:
@@ -189,13 +190,13 @@ class Relay:
         return self._lane.gate.flowing or self._lane.gate is before
 
     def _send_with_help(self, backlog: _Backlog) -> None:
-        """Send the rest of a backlog, two batches at a time: one is made while the other is under way."""
-        if len(backlog.last) < BATCH_ROWS:
-            self._send(backlog)
-            return
-        done = self._assistant.ask(lambda: self._send(backlog))
+        """Send the rest of a backlog, several batches at a time: some are made while others are under way."""
+        done: list[threading.Event] = []
+        if len(backlog.last) == BATCH_ROWS:
+            done = [assistant.ask(lambda: self._send(backlog)) for assistant in self._assistants]
         self._send(backlog)
-        done.wait()
+        for one in done:
+            one.wait()
 
     def _send(self, backlog: _Backlog) -> None:
         while not self._stopping and self._lane.gate.flowing:
@@ -241,15 +242,16 @@ class _Backlog:
         with self._lock:
             self.last = self.store.read(self._after, self._upto, BATCH_ROWS, BATCH_BYTES)
             if self.last:
-                self._after = self.last[-1].seq
+                self._after = seq_of(self.last[-1])
             return self.last
 
 
 class _Assistant:
-    """A second sending thread, for backlogs. It starts with the first one."""
+    """One more sending thread, for backlogs. It starts with the first one."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, number: int) -> None:
         self._lane = lane
+        self._name = f"otel-audit-relay-{lane.name}-{number}"
         self._work: SimpleQueue[tuple[Callable[[], None], threading.Event]] = SimpleQueue()
         self._started = False
 
@@ -258,7 +260,7 @@ class _Assistant:
         done = threading.Event()
         if not self._started:
             try:
-                threading.Thread(target=self._serve, name=f"otel-audit-relay-{self._lane.name}-2", daemon=True).start()
+                threading.Thread(target=self._serve, name=self._name, daemon=True).start()
             except RuntimeError:  # the interpreter is ending
                 done.set()
                 return done
@@ -284,7 +286,7 @@ def deliver_hot(lane: Lane, store: AnyStore, entries: list[Entry]) -> None:
 
     An entry without a body is a large one, which is read from the outbox when it is its turn.
     """
-    last = entries[-1].seq
+    last = max(map(seq_of, entries))
     lane.hot_seen = max(lane.hot_seen, last)
     lane.hot_at = float("inf")
     try:
@@ -306,9 +308,9 @@ def _parts(store: AnyStore, entries: list[Entry]) -> Iterator[list[Entry]]:
     part: list[Entry] = []
     size = 0
     for entry in entries:
-        for whole in [entry] if entry.body else store.get((entry.seq,)):
+        for whole in [entry] if body_of(entry) else store.get((seq_of(entry),)):
             part.append(whole)
-            size += len(whole.body)
+            size += len(body_of(whole))
         if size >= BATCH_BYTES:
             yield part
             part, size = [], 0

@@ -150,7 +150,7 @@ def _opened(arguments: Arguments) -> Iterator[Lane]:
     lane = Lane(
         exporter.exporter_name,
         exporter.lane.sink,
-        exporter.lane.row_of,
+        exporter.lane.rows_of,
         folders=[],
         dead_letters=DeadLetterFile(exporter._folders()[0].path / DEAD_LETTERS),
         options=exporter.lane.options,

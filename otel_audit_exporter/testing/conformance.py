@@ -418,13 +418,16 @@ class SinkConformance:
 
         def deliver() -> None:
             end = time.monotonic() + self.patience_seconds
-            results.append(attempt(sink, rows, self.encode, end, told.extend))
+            results.append(attempt(sink, rows, self._encoded, end, told.extend))
 
         [error] = self._at_once([deliver], self.patience_seconds)
         if error is not None:
             raise AssertionError(f"delivery raised {type(error).__name__}") from error
         assert told == results[0].stored
         return results[0]
+
+    def _encoded(self, rows: Sequence[Fields]) -> list[bytes]:
+        return [self.encode(row) for row in rows]
 
     def _insert_at_once(self, sink: Sink, shares: Sequence[Sequence[Sequence[Fields]]]) -> None:
         """Insert batches, every share of them in a thread of its own."""

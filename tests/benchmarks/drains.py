@@ -58,7 +58,13 @@ def _postgres(bench: Bench) -> Sequence[Row]:
     by_row, prepared = _rates(results, "by row"), _rates(results, "prepared")
     return [
         compared(
-            "drain", "backlog, direct PostgreSQL", ours, "psycopg `COPY`, `write_row`", by_row, "rows/s", budget=_SHARE
+            "drain",
+            "backlog, direct PostgreSQL",
+            ours,
+            "psycopg `COPY` of Python's values",
+            by_row,
+            "rows/s",
+            budget=_SHARE,
         ),
         compared(
             "drain", "backlog, direct PostgreSQL", ours, "psycopg `COPY` of text written before", prepared, "rows/s"

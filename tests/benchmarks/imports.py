@@ -15,12 +15,16 @@ from tests.benchmarks.rows import Budget, Row, compared
 _PROGRAM: Final = "import time; t = time.perf_counter(); {}; print(time.perf_counter() - t)"
 
 
-_OURS: Final = ("import otel_audit_exporter", "from otel_audit_exporter import audit_event, configure_audit")
+# What is imported at the first use of a name is shown beside it; the budget is the package's own.
+_BUDGETS: Final = {
+    "import otel_audit_exporter": Budget(1.3),
+    "from otel_audit_exporter import audit_event, configure_audit": None,
+}
 _THEIRS: Final = "import opentelemetry.sdk._logs.export"
 
 
 def _run(bench: Bench) -> Sequence[Row]:
-    sides = {statement: partial(_import, statement) for statement in (*_OURS, _THEIRS)}
+    sides = {statement: partial(_import, statement) for statement in (*_BUDGETS, _THEIRS)}
     results = bench.in_turns(bench.sizes.imports, sides)
     theirs = column(results[_THEIRS], "milliseconds")
     return [
@@ -31,9 +35,9 @@ def _run(bench: Bench) -> Sequence[Row]:
             f"`{_THEIRS}`",
             theirs,
             "ms",
-            budget=Budget(1.3),
+            budget=budget,
         )
-        for statement in _OURS
+        for statement, budget in _BUDGETS.items()
     ]
 
 

@@ -116,8 +116,7 @@ def _fresh_id_per_retry(_: int) -> None:
     def with_fresh_id(row: bytes) -> bytes:
         return orjson.dumps(orjson.loads(row) | {"id": str(uuid.uuid4())})
 
-    original = lane.Lane._row
-    lane.Lane._row = lambda self, entry: with_fresh_id(original(self, entry))  # type: ignore[method-assign]
+    _patch_rows(with_fresh_id)
 
 
 def _any_2xx(_: int) -> None:
@@ -154,8 +153,12 @@ def _memory_before_disk(_: int) -> None:
 
 
 def _value_changed_on_the_way(_: int) -> None:
-    original = lane.Lane._row
-    lane.Lane._row = lambda self, entry: original(self, entry).replace(b"kind_1", b"kind_2")  # type: ignore[method-assign]
+    _patch_rows(lambda row: row.replace(b"kind_1", b"kind_2"))
+
+
+def _patch_rows(change: Callable[[bytes], bytes]) -> None:
+    original = lane.Lane._rows
+    lane.Lane._rows = lambda self, entries: list(map(change, original(self, entries)))  # type: ignore[method-assign]
 
 
 BREAKS: dict[str, Patch] = {

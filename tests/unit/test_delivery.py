@@ -54,7 +54,7 @@ class Run:
         self.settled: list[int] = []
         self.items = list(range(count))
         self.result: Attempt[int] = attempt(
-            self.sink, self.items, lambda item: b"%d" % item, deadline, self.settled.extend
+            self.sink, self.items, lambda items: [b"%d" % item for item in items], deadline, self.settled.extend
         )
         self._check_that_nothing_is_lost()
 
@@ -80,7 +80,7 @@ def test_one_bad_row_of_512_is_found_in_few_requests(bad: int) -> None:
     run = Run(512, refuses(bad))
     assert run.refused == [bad]
     assert len(run.result.stored) == 511
-    assert len(run.sink.requests) <= 1 + 2 * math.log2(512)
+    assert len(run.sink.requests) <= 2 + 2 * math.log2(512)
     assert run.result.error is None
 
 
@@ -88,6 +88,23 @@ def test_one_bad_row_of_512_is_found_in_few_requests(bad: int) -> None:
 def test_a_bad_row_is_proved_by_whichever_rows_are_accepted_after_it(bad: int) -> None:
     run = Run(512, refuses(bad))
     assert [one.proved for one in run.result.refused] == [True]
+
+
+def test_a_row_that_passes_when_the_table_is_mended_meanwhile_is_no_bad_row() -> None:
+    run = Run(64, lambda rows, number: fault(Fault.RECORD, "23514") if number <= 9 else None)
+    assert run.refused == []
+    assert sorted(run.result.stored) == run.items
+    assert run.result.error is None
+
+
+def test_a_row_that_cannot_be_looked_at_again_is_not_proved() -> None:
+    def script(rows: Sequence[int], number: int) -> Exception | None:
+        return fault(Fault.TRANSIENT) if number > 2 and rows == [0] else refuses(0)(rows, number)
+
+    run = Run(2, script)
+    assert [(one.item, one.proved) for one in run.result.refused] == [(0, False)]
+    assert run.result.stored == [1]
+    assert run.result.error is not None
 
 
 def test_a_row_alone_is_never_proved() -> None:

@@ -124,7 +124,7 @@ class TestAdoption:
     ) -> None:
         folder.release(create(b"[1]", b"[2]"))
         (adopted,) = adopt(folder)
-        assert [entry.body for entry in adopted.store.read(0, None, 10, 2**20)] == [b"[1]", b"[2]"]
+        assert [body for _, body in adopted.store.read(0, None, 10, 2**20)] == [b"[1]", b"[2]"]
         adopted.store.settle([2, 3])
         folder.release(adopted)
         assert outboxes(folder) == []

@@ -17,7 +17,6 @@ import pytest
 from otel_audit_exporter.errors import OutboxError, OutboxFullError
 from otel_audit_exporter.outbox import (
     FORMAT_VERSION,
-    Entry,
     MemoryOutbox,
     OutboxFile,
     Refusal,
@@ -52,7 +51,7 @@ def fill(store: AnyStore, count: int) -> list[int]:
 
 
 def all_of(store: AnyStore, after: int = 0, upto: int | None = None, limit: int = 1000) -> list[int]:
-    return [entry.seq for entry in store.read(after, upto, limit, 2**20)]
+    return [seq for seq, _ in store.read(after, upto, limit, 2**20)]
 
 
 def refusal(seq: int, next_try_at: float = 50.0) -> Refusal:
@@ -63,7 +62,7 @@ class TestStore:
     def test_events_are_numbered_in_the_order_in_which_they_come(self, store: AnyStore) -> None:
         assert fill(store, 3) == [1, 2, 3]
         assert store.last_seq == 3
-        assert store.read(0, None, 10, 2**20) == [Entry(1, b"[0]"), Entry(2, b"[1]"), Entry(3, b"[2]")]
+        assert store.read(0, None, 10, 2**20) == [(1, b"[0]"), (2, b"[1]"), (3, b"[2]")]
 
     def test_a_new_store_is_empty(self, store: AnyStore) -> None:
         assert store.count() == 0
@@ -81,8 +80,8 @@ class TestStore:
         fill(store, 10)
         assert all_of(store, after=3, upto=6) == [4, 5, 6]
         assert all_of(store, limit=4) == [1, 2, 3, 4]
-        assert [entry.seq for entry in store.read(0, None, 10, 7)] == [1, 2]
-        assert [entry.seq for entry in store.read(0, None, 10, 1)] == [1]  # one at least, however large
+        assert [seq for seq, _ in store.read(0, None, 10, 7)] == [1, 2]
+        assert [seq for seq, _ in store.read(0, None, 10, 1)] == [1]  # one at least, however large
 
     def test_settling_removes_once(self, store: AnyStore) -> None:
         fill(store, 5)
@@ -100,7 +99,7 @@ class TestStore:
     def test_numbered_events_can_be_asked_for(self, store: AnyStore) -> None:
         fill(store, 4)
         store.settle([2])
-        assert store.get([4, 2, 1]) == [Entry(4, b"[3]"), Entry(1, b"[0]")]
+        assert store.get([4, 2, 1]) == [(4, b"[3]"), (1, b"[0]")]
         assert store.present(1, 3) == {1, 3}
 
     def test_it_is_known_whether_anything_up_to_a_number_waits(self, store: AnyStore) -> None:
@@ -130,7 +129,7 @@ class TestStore:
         assert all_of(store) == [1, 3]
         assert store.count() == 3
         assert store.refusals() == [refusal(2)]
-        assert store.get([2]) == [Entry(2, b"[1]")]
+        assert store.get([2]) == [(2, b"[1]")]
 
     def test_refusals_are_due_by_their_time(self, store: AnyStore) -> None:
         fill(store, 3)
@@ -191,7 +190,7 @@ class TestStore:
             thread.start()
         settled = 0
         while any(thread.is_alive() for thread in threads) or store.count():
-            settled += store.settle([entry.seq for entry in store.read(0, None, 50, 2**20)])
+            settled += store.settle([seq for seq, _ in store.read(0, None, 50, 2**20)])
         for thread in threads:
             thread.join()
         assert settled == len(submitted) == 800
@@ -210,7 +209,7 @@ class TestFile:
         first.settle([1])
         first.close()
         again = OutboxFile(path)
-        assert again.get([1, 2, 3]) == [Entry(2, b"[1]"), Entry(3, b"[2]")]
+        assert again.get([1, 2, 3]) == [(2, b"[1]"), (3, b"[2]")]
         assert again.refusals() == [refusal(2)]
         assert fill(again, 1) == [4]
         again.close()
@@ -230,7 +229,7 @@ class TestFile:
         assert run.returncode == -signal.SIGKILL
         assert count_events(path) == 500
         store = OutboxFile(path)
-        assert [entry.body for entry in store.read(0, None, 1000, 2**20)] == [b"[%d]" % n for n in range(500)]
+        assert [body for _, body in store.read(0, None, 1000, 2**20)] == [b"[%d]" % n for n in range(500)]
         store.close()
 
     def test_only_the_owner_may_read_the_file(self, path: Path) -> None:
