@@ -307,8 +307,10 @@ class Lane:
         deadline = time.monotonic() + self.options.export_timeout_seconds
         sink = TimedSink(self.sink, self.writes, self.on_write)
         settle = partial(self._settle, store)
+        accepted_before = self.books.accepted_by_sink
         try:
             result = attempt(sink, entries, self._rows, deadline, settle, doubts_sink=not proved)
+            self._judge(store, result, accepted_before)
             self._conclude(store, result, again=again)
         finally:
             if self.closed:  # meanwhile, and the sink may have opened a new connection since
@@ -334,7 +336,6 @@ class Lane:
         self._tell(store, seqs, settled=True)
 
     def _conclude(self, store: AnyStore, result: Attempt[Entry], *, again: bool) -> None:
-        self._judge(store, result)
         now = time.monotonic()
         if result.every_row_refused and again and self.gate.flowing:
             pass  # rows that were refused before are refused again, while others pass: nothing new
@@ -353,8 +354,12 @@ class Lane:
                 self.announcer.delivering()
         self._tell(store, array("q", map(seq_of, result.waiting)), settled=False)
 
-    def _judge(self, store: AnyStore, result: Attempt[Entry]) -> None:
-        """Park what is proved to be at fault by itself; let the rest wait for a proof."""
+    def _judge(self, store: AnyStore, result: Attempt[Entry], accepted_before: int) -> None:
+        """Park what is proved to be at fault by itself; let the rest wait for a proof.
+
+        ``accepted_before``: what the sink had accepted when the attempt began. What passed since then on other
+        threads may have passed after these refusals, and proves nothing yet.
+        """
         refused = result.refused
         if not refused:
             return
@@ -364,7 +369,11 @@ class Lane:
         hold: list[Refusal] = []
         for one in refused:
             refusal = self._refusal(store, one, known.get(seq_of(one.item)), now)
-            if self._is_proved(store, one, refusal, now, code_is_proof=not result.every_row_refused):
+            by_code = (
+                one.error.verdict.park_at_once and self.books.accepted_by_sink > 0 and not result.every_row_refused
+            )
+            before = refusal.attempts > 1 and self._others_passed(store, refusal, accepted_before)
+            if (by_code or one.proved or before) and not self._may_yet_fit(refusal, now):
                 park.append((one, refusal))
             else:
                 if one.proved:  # others passed since, which is remembered for when its grace is over
@@ -383,23 +392,14 @@ class Lane:
             delay = min(delay, max(self.options.foreign_key_grace_seconds / 4, 0.1))
         return Refusal(seq_of(one.item), one.error.code, str(one.error), attempts, first, now + delay)
 
-    def _is_proved(
-        self, store: AnyStore, one: Refused[Entry], refusal: Refusal, now: float, *, code_is_proof: bool
-    ) -> bool:
-        if self._may_yet_fit(refusal, now):
-            return False
-        if code_is_proof and one.error.verdict.park_at_once and self.books.accepted_by_sink > 0:
-            return True
-        return one.proved or (refusal.attempts > 1 and self._others_passed(store, refusal))
-
     def _may_yet_fit(self, refusal: Refusal, now: float) -> bool:
         """Tell whether the row that this one refers to is still waited for."""
         waits = now - refusal.first_failed_at < self.options.foreign_key_grace_seconds
         return refusal.code in FOREIGN_KEY_CODES and waits
 
-    def _others_passed(self, store: AnyStore, refusal: Refusal) -> bool:
-        """Tell whether the sink has accepted another row since it first refused this one."""
-        return self.books.accepted_by_sink > self._first_refused.get((id(store), refusal.seq), 0)
+    def _others_passed(self, store: AnyStore, refusal: Refusal, accepted: int) -> bool:
+        """Tell whether the sink had accepted another row since it first refused this one, when it had ``accepted``."""
+        return accepted > self._first_refused.get((id(store), refusal.seq), 0)
 
     def _hold(self, store: AnyStore, refusals: Sequence[Refusal], example: Refused[Entry]) -> None:
         accepted = self.books.accepted_by_sink
@@ -447,11 +447,11 @@ class Lane:
 
     def _due_refusals(self, store: AnyStore, *, at_once: bool) -> tuple[list[int], list[int]]:
         """Return the refused events that one more refusal would park, and the others that are due for another try."""
-        now = time.time()
+        now, accepted = time.time(), self.books.accepted_by_sink
         proved: list[int] = []
         due: list[int] = []
         for refusal in store.refusals():
-            if self._others_passed(store, refusal) and not self._may_yet_fit(refusal, now):
+            if self._others_passed(store, refusal, accepted) and not self._may_yet_fit(refusal, now):
                 proved.append(refusal.seq)
             elif at_once or refusal.next_try_at <= now:
                 due.append(refusal.seq)
