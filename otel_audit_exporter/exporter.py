@@ -152,7 +152,7 @@ class AuditExporter(LogRecordExporter):
             return LogRecordExportResult.FAILURE
         return LogRecordExportResult.FAILURE if refused else LogRecordExportResult.SUCCESS
 
-    def force_flush(self, timeout_millis: int = 10_000) -> bool:
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
         """Deliver what waits; True if everything accepted so far is stored or parked within the time."""
         deadline = time.monotonic() + timeout_millis / 1000
         self._relay.reconsider()
@@ -200,9 +200,10 @@ class AuditExporter(LogRecordExporter):
             elif self._lane.name not in tickets and is_audit_record(record):  # None: it passed us by, and is counted
                 try:
                     self._commit(record, mine)
-                except AuditError as error:
+                except Exception as error:  # whatever is wrong with one record, the others are taken
                     said = "audit %s: an event is lost, the outbox refuses it: %s"
-                    self._lane.repeats.say(CRITICAL, type(error), said, self._lane.name, error)
+                    shown = error if isinstance(error, AuditError) else type(error).__name__
+                    self._lane.repeats.say(CRITICAL, type(error), said, self._lane.name, shown)
                     self._lane.books.count(rejected=1)
                     refused += 1
         return mine, refused

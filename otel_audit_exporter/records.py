@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -138,21 +138,35 @@ def is_audit_record(record: LogRecord) -> bool:
 def said_by(record: LogRecord) -> dict[str, Any]:
     """Return what a log record of other code says, as arguments of an audit event.
 
-    A missing id is made and a missing time is the observed one. JSON attributes may be text or structures.
+    A missing id is made and a missing time is the observed one. JSON attributes may be text or structures. What
+    is no time, or no trace, is handed on as it is, for the rules to refuse.
     """
     attributes = record.attributes or {}
     said: dict[str, Any] = {
         FIELD_OF[name]: value for name, value in attributes.items() if name in FIELD_OF and value is not None
     }
-    nanoseconds = record.timestamp or record.observed_timestamp or time.time_ns()
-    said["timestamp"] = _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    said["timestamp"] = _moment(record.timestamp or record.observed_timestamp or time.time_ns())
     if record.trace_id:
-        said["trace_id"] = format_trace_id(record.trace_id)
+        said["trace_id"] = _formatted(format_trace_id, record.trace_id)
     if record.span_id:
-        said["span_id"] = format_span_id(record.span_id)
+        said["span_id"] = _formatted(format_span_id, record.span_id)
     if record.event_name:
         said["event_name"] = record.event_name
     return said
+
+
+def _moment(nanoseconds: Any) -> Any:
+    try:
+        return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    except (OverflowError, TypeError):
+        return nanoseconds
+
+
+def _formatted(id_text: Callable[[int], str], number: Any) -> Any:
+    try:
+        return id_text(number)
+    except (TypeError, ValueError):
+        return number
 
 
 def raw_body(record: LogRecord, encoder: Encoder) -> bytes:
