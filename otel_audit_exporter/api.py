@@ -6,8 +6,9 @@ import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from otel_audit_exporter.configure import get_audit_pipeline, running_pipeline
+from otel_audit_exporter.configure import found_pipeline, get_audit_pipeline, running_pipeline
 from otel_audit_exporter.context import current_scope, overlay
+from otel_audit_exporter.exporter import standalone_exporter
 from otel_audit_exporter.receipts import PendingReceipt
 from otel_audit_exporter.span_processor import mark_span
 from otel_audit_exporter.stats import AuditStats
@@ -133,8 +134,8 @@ def flush_audit(timeout_millis: float = 10_000) -> bool:
 
     True where auditing is not configured: nothing was accepted.
     """
-    pipeline = running_pipeline()
-    return True if pipeline is None else pipeline.force_flush(timeout_millis)
+    accepted_by = running_pipeline() or standalone_exporter()
+    return True if accepted_by is None else accepted_by.force_flush(timeout_millis)
 
 
 def shutdown_audit(timeout_millis: float = 10_000) -> bool:
@@ -142,5 +143,5 @@ def shutdown_audit(timeout_millis: float = 10_000) -> bool:
 
     What is left in an outbox on disk is delivered by the next process of the same destination.
     """
-    pipeline = running_pipeline()
+    pipeline = found_pipeline()
     return True if pipeline is None else pipeline.shutdown(timeout_millis)

@@ -145,19 +145,24 @@ def get_audit_pipeline() -> AuditPipeline:
 
     Raises :class:`AuditConfigurationError` where there is neither.
     """
+    pipeline = found_pipeline()
+    if pipeline is None:
+        raise AuditConfigurationError(
+            "auditing is not configured: call configure_audit() once in telemetry set-up, "
+            "for example configure_audit('sqlite')"
+        )
+    return pipeline
+
+
+def found_pipeline() -> AuditPipeline | None:
+    """Return the pipeline in force, which an exporter that the SDK has built gets now; None where there is neither."""
     pipeline = _Running.pipeline
     if pipeline is not None:
         return pipeline
     with _Running.lock:
-        if _Running.pipeline is None:
-            exporter = standalone_exporter()
-            if exporter is None:
-                raise AuditConfigurationError(
-                    "auditing is not configured: call configure_audit() once in telemetry set-up, "
-                    "for example configure_audit('sqlite')"
-                )
-            _Running.pipeline = _around(exporter)
-            _Running.made_of = None
+        exporter = standalone_exporter()
+        if _Running.pipeline is None and exporter is not None:
+            _Running.pipeline, _Running.made_of = _around(exporter), None
         return _Running.pipeline
 
 

@@ -26,6 +26,7 @@ from otel_audit_exporter import (
     flush_audit,
     get_audit_pipeline,
     get_audit_stats,
+    shutdown_audit,
 )
 from otel_audit_exporter.exporter import AuditExporter
 from tests.pipeline.said import USER, YACHT, arguments, run_python, sqlite_rows
@@ -109,6 +110,33 @@ class TestRecords:
         ((record_id, error),) = letters(outbox_dir)
         assert record_id == "0" * 32
         assert "entity_id: must be a UUID" in error
+        assert len(sqlite_rows(tmp_path / "rows.db")) == 2
+
+    @pytest.mark.parametrize("time", [10**22, -(10**25), "yesterday", 2**63 * 1000])
+    def test_a_record_with_an_impossible_time_is_parked_and_the_others_of_its_batch_land(
+        self, behind: Behind, tmp_path: Path, outbox_dir: str, time: Any
+    ) -> None:
+        exporter = SQLiteAuditExporter(os.fspath(tmp_path / "rows.db"))
+        logger = behind(exporter)
+        for timestamp in (None, time, None):
+            logger.emit(LogRecord(timestamp=timestamp, attributes=attributes()))
+        wait_until(lambda: exporter.lane.stats().pending == 0 and exporter.lane.stats().submitted == 3, "all settled")
+        assert (exporter.lane.stats().succeeded, exporter.lane.stats().failed) == (2, 1)
+        ((_, error),) = letters(outbox_dir)
+        assert "timestamp" in error
+        assert len(sqlite_rows(tmp_path / "rows.db")) == 2
+
+    def test_a_record_with_an_impossible_span_is_parked_and_the_others_of_its_batch_land(
+        self, behind: Behind, tmp_path: Path
+    ) -> None:
+        exporter = SQLiteAuditExporter(os.fspath(tmp_path / "rows.db"))
+        logger = behind(exporter)
+        records = [LogRecord(attributes=attributes()) for _ in range(3)]
+        records[1].trace_id, records[1].span_id = "none", 1.5  # type: ignore[assignment]
+        for record in records:
+            logger.emit(record)
+        wait_until(lambda: exporter.lane.stats().pending == 0 and exporter.lane.stats().submitted == 3, "all settled")
+        assert (exporter.lane.stats().succeeded, exporter.lane.stats().failed) == (2, 1)
         assert len(sqlite_rows(tmp_path / "rows.db")) == 2
 
     def test_a_parked_record_s_secrets_are_redacted(self, tmp_path: Path, outbox_dir: str, behind: Behind) -> None:
@@ -261,6 +289,27 @@ class TestAuditEvent:
         assert receipt.result(30).record_id == receipt.record_id
         assert [row["id"] for row in sqlite_rows(tmp_path / "rows.db")] == [receipt.record_id]
         assert get_audit_stats().succeeded == 1
+
+    def test_a_flush_is_true_only_when_what_that_exporter_accepted_is_stored(
+        self, tmp_path: Path, behind: Behind, providers: list[LoggerProvider]
+    ) -> None:
+        exporter = SQLiteAuditExporter(os.fspath(tmp_path / "missing" / "rows.db"))
+        behind(exporter).emit(LogRecord(attributes=attributes()))
+        wait_until(lambda: exporter.lane.stats().pending == 1, "the record is accepted")
+        assert not flush_audit(200)
+        (tmp_path / "missing").mkdir()
+        assert flush_audit(60_000)
+        assert len(sqlite_rows(tmp_path / "missing" / "rows.db")) == 1
+        configure_audit("memory")  # a flush has configured nothing
+
+    def test_a_shutdown_says_whether_what_that_exporter_accepted_is_stored(
+        self, tmp_path: Path, behind: Behind
+    ) -> None:
+        exporter = SQLiteAuditExporter(os.fspath(tmp_path / "missing" / "rows.db"))
+        behind(exporter).emit(LogRecord(attributes=attributes()))
+        wait_until(lambda: exporter.lane.stats().pending == 1, "the record is accepted")
+        assert not shutdown_audit(200)
+        assert get_audit_stats().pending == 1
 
     def test_the_sdk_s_own_configuration_is_enough(self, tmp_path: Path) -> None:
         program = (
