@@ -24,6 +24,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FAILED: Final = Verdict(
     Fault.TRANSIENT, remedy="see the exporter's own log lines for what is the matter", perhaps_stored=True
 )
+_NO_RECORD: Final = Verdict(Fault.RECORD, park_at_once=True, remedy="say the event with a time that a log record has")
+_MOST_NANOSECONDS: Final = 2**64 - 1  # of OpenTelemetry's log record: unsigned, since 1970
 
 
 class ForwardingSink:
@@ -51,8 +53,7 @@ class ForwardingSink:
 
 def _record(body: bytes) -> LogRecord:
     event: dict[str, Any] = decode(body)
-    moment = datetime.fromisoformat(event["timestamp"])
-    nanoseconds = (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+    nanoseconds = _nanoseconds(event["timestamp"])
     record = LogRecord(
         timestamp=nanoseconds,
         observed_timestamp=nanoseconds,
@@ -63,3 +64,14 @@ def _record(body: bytes) -> LogRecord:
     record.span_id = int(event["span_id"] or "0", 16)
     record.trace_flags = TraceFlags(TraceFlags.SAMPLED if record.trace_id else TraceFlags.DEFAULT)
     return record
+
+
+def _nanoseconds(timestamp: Any) -> int:
+    """Return an event's time as a log record has it; an exporter fails over any other, and the whole batch with it."""
+    try:
+        nanoseconds = (datetime.fromisoformat(timestamp) - _EPOCH) // timedelta(microseconds=1) * 1000
+    except (TypeError, ValueError):  # of a record that could not become an event
+        raise SinkError(_NO_RECORD, "the time of an event cannot be read") from None
+    if not 0 <= nanoseconds <= _MOST_NANOSECONDS:
+        raise SinkError(_NO_RECORD, "the time of an event is before 1970 or after 2554, which no log record can say")
+    return nanoseconds

@@ -6,6 +6,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 import pytest
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -14,6 +15,7 @@ from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter import audit_event, configure_audit
 from tests.pipeline.said import USER, YACHT, arguments
+from tests.ways_in.receiver import Receiver
 
 SUCCESS, FAILURE = LogRecordExportResult.SUCCESS, LogRecordExportResult.FAILURE
 Answer = LogRecordExportResult | Exception
@@ -130,3 +132,18 @@ def test_an_exporter_gets_whole_records() -> None:
     }
     assert got.log_record.event_name == "part.order"
     assert got.resource.attributes["service.name"] == "shop"
+
+
+@pytest.mark.parametrize("year", [1, 1969, 2555, 9999])
+def test_an_event_whose_time_no_log_record_can_say_is_parked_and_the_others_arrive(
+    receiver: Receiver, year: int
+) -> None:
+    pipeline = configure_audit("otlp", endpoint=receiver.endpoint)
+    before = audit_event(**arguments())
+    odd = audit_event(**arguments(timestamp=datetime(year, 6, 1, tzinfo=UTC)))
+    after = audit_event(**arguments())
+    assert pipeline.force_flush(60_000)
+    assert (before.state, odd.state, after.state) == ("stored", "parked", "stored")
+    assert receiver.ids == {before.record_id, after.record_id}
+    (letter,) = pipeline.dead_letters()
+    assert "before 1970 or after 2554" in letter.error
