@@ -12,7 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from hashlib import blake2b
@@ -37,6 +37,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _IDEMPOTENCY_NAMESPACE: Final = uuid.UUID("6f0a3b52-7a3c-5c0e-9c39-1d5b8f0e2a77")
 _canonical_uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+_hexadecimal = re.compile(r"[0-9a-f]*").fullmatch
 
 _long_number = re.compile(rb"[0-9]{17}|[0-9][eE]").search
 
@@ -54,7 +55,7 @@ class AuditEvent:
     on a pipeline's settings (whether ids must be UUIDs, which fields are required) is checked by ``emit``.
     """
 
-    action: str
+    action: str = field(kw_only=False)
     entity_type: str | None = None
     entity_id: uuid.UUID | str | int | None = None
     yacht_id: uuid.UUID | str | int | None = None
@@ -82,7 +83,7 @@ class AuditEvent:
 
     def arguments(self) -> dict[str, Any]:
         """Return what was said, by argument name, without the arguments that are ``None``."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        values = ((one.name, getattr(self, one.name)) for one in fields(self))
         return {name: value for name, value in values if value is not None}
 
     @classmethod
@@ -225,6 +226,10 @@ class EventRules:
                 fragments[position] = self._text_id(value)
             except ValueError as error:
                 problems[name] = str(error)
+        for name, digits in _TRACE_IDS:
+            value = said.get(name)
+            if value is not None and not (isinstance(value, str) and len(value) == digits and _hexadecimal(value)):
+                problems[name] = f"must be {digits} hexadecimal digits"
         if not isinstance(said.get("event_name", ""), str):
             problems["event_name"] = f"must be a string, not {_kind(said['event_name'])}"
         problems.update(dict.fromkeys(said.keys() - _ARGUMENTS, "is not an argument of an audit event"))
@@ -257,6 +262,7 @@ _SURROUNDINGS: Final = tuple(
     (name, INDEX[name])
     for name in ("on_behalf_of", "source_ip", "request_id", "user_agent", "trace_id", "span_id", "event_name")
 )
+_TRACE_IDS: Final = (("trace_id", 32), ("span_id", 16))
 _USUAL: Final = _ARGUMENTS - {name for name, _ in _SURROUNDINGS}
 _UNSAID: Final = {"outcome": b'"success"', "actor_type": b'"user"'}
 
@@ -322,7 +328,7 @@ def _record_id(said: Mapping[str, Any], yacht: bytes, problems: dict[str, str]) 
         except ValueError as error:
             problems["record_id"] = str(error)
             return ""
-    if not isinstance(key, str) or not key:
+    if not isinstance(key, str) or not key.strip():
         problems["idempotency_key"] = "must be a non-empty string"
         return ""
     seed = yacht.decode() + "\n" + key.encode("utf-8", "backslashreplace").decode()

@@ -110,9 +110,15 @@ class TestChecks:
         early = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))
         assert problems(timestamp=early) == {"timestamp": "is out of the range of UTC dates"}
 
-    @pytest.mark.parametrize("value", ["", 5, b"key"])
+    @pytest.mark.parametrize("value", ["", " ", "\t\n", 5, b"key"])
     def test_an_idempotency_key_is_a_string_with_something_in_it(self, value: object) -> None:
         assert problems(idempotency_key=value) == {"idempotency_key": "must be a non-empty string"}
+
+    @pytest.mark.parametrize(("name", "digits"), [("trace_id", 32), ("span_id", 16)])
+    @pytest.mark.parametrize("value", ["", "zz", "0" * 33, "G" * 16, "g" * 32, 5, b"0" * 32])
+    def test_an_id_of_a_trace_is_hexadecimal(self, name: str, digits: int, value: object) -> None:
+        assert problems(None, **{name: value}) == {name: f"must be {digits} hexadecimal digits"}
+        compose(None, **{name: "0f" * (digits // 2)})
 
     def test_an_idempotency_key_excludes_a_record_id(self) -> None:
         assert list(problems(idempotency_key="k", record_id=RECORD)) == ["idempotency_key"]
@@ -336,6 +342,9 @@ class TestAuditEvent:
         with pytest.raises(AuditEventError) as caught:
             AuditEvent(action="a", metadata="text", signature=[1])
         assert set(caught.value.problems) == {"metadata", "signature"}
+
+    def test_the_action_may_come_first_as_in_a_call(self) -> None:
+        assert AuditEvent("a", entity_type="t") == AuditEvent(action="a", entity_type="t")
 
     def test_an_event_object_is_frozen(self) -> None:
         event = AuditEvent(action="a")
