@@ -66,7 +66,7 @@ def configure_audit(
     unmapped: str | None = None,
     ids: str | None = None,
     outbox: str | None = None,
-    outbox_dir: str | None = None,
+    outbox_dir: str | os.PathLike[str] | None = None,
     schedule_delay_millis: int | None = None,
     max_queue_size: int | None = None,
     max_export_batch_size: int | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
@@ -55,7 +56,7 @@ class SQLiteAuditExporter(AuditExporter):
 
     exporter_name = "sqlite"
 
-    def __init__(self, path: str | None = None, **options: Any) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None = None, **options: Any) -> None:
         super().__init__(path=path, **options)
 
     def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:

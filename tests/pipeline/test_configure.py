@@ -273,6 +273,14 @@ class TestFaults:
         with pytest.raises(AuditConfigurationError):
             get_audit_pipeline()
 
+    def test_files_and_directories_may_be_path_objects(self, tmp_path: Path) -> None:
+        pipeline = configure_audit("sqlite", path=tmp_path / "rows.db", outbox_dir=tmp_path / "kept")
+        assert configure_audit("sqlite", path=str(tmp_path / "rows.db"), outbox_dir=str(tmp_path / "kept")) is pipeline
+        shutdown_audit()
+        configure_audit(SQLiteAuditExporter(tmp_path / "rows.db", outbox_dir=tmp_path / "kept"))
+        receipt = audit_event(**arguments()).result(60)
+        assert [row["id"] for row in sqlite_rows(tmp_path / "rows.db")] == [receipt.record_id]
+
     def test_a_wrong_variable_is_named_with_value_and_what_is_allowed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OTEL_AUDIT_IDS", "int")
         with pytest.raises(AuditConfigurationError, match="OTEL_AUDIT_IDS='int': must be one of uuid, text"):
