@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from http import HTTPStatus
 from typing import Any
@@ -45,6 +46,8 @@ def operations_wsgi(
     :param show_values: show the rows of dead letters, too. By default action, entity and error only.
     :param origins: other origins from which a browser may ask for a retry, such as ``"https://admin.example"``.
     """
+    if inspect.iscoroutinefunction(allow):
+        raise TypeError("allow must be a plain function: a coroutine, which nobody awaits here, would let all in")
     desk = Desk(pipeline, token=token, guarded=allow is not None, show_values=show_values, origins=origins)
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -58,7 +61,7 @@ def operations_wsgi(
 def operations_asgi(
     *,
     token: str | None = None,
-    allow: Callable[[Scope], bool] | None = None,
+    allow: Callable[[Scope], bool | Awaitable[bool]] | None = None,
     pipeline: AuditPipeline | None = None,
     show_values: bool = False,
     origins: Iterable[str] = (),
@@ -66,7 +69,7 @@ def operations_asgi(
     """Return an ASGI application for operations, closed to everybody whom the application does not let in.
 
     Starlette: ``Mount("/audit", operations_asgi(token=...))``. The arguments are those of :func:`operations_wsgi`;
-    ``allow`` is asked with the ASGI scope.
+    ``allow`` is asked with the ASGI scope, and may be a coroutine function.
     """
     desk = Desk(pipeline, token=token, guarded=allow is not None, show_values=show_values, origins=origins)
 
@@ -76,7 +79,7 @@ def operations_asgi(
         path = _path_below_mount(scope)
         if path == "":
             response = _to_slash(str(scope.get("root_path", "")))
-        elif allow is not None and not allow(scope):
+        elif allow is not None and not await _answered(allow(scope)):
             response = _forbidden()
         else:  # the outbox and the sink are waited for, which must not hold up the event loop
             response = await asyncio.to_thread(desk.answer, _from_scope(scope, path))
@@ -84,6 +87,10 @@ def operations_asgi(
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
 
     return application
+
+
+async def _answered(allowed: bool | Awaitable[bool]) -> bool:
+    return await allowed if inspect.isawaitable(allowed) else bool(allowed)
 
 
 def _with_slash_wsgi(application: WSGIApp) -> WSGIApp:
@@ -111,8 +118,12 @@ def _from_scope(scope: Scope, path: str) -> DeskRequest:
 
 def _path_below_mount(scope: Scope) -> str:
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    below = path.removeprefix(root)
-    return below if below == "" or below.startswith("/") else path
+    # A proxy may have taken away what comes before the application's own mounts.
+    for prefix in (root, root.removeprefix(str(scope.get("app_root_path", "")))):
+        below = path.removeprefix(prefix)
+        if below != path and (below == "" or below.startswith("/")):
+            return below
+    return path
 
 
 def _forbidden() -> DeskResponse:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -27,6 +29,7 @@ _GAP_SECONDS: Final = 3 * SAMPLE_SECONDS
 _SHOWN_ERRORS: Final = 5
 _MAX_TEXT: Final = 400
 _MAX_NAME: Final = 120
+_MAX_DOCUMENT: Final = 20_000
 _SIGNS: Final = {"good": "✓", "warning": "!", "critical": "✕"}
 _SAID: Final = {
     "good": "Everything is delivered in time.",
@@ -246,8 +249,7 @@ def _letter(letter: Mapping[str, Any]) -> str:
     tries = f"{letter['attempts']:,} {'try' if letter['attempts'] == 1 else 'tries'}"
     row = ""
     if letter.get("row") is not None:
-        shown = orjson.dumps(letter["row"], default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
-        row = f"<details><summary>Row</summary><pre>{escape(shown.decode())}</pre></details>"
+        row = f"<details><summary>Row</summary><pre>{_document(orjson.dumps(letter['row']))}</pre></details>"
     return (
         f'<li class="letter"><div><p class="what"><b>{_name(letter["action"])}</b> {_name(letter["entity_type"])} '
         f'<code>{_name(letter["entity_id"])}</code></p><p class="error">{_text(letter["error"])}</p>'
@@ -256,6 +258,14 @@ def _letter(letter: Mapping[str, Any]) -> str:
         f'<form method="post" action="dead-letters/{quote(str(letter["record_id"]), safe="")}/retry">'
         f'<button aria-label="{_name(action)}">Retry</button></form></li>'
     )
+
+
+def _document(written: bytes) -> str:
+    text = written.decode()
+    if len(text) <= _MAX_DOCUMENT:
+        with suppress(RecursionError):  # nested deeper than Python writes: as it is
+            text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    return _text(text, _MAX_DOCUMENT)
 
 
 def _name(value: object) -> str:

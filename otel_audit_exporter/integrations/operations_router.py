@@ -47,8 +47,8 @@ def audit_router(
     def answer(request: Request, path: str) -> Response:
         asked = DeskRequest(request.method, path, dict(request.headers), dict(request.query_params))
         response = desk.answer(asked)
-        body = b"" if request.method == "HEAD" else response.body
-        return Response(body, response.status, dict(response.headers))
+        headers = {**dict(response.headers), "content-length": str(len(response.body))}
+        return Response(b"" if request.method == "HEAD" else response.body, response.status, headers)
 
     @router.api_route("/", methods=["GET", "HEAD"])
     def audit_page(request: Request) -> Response:

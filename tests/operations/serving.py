@@ -17,10 +17,10 @@ Serve = Callable[[Any], str]
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
+def serving(app: Any, **options: Any) -> Iterator[str]:
     """Serve an ASGI application; give its address."""
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, host=HOST, port=port, log_config=None, ws="none"))
+    server = uvicorn.Server(uvicorn.Config(app, host=HOST, port=port, log_config=None, ws="none", **options))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_until(lambda: server.started, "the server has started")

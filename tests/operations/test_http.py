@@ -104,7 +104,10 @@ def test_an_empty_token_opens_nothing(configured: Configure, make: Make) -> None
 @KINDS
 @pytest.mark.parametrize(
     "authorization",
-    [None, "Bearer wrong", "Bearer", "Basic !", "Basic " + base64.b64encode(b"x:wrong").decode(), TOKEN, "Bearer ü"],
+    [
+        *(None, "Bearer wrong", "Bearer", "Basic !", TOKEN, "Bearer ü", "Basic ü"),
+        "Basic " + base64.b64encode(b"x:wrong").decode(),
+    ],
 )
 def test_a_missing_or_wrong_token_is_401_everywhere(
     configured: Configure, make: Make, authorization: str | None
@@ -125,6 +128,16 @@ def test_the_token_is_taken_as_a_bearer_s_or_as_the_password_of_a_browser(config
     with strangers(make, token=TOKEN) as client:
         assert client.get("/stats", headers={"authorization": f"bearer {TOKEN}"}).status_code == 200
         assert client.get("/stats", auth=("anybody", TOKEN)).status_code == 200
+
+
+@KINDS
+def test_a_token_may_have_any_letters(configured: Configure, make: Make) -> None:
+    configured()
+    token = "päss wörd"
+    basic = b"Basic " + base64.b64encode(f"anybody:{token}".encode())
+    with strangers(make, token=token) as client:
+        for authorization in (f"Bearer {token}".encode(), basic):
+            assert client.get("/stats", headers=[(b"authorization", authorization)]).status_code == 200
 
 
 def test_a_dependency_of_the_application_lets_in_or_keeps_out(configured: Configure) -> None:
@@ -148,12 +161,39 @@ def test_a_question_to_the_application_lets_in_or_keeps_out(configured: Configur
         assert [client.get("/stats").status_code for _ in range(2)] == [403, 200]
 
 
+def test_a_question_may_be_a_coroutine_function_where_it_is_awaited(configured: Configure) -> None:
+    configured()
+
+    async def nobody(scope: Any) -> bool:
+        return False
+
+    with strangers(starlette_app, allow=nobody) as client:
+        assert client.get("/stats").status_code == 403
+    with pytest.raises(TypeError, match="plain function"):
+        operations_wsgi(allow=nobody)  # type: ignore[arg-type]  # the mistake that is looked at
+
+
 @KINDS
 def test_before_auditing_is_configured_the_answer_is_503_and_says_so(make: Make) -> None:
     with visiting(make) as client:
         answer = client.get("/health")
     assert answer.status_code == 503
     assert "configure_audit" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/audit/stats", "/api/audit/stats"], ids=["taken away", "left"])
+def test_a_mount_is_found_behind_a_prefix_whether_the_proxy_takes_it_away_or_not(
+    configured: Configure, path: str
+) -> None:
+    configured()
+    app = Starlette(routes=[Mount("/audit", operations_asgi(token=TOKEN))])
+
+    async def below_prefix(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "root_path": "/api"}, receive, send)
+
+    with serving(below_prefix, lifespan="off") as url:
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        assert "submitted" in httpx.get(url + path, headers=headers, trust_env=False).json()
 
 
 # --- what is answered -----------------------------------------------------------------------------------------------
@@ -182,7 +222,7 @@ def test_health_is_503_while_it_is_critical_and_200_otherwise(
         assert client.get("/health").json()["level"] == "good"
         stub.sink.fail(AWAY)
         emit(20)
-        wait_until(lambda: pipeline.health().level == "warning", "20 are overdue")
+        wait_until(lambda: pipeline.health().overdue == 20, "20 are overdue")
         assert (client.get("/health").status_code, client.get("/health").json()["overdue"]) == (200, 20)
         emit(40)
         wait_until(lambda: pipeline.health().level == "critical", "60 are overdue")
@@ -218,6 +258,35 @@ def test_dead_letters_show_their_rows_where_the_application_asks_for_it(
     with visiting(make, show_values=True) as client:
         assert client.get("/dead-letters").json()["dead_letters"][0]["row"]["new_values"] == {"stock": 17}
         assert "&quot;stock&quot;: 17" in client.get("/").text
+
+
+@KINDS
+def test_rows_of_dead_letters_are_shown_whatever_is_in_them(
+    configured: Configure, stub: StubExporter, make: Make
+) -> None:
+    configured()
+    deep: Any = "deep"
+    for _ in range(500):
+        deep = {"a": deep}
+    park(stub, new_values={"number": 2**70})
+    park(stub, new_values=deep)
+    park(stub, new_values={"long": "x" * 1_000_000})
+    with visiting(make, show_values=True) as client:
+        answer, page = client.get("/dead-letters"), client.get("/")
+    assert [len(letter["row"]) for letter in answer.json()["dead_letters"]] == [9] * 3
+    assert str(2**70) in answer.text
+    assert str(2**70) in page.text
+    assert page.text.count("<summary>Row</summary>") == 3
+    assert len(page.text) < 1_000_000
+
+
+@KINDS
+def test_head_says_the_length_that_get_has(configured: Configure, make: Make) -> None:
+    configured()
+    with visiting(make) as client:
+        head, get = client.head("/dead-letters"), client.get("/dead-letters")
+    assert (head.status_code, head.headers["content-length"]) == (200, str(len(get.content)))
+    assert head.content == b""
 
 
 @KINDS
