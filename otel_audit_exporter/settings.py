@@ -5,6 +5,7 @@ A value comes from an argument, else from the environment, else it is the defaul
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -136,6 +137,8 @@ def _token(value: Any) -> Any:
 def _callable(value: Any) -> Any:
     if not callable(value):
         raise ValueError("must be a callable")
+    if inspect.iscoroutinefunction(value):
+        raise ValueError("must be a plain function, not a coroutine function: nobody awaits it")
     return value
 
 

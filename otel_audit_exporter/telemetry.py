@@ -91,11 +91,12 @@ class _Source:
         """Return what is counted, which never goes down."""
         pipeline = self.pipeline()
         if pipeline is not None:
-            self._last[metric] = Counter()
+            totals: _Totals = Counter()
             for exporter in pipeline.exporters:
                 books: Books = exporter.lane.books
                 for outcome, counter in outcomes.items():
-                    self._last[metric][exporter.lane.name, outcome] = getattr(books, counter)
+                    totals[exporter.lane.name, outcome] = getattr(books, counter)
+            self._last[metric] = totals
         return self._last.get(metric, Counter())
 
     def keep_totals(self) -> None:

@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Final
 
 from otel_audit_exporter.announce import logger
@@ -20,6 +21,7 @@ SAMPLE_SECONDS: Final = 10.0
 SAMPLES: Final = 360  # an hour of them
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 _SHORTEST_PAUSE_SECONDS: Final = 0.05
+_LAST_CALL_SECONDS: Final = 1.0
 _TOLD: Final = {"good": logger.info, "warning": logger.warning, "critical": logger.error}
 
 OnHealthChange = Callable[[AuditHealth], object]
@@ -38,9 +40,10 @@ class Sample:
 class HealthWatch:
     """Looks at ``health`` on a daemon thread, several times in one export cycle.
 
-    A change of level is logged once and ``on_change`` is called with the new health, outside of every lock. What
-    gets worse is said at once, what gets better when it has been seen twice, so that nothing flickers. The
-    watch ends with :meth:`stop`, or when whoever owns ``health`` is gone.
+    A change of level is logged once and ``on_change`` is called with the new health, outside of every lock and on a
+    thread of its own, so that nothing waits for it. What gets worse is said at once, what gets better when it has
+    been seen twice, so that nothing flickers. The watch ends with :meth:`stop`, or when whoever owns ``health`` is
+    gone.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class HealthWatch:
 
     def _begin(self) -> None:
         self._thread: threading.Thread | None = None
+        self._caller = None if self._on_change is None else _Caller(self._on_change)
         self._stopped = threading.Event()
         self._told: AuditHealth = AuditHealth()
         self._better_before = False
@@ -71,13 +75,19 @@ class HealthWatch:
         if self._thread is None and not self._stopped.is_set():
             self._thread = threading.Thread(target=self._run, name="otel-audit-watch", daemon=True)
             self._thread.start()
+            if self._caller is not None:
+                self._caller.start()
 
     def stop(self, deadline: float) -> None:
-        """End the thread; return when it has ended, or at ``deadline`` (monotonic seconds)."""
+        """End the thread; return when it has ended, or at ``deadline`` (monotonic seconds).
+
+        A call of ``on_change`` that is under way is waited for for a second at most.
+        """
         self._stopped.set()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(max(deadline - time.monotonic(), 0.0))
+        if self._thread is not None:
+            _join(self._thread, deadline)
+        if self._caller is not None:
+            self._caller.end(min(deadline, time.monotonic() + _LAST_CALL_SECONDS))
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -101,12 +111,14 @@ class HealthWatch:
         while not self._stopped.wait(self._pause):
             try:
                 if not self.look():
-                    return
+                    break
                 self._problem = ""
             except AuditError as error:
                 self._stumble(error)
             except Exception as error:  # a watch that ends says nothing any more
                 self._stumble(error)
+        if self._caller is not None:
+            self._caller.end(time.monotonic())
 
     def _stumble(self, error: Exception) -> None:
         if str(error) != self._problem and not self._stopped.is_set():
@@ -139,11 +151,8 @@ class HealthWatch:
     def _tell(self, before: AuditHealth, health: AuditHealth) -> None:
         reasons = "; ".join(health.reasons) or "everything is delivered in time"
         _TOLD[health.level]("audit: health %s, was %s: %s", health.level, before.level, reasons)
-        if self._on_change is not None:
-            try:
-                self._on_change(health)
-            except Exception:
-                logger.exception("audit: on_health_change raised")
+        if self._caller is not None:
+            self._caller.tell(health)
 
     def _keep(self, health: AuditHealth, stats: AuditStats) -> None:
         now, settled = time.time(), stats.succeeded + stats.failed
@@ -153,6 +162,37 @@ class HealthWatch:
             return
         level = max(latest.level, health.level, key=LEVELS.index)
         self._samples[-1] = Sample(latest.at, level, max(latest.pending, stats.pending), settled)
+
+
+class _Caller:
+    """Calls ``on_change`` on a daemon thread, with one change after the other."""
+
+    def __init__(self, on_change: OnHealthChange) -> None:
+        self._on_change = on_change
+        self._changes: SimpleQueue[AuditHealth | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="otel-audit-health-change", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def tell(self, health: AuditHealth) -> None:
+        self._changes.put(health)
+
+    def end(self, deadline: float) -> None:
+        self._changes.put(None)
+        _join(self._thread, deadline)
+
+    def _run(self) -> None:
+        for health in iter(self._changes.get, None):
+            try:
+                self._on_change(health)
+            except BaseException:  # SystemExit, too: it would end the thread in silence
+                logger.exception("audit: on_health_change raised")
+
+
+def _join(thread: threading.Thread, deadline: float) -> None:
+    if thread is not threading.current_thread() and thread.ident is not None:
+        thread.join(max(deadline - time.monotonic(), 0.0))
 
 
 def _tell_slow(health: AuditHealth) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit_exporter import AuditHealth, configure_audit, flush_audit
+from otel_audit_exporter import AuditConfigurationError, AuditHealth, configure_audit, flush_audit
 from otel_audit_exporter.health import HealthThresholds
 from otel_audit_exporter.pipeline import AuditPipeline
 from otel_audit_exporter.watch import HealthWatch
@@ -106,6 +106,59 @@ def test_a_callback_that_raises_is_logged_and_called_again_at_the_next_change(
     assert flush_audit()
     wait_until(lambda: levels == ["warning", "good"], "its end is told")
     assert sum("on_health_change raised" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_a_callback_that_ends_its_thread_is_called_again_at_the_next_change(
+    configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    levels: list[str] = []
+
+    def leave(health: AuditHealth) -> None:
+        levels.append(health.level)
+        raise SystemExit
+
+    configured(on_health_change=leave)
+    stub.sink.fail(MISCONFIGURED)
+    emit(1)
+    wait_until(lambda: levels == ["warning"], "the hold is told")
+    stub.sink.heal()
+    assert flush_audit()
+    wait_until(lambda: levels == ["warning", "good"], "its end is told")
+    assert sum("on_health_change raised" in line for line in caplog.messages) == 2
+
+
+def test_a_callback_that_hangs_holds_up_neither_the_log_nor_the_shutdown(
+    configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    levels: list[str] = []
+    released = threading.Event()
+
+    def hang(health: AuditHealth) -> None:
+        levels.append(health.level)
+        released.wait()
+
+    pipeline = configured(on_health_change=hang)
+    stub.sink.fail(MISCONFIGURED)
+    emit(1)
+    wait_until(lambda: levels == ["warning"], "the hold is told")
+    stub.sink.heal()
+    assert flush_audit()
+    wait_until(lambda: any("health good, was warning" in line for line in caplog.messages), "the log has its end")
+    ended = threading.Thread(target=pipeline.shutdown, args=(600_000,))
+    ended.start()
+    ended.join(60)
+    assert not ended.is_alive()
+    assert levels == ["warning"]
+    released.set()
+    wait_until(lambda: levels == ["warning", "good"], "what came meanwhile is told then")
+
+
+def test_a_callback_that_nobody_would_await_is_refused(configured: Configure) -> None:
+    async def tell(health: AuditHealth) -> None: ...
+
+    with pytest.raises(AuditConfigurationError, match=r"on_health_change.*not a coroutine function"):
+        configured(on_health_change=tell)
 
 
 def test_the_callback_may_emit_look_and_shut_down(configured: Configure, stub: StubExporter) -> None:
