@@ -16,6 +16,9 @@ from otel_audit_exporter.sinks.base import SinkError
 
 logger: Final = logging.getLogger("otel_audit_exporter")
 _CAUSES: Final = 100
+_QUIET_SECONDS: Final = 60.0
+_CHANGES_AT_ONCE: Final = 5
+_NAME_LENGTH: Final = 120
 
 
 class Announcer:
@@ -24,18 +27,18 @@ class Announcer:
     def __init__(self, lane: str) -> None:
         self._lane = lane
         self._lock = threading.Lock()
-        self._cause: tuple[object, ...] | None = None
-        self._held_cause: tuple[object, ...] | None = None
-        self._parked_cause: tuple[object, ...] | None = None
+        self._failing = _ComingAndGoing()
+        self._held = _Alternating()
+        self._parked = _Alternating()
 
     def failing(self, error: SinkError, pending: int, example: bytes | None) -> None:
         """Say that events wait, why, and what to do."""
-        if self._changes("_cause", error):
+        if self._is_news(self._failing, error):
             self._say_waiting(error, pending, example)
 
     def holding(self, error: SinkError, count: int, example: bytes) -> None:
         """Say that events wait that were refused by themselves, while others may well be delivered."""
-        if self._changes("_held_cause", error):
+        if self._is_news(self._held, error):
             self._say_waiting(error, count, example)
 
     def _say_waiting(self, error: SinkError, count: int, example: bytes | None) -> None:
@@ -51,7 +54,7 @@ class Announcer:
 
     def parked(self, error: SinkError, count: int, example: bytes) -> None:
         """Say that events went to the dead letters, why, and where to see them."""
-        if not self._changes("_parked_cause", error):
+        if not self._is_news(self._parked, error):
             return
         logger.error(
             "audit %s: %d event(s) parked in the dead letters: %s. What to do: %s; then `otel-audit dead-letters "
@@ -66,18 +69,49 @@ class Announcer:
     def delivering(self) -> None:
         """Say, where a failure was announced, that it is over."""
         with self._lock:
-            if self._cause is None:
+            if self._failing.told is None:
                 return
-            self._cause = None
+            self._failing.told = None
         logger.info("audit %s: delivering again", self._lane)
 
-    def _changes(self, which: str, error: SinkError) -> bool:
+    def _is_news(self, story: _ComingAndGoing | _Alternating, error: SinkError) -> bool:
         cause = (error.verdict.fault, error.code, error.status)
         with self._lock:
-            if getattr(self, which) == cause:
-                return False
-            setattr(self, which, cause)
+            if story.told == cause or not story.may_tell(cause, time.monotonic()):
+                return False  # where it may not be told now, it is when it comes again later
+            story.told = cause
             return True
+
+
+class _ComingAndGoing:
+    """Lets a few changes be told at once, then one a minute: a sink may fail and answer in turns for hours."""
+
+    def __init__(self) -> None:
+        self.told: tuple[object, ...] | None = None
+        self._left = float(_CHANGES_AT_ONCE)
+        self._at = time.monotonic()
+
+    def may_tell(self, cause: tuple[object, ...], now: float) -> bool:
+        self._left = min(self._left + (now - self._at) / _QUIET_SECONDS, _CHANGES_AT_ONCE)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class _Alternating:
+    """Lets each cause be told once a minute: rows may be refused for one and another in turns."""
+
+    def __init__(self) -> None:
+        self.told: tuple[object, ...] | None = None
+        self._told_at: dict[tuple[object, ...], float] = {}
+
+    def may_tell(self, cause: tuple[object, ...], now: float) -> bool:
+        if now - self._told_at.get(cause, float("-inf")) < _QUIET_SECONDS:
+            return False
+        self._told_at[cause] = now
+        return True
 
 
 class Repeats:
@@ -86,7 +120,7 @@ class Repeats:
     Safe to use from any thread, and it takes no lock: at worst two threads say the first thing both.
     """
 
-    def __init__(self, quiet_seconds: float = 60.0) -> None:
+    def __init__(self, quiet_seconds: float = _QUIET_SECONDS) -> None:
         self._quiet_seconds = quiet_seconds
         self._said: dict[object, tuple[float, int]] = {}
 
@@ -106,9 +140,14 @@ class Repeats:
 
 
 def describe(body: bytes | None) -> str:
-    """Return an event's action, entity type and entity id, for a log line."""
+    """Return an event's action, entity type and entity id, for a log line: none so long or odd that it is another."""
     if body is None:
         return "none"
     fragments = split(body)
-    action, kind, entity = (parse_json(fragments[INDEX[name]]) for name in ("action", "entity_type", "entity_id"))
-    return f"{action} {kind} {entity}"
+    return " ".join(_name(parse_json(fragments[INDEX[name]])) for name in ("action", "entity_type", "entity_id"))
+
+
+def _name(value: object) -> str:
+    text = str(value)
+    text = text if len(text) <= _NAME_LENGTH else f"{text[:_NAME_LENGTH]}..."
+    return text if text.isprintable() else ascii(text)

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import otel_audit_exporter
-from otel_audit_exporter import AuditError, OutboxFullError, audit_event, audited, compat, shutdown_audit
-from otel_audit_exporter.announce import Repeats
+from otel_audit_exporter import (
+    AuditError,
+    OutboxFullError,
+    audit_event,
+    audited,
+    compat,
+    flush_audit,
+    shutdown_audit,
+)
+from otel_audit_exporter.announce import Announcer, Repeats
+from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.sinks.base import SinkError
 from tests.operations.conftest import Configure
 from tests.operations.stubs import AWAY, BAD_ROW, MISCONFIGURED, StubExporter, emit
 from tests.stack.waiting import wait_until
 
 PACKAGE = Path(otel_audit_exporter.__file__).parent
+DENIED = SinkError(Verdict(Fault.TRANSIENT), "the gateway is busy", status=503)
+GONE = SinkError(Verdict(Fault.TRANSIENT), "no answer in time", code="ReadTimeout")
+TOO_LONG = SinkError(Verdict(Fault.RECORD, park_at_once=True), "a value is too long", code="22001")
 SECRET = "s3cr3t-value-of-an-event"
 FAILURES = {"away": (AWAY, 20_000), "misconfigured": (MISCONFIGURED, 20_000), "refusing": (BAD_ROW, 100_000)}
 
@@ -42,6 +57,80 @@ def test_up_to_a_hundred_thousand_failing_events_give_fewer_than_twenty_lines(
     assert pipeline.stats().succeeded == 0
     assert 1 < len(lines(caplog)) < 20
     assert not any(SECRET in line for line in lines(caplog))
+
+
+FLAKY: dict[str, tuple[SinkError | None, ...]] = {
+    "every second write": (AWAY, None),
+    "every second write, for one and another cause": (AWAY, None, DENIED, None),
+    "for one and another cause": (AWAY, DENIED, GONE),
+}
+
+
+@pytest.mark.parametrize("flaky", FLAKY)
+def test_a_sink_that_fails_and_answers_in_turns_gives_fewer_than_twenty_lines(
+    configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture, flaky: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    pipeline = configured()
+    turns = itertools.cycle(FLAKY[flaky])
+
+    def fail_in_turns(rows: object) -> None:
+        error = next(turns)
+        if error is not None:
+            raise error
+
+    stub.sink.behaviour = fail_in_turns
+    lane = pipeline.exporters[0].lane
+    for _ in range(100):
+        emit(1)
+        lane.wait_for_attempt(time.monotonic() + 30, pipeline.exporters[0].relay.hurry)
+    assert 3 < len(lines(caplog)) < 20
+
+
+def test_rows_refused_for_two_causes_in_turns_give_one_line_for_each(
+    configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    configured()
+    emit(1)
+    assert flush_audit()
+    for turn in range(20):
+        stub.sink.fail(BAD_ROW if turn % 2 else TOO_LONG)
+        emit(1)
+        assert flush_audit()
+    parked = [line for line in lines(caplog) if "parked in the dead letters: " in line and "health" not in line]
+    assert [line.partition("dead letters: ")[2].partition(".")[0] for line in parked] == [str(TOO_LONG), str(BAD_ROW)]
+
+
+def test_the_end_of_a_failure_is_told_however_often_it_came(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    now = 1000.0
+    monkeypatch.setattr("otel_audit_exporter.announce.time.monotonic", lambda: now)
+    announcer = Announcer("stub")
+    for _ in range(50):
+        announcer.failing(AWAY, 1, None)
+        announcer.delivering()
+    told = [line.partition(":")[2][:6] for line in lines(caplog)]
+    assert told == [" 1 eve", " deliv"] * 5
+    caplog.clear()
+    announcer.failing(AWAY, 1, None)
+    assert not lines(caplog)
+    now += 61.0
+    announcer.failing(AWAY, 7, None)  # it still fails: that is told now
+    assert ["7 event(s) wait" in line for line in lines(caplog)] == [True]
+
+
+def test_an_event_s_names_cannot_fill_the_log_or_look_like_a_line_of_it(
+    configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    configured()
+    stub.sink.fail(MISCONFIGURED)
+    emit(1, action="a" * 50_000, entity_type="part\n2026-01-01 ERROR everything is lost")
+    wait_until(lambda: any("wait" in line for line in lines(caplog)), "it is told")
+    (line,) = [line for line in lines(caplog) if "wait" in line]
+    assert len(line) < 1000
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize("policy", ["raise", "log"])
