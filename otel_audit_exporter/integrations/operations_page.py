@@ -245,18 +245,23 @@ def _letters(letters: Sequence[Mapping[str, Any]], count: int) -> str:
 
 
 def _letter(letter: Mapping[str, Any]) -> str:
+    key = quote(str(letter["record_id"]), safe="")
     action = f"retry {letter['action']} {letter['entity_type']} {letter['entity_id']}"
     tries = f"{letter['attempts']:,} {'try' if letter['attempts'] == 1 else 'tries'}"
     row = ""
     if letter.get("row") is not None:
-        row = f"<details><summary>Row</summary><pre>{_document(orjson.dumps(letter['row']))}</pre></details>"
+        document = _document(orjson.dumps(letter["row"]))
+        row = (
+            f'<details id="row-{key}"><summary id="show-{key}">Row</summary>'
+            f'<pre tabindex="0">{document}</pre></details>'
+        )
     return (
         f'<li class="letter"><div><p class="what"><b>{_name(letter["action"])}</b> {_name(letter["entity_type"])} '
         f'<code>{_name(letter["entity_id"])}</code></p><p class="error">{_text(letter["error"])}</p>'
         f'<p class="when">parked {_text(str(letter["parked_at"])[:19].replace("T", " "))} UTC, {tries}, '
         f"id <code>{_name(letter['record_id'])}</code></p>{row}</div>"
-        f'<form method="post" action="dead-letters/{quote(str(letter["record_id"]), safe="")}/retry">'
-        f'<button aria-label="{_name(action)}">Retry</button></form></li>'
+        f'<form method="post" action="dead-letters/{key}/retry">'
+        f'<button id="retry-{key}" aria-label="{_name(action)}">Retry</button></form></li>'
     )
 
 
