@@ -46,7 +46,7 @@ class TrustedProxies:
         """
         address = parse_address(peer)
         if address is None and not self._unix:
-            return peer or None
+            return said(peer)
         if address is not None and address not in self:
             return str(address)
         hops = ",".join(forwarded_for).split(",")
@@ -75,6 +75,11 @@ def parse_address(text: str | None) -> Address | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
+
+
+def said(header: str | None) -> str | None:
+    """Return what a header says; None where it is missing or blank, whatever a client takes for a blank."""
+    return (header or "").strip() or None
 
 
 def request_id(given: str | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from otel_audit_exporter.context import ScopeInSteps
-from otel_audit_exporter.integrations.requests import Identification, Identity, TrustedProxies, request_id
+from otel_audit_exporter.integrations.requests import Identification, Identity, TrustedProxies, request_id, said
 
 __all__ = ["AuditMiddleware", "WsgiRequest"]
 
@@ -137,7 +137,7 @@ def surroundings(environ: Mapping[str, Any], proxies: TrustedProxies) -> dict[st
     return {
         "source_ip": proxies.source(environ.get("REMOTE_ADDR"), [str(environ.get("HTTP_X_FORWARDED_FOR", ""))]),
         "request_id": request_id(environ.get("HTTP_X_REQUEST_ID")),
-        "user_agent": environ.get("HTTP_USER_AGENT") or None,
+        "user_agent": said(environ.get("HTTP_USER_AGENT")),
     }
 
 

@@ -140,6 +140,13 @@ def test_events_know_where_the_request_came_from(serve: Served, audit_log: Audit
     assert (first.user_id, first.yacht_id, second.metadata) == (str(USER), str(YACHT), {"part": 2})
 
 
+@pytest.mark.parametrize("blank", [" ", "\x1f", "\t\x1c "])
+def test_a_blank_user_agent_is_none_and_the_request_is_served(serve: Served, blank: str, audit_log: AuditLog) -> None:
+    identity = {"user_id": USER, "yacht_id": YACHT}
+    serve({"User-Agent": blank}, lambda: [touch()], identify=lambda request: identity)
+    audit_log.assert_recorded(user_agent=None)
+
+
 def test_x_forwarded_for_is_not_believed_by_default(serve: Served, audit_log: AuditLog) -> None:
     identity = {"user_id": USER, "yacht_id": YACHT}
     serve({"X-Forwarded-For": "6.6.6.6"}, lambda: [touch()], identify=lambda request: identity)
