@@ -63,9 +63,7 @@ class AuditMiddleware:
         with steps.next() as scope:
             self._identify(request, scope)
             response = self.get_response(request)
-        if response.streaming and not response.is_async:
-            response.streaming_content = _in_steps(response.streaming_content, steps)
-        return response
+        return _streamed_in_context(response, steps)
 
     async def _serve_async(self, request: Any) -> Any:
         steps = ScopeInSteps(surroundings(request.META, self._proxies))
@@ -76,9 +74,7 @@ class AuditMiddleware:
             elif hook is not None:
                 await sync_to_async(self._identify)(request, scope)
             response = await self.get_response(request)
-        if response.streaming and response.is_async:
-            response.streaming_content = _in_async_steps(response.streaming_content, steps)
-        return response
+        return _streamed_in_context(response, steps)
 
     def _identify(self, request: Any, scope: Scope) -> None:
         if self._identification.hook is None:
@@ -97,6 +93,21 @@ class AuditMiddleware:
             self._identification.failed(error)
         else:
             self._identification.take(scope, identity)
+
+
+def _streamed_in_context(response: Any, steps: ScopeInSteps) -> Any:
+    """Return the response; a streamed one is produced, and ended, in the request's context, whoever consumes it."""
+    if response.streaming:
+        in_steps = _in_async_steps if response.is_async else _in_steps
+        response.streaming_content = in_steps(response.streaming_content, steps)
+        close = response.close
+
+        def close_in_context() -> None:
+            with steps.next():
+                close()
+
+        response.close = close_in_context
+    return response
 
 
 def _in_steps(answer: Any, steps: ScopeInSteps) -> Iterator[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -149,6 +151,36 @@ DJANGO = """
 
     wsgi, asgi = get_wsgi_application(), get_asgi_application()
 """
+EARLY = """
+    from io import BytesIO
+    from uuid import uuid4
+
+    from otel_audit_exporter.testing import AuditLog
+
+    with AuditLog() as audit_log:
+        import shop
+
+        def parts():
+            try:
+                shop.touch("stream", 1)
+                yield b"one"
+                yield b"two"
+            finally:
+                shop.touch("closed", 1)
+
+        def leave(request):
+            shop.touch("view", 1)
+            return shop.StreamingHttpResponse(parts())
+
+        shop.urlpatterns.append(shop.path("leave", leave))
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/leave", "REMOTE_ADDR": "127.0.0.1", "SERVER_NAME": "x",
+                   "SERVER_PORT": "80", "wsgi.input": BytesIO(), "wsgi.url_scheme": "http",
+                   "HTTP_X_USER": str(uuid4()), "HTTP_X_YACHT": str(uuid4())}
+        answer = shop.wsgi(environ, lambda *_: None)
+        print(next(iter(answer)))
+        answer.close()
+        print(*(event.entity_type for event in audit_log.events))
+"""
 GUNICORN = ("gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "--threads", "8")
 UVICORN = ("uvicorn", "--port", "{port}", "--no-proxy-headers", "--lifespan", "off")
 
@@ -159,6 +191,8 @@ UVICORN = ("uvicorn", "--port", "{port}", "--no-proxy-headers", "--lifespan", "o
         pytest.param(FLASK, (*GUNICORN, "shop:app"), "parts", id="flask-gunicorn"),
         pytest.param(DJANGO, (*GUNICORN, "shop:wsgi"), "parts", id="django-gunicorn"),
         pytest.param(DJANGO, (*UVICORN, "shop:asgi"), "aparts", id="django-uvicorn"),
+        pytest.param(DJANGO, (*GUNICORN, "shop:wsgi"), "aparts", id="django-gunicorn-asynchronous-stream"),
+        pytest.param(DJANGO, (*UVICORN, "shop:asgi"), "parts", id="django-uvicorn-synchronous-stream"),
     ],
 )
 def test_every_row_has_the_user_who_asked(
@@ -203,3 +237,18 @@ def test_every_row_has_the_user_who_asked(
         for number, user, yacht in users
         for kind in ("view", "stream")
     ), json.dumps(found[:3], default=str)
+
+
+def test_a_stream_that_nobody_reads_to_its_end_is_closed_in_the_requests_context(tmp_path: Path) -> None:
+    write(tmp_path, "shop.py", DJANGO)
+    write(tmp_path, "early.py", EARLY)
+    result = subprocess.run(
+        [sys.executable, "early.py"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["b'one'", "view", "stream", "closed"]
