@@ -16,6 +16,7 @@ from otel_audit_exporter.value_shapes import Items, Members, StandIn, key_text, 
 
 _NOTHING: Final = object()
 _SCALARS: Final = (str, bytes, int, float, Decimal, date, time, UUID)
+_STAND_INS: Final = 16  # as in the walk: more than anyone means
 
 
 def changed(old: Any, new: Any) -> tuple[Any, Any]:
@@ -25,8 +26,9 @@ def changed(old: Any, new: Any) -> tuple[Any, Any]:
     and the keys that only one of them has. Lists are values: they are kept whole where anything in them differs.
     Values are compared by what they mean, so that these are no change: a Decimal and its float or text, a datetime
     and its ISO text in another zone, a date or time and its text, a UUID and its text, an Enum and its value, NaN
-    and NaN. ``None`` and a key that is missing differ, as do ``True`` and ``1``. What is no object is kept, or
-    ``None`` on both sides where nothing differs. The arguments are not changed, nor are their values copied.
+    and NaN. ``None`` and a key that is missing differ, as do ``True`` and ``1``. Where nothing differs, two objects
+    leave ``({}, {})``, and anything else ``(None, None)``. Never raises for a value's sake; what cannot be compared
+    is a change. The arguments are not changed, nor are their values copied.
 
     ::
 
@@ -37,7 +39,9 @@ def changed(old: Any, new: Any) -> tuple[Any, Any]:
         difference = _difference(old, new)
     except RecursionError:  # nested too deep, or in a circle: recorded whole
         return old, new
-    return (None, None) if difference is None else difference
+    if difference is not None:
+        return difference
+    return (None, None) if _members(old) is None else ({}, {})
 
 
 def same(one: Any, other: Any) -> bool:
@@ -56,10 +60,10 @@ def _difference(old: Any, new: Any) -> tuple[Any, Any] | None:
 
 
 def _difference_of_members(
-    before: dict[str, Any], after: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    old: dict[str, Any] = {}
-    new: dict[str, Any] = {}
+    before: dict[Any, Any], after: dict[Any, Any]
+) -> tuple[dict[Any, Any], dict[Any, Any]] | None:
+    old: dict[Any, Any] = {}
+    new: dict[Any, Any] = {}
     for key in [*before, *(key for key in after if key not in before)]:
         was, is_now = before.get(key, _NOTHING), after.get(key, _NOTHING)
         difference = (was, is_now) if was is _NOTHING or is_now is _NOTHING else _difference(was, is_now)
@@ -71,22 +75,37 @@ def _difference_of_members(
     return (old, new) if old or new else None
 
 
-def _members(value: Any) -> dict[str, Any] | None:
+def _members(value: Any) -> dict[Any, Any] | None:
     """Return an object's members by their recorded keys; None for what is no object."""
     if value is None or isinstance(value, _SCALARS):
         return None
     shape = shape_of(_plain(value))
-    return {key_text(key): member for key, member in shape.pairs} if isinstance(shape, Members) else None
+    if not isinstance(shape, Members):
+        return None
+    members: dict[Any, Any] = {key_text(key): member for key, member in shape.pairs}
+    return members if len(members) == len(shape.pairs) else dict(shape.pairs)  # 1 and "1" have one text, and differ
 
 
 def _plain(value: Any) -> Any:
     """Return the value that is recorded in place of another: an Enum's, a model's fields."""
-    while isinstance(shape := shape_of(value), StandIn):
+    for _ in range(_STAND_INS):
+        shape = shape_of(value)
+        if not isinstance(shape, StandIn):
+            break
         value = shape.value
     return value
 
 
 def _means_the_same(one: Any, other: Any) -> bool:
+    try:
+        return _compared(one, other)
+    except RecursionError:
+        raise
+    except Exception:  # whatever a stranger's code raises: rather a change too many than one too few
+        return False
+
+
+def _compared(one: Any, other: Any) -> bool:
     one, other = _plain(one), _plain(other)
     for kind, compare in _COMPARISONS:
         if isinstance(one, kind) or isinstance(other, kind):
@@ -94,7 +113,7 @@ def _means_the_same(one: Any, other: Any) -> bool:
     items, others = _items(one), _items(other)
     if items is not None and others is not None:
         return len(items) == len(others) and all(map(same, items, others))
-    return _equal(one, other)
+    return bool(one == other)
 
 
 def _items(value: Any) -> Sequence[Any] | None:
@@ -104,13 +123,6 @@ def _items(value: Any) -> Sequence[Any] | None:
     if not isinstance(shape, Items):
         return None
     return sorted(shape.values, key=str) if shape.unordered else shape.values
-
-
-def _equal(one: Any, other: Any) -> bool:
-    try:
-        return bool(one == other)
-    except Exception:  # whatever a stranger's comparison raises: rather a change too many than one too few
-        return False
 
 
 def _booleans(one: Any, other: Any) -> bool:
@@ -127,11 +139,15 @@ def _numbers(one: Any, other: Any) -> bool:
             return False
     if not isinstance(one, int | float | Decimal) or not isinstance(other, int | float | Decimal):
         return False
-    if math.isnan(one) or math.isnan(other):
-        return math.isnan(one) and math.isnan(other)
-    if isinstance(one, float) != isinstance(other, float) and math.isfinite(one) and math.isfinite(other):
-        return one == other or (not isinstance(one, int) and not isinstance(other, int) and float(one) == float(other))
-    return one == other
+    if _is_nan(one) or _is_nan(other):
+        return _is_nan(one) and _is_nan(other)
+    if isinstance(one, int) or isinstance(other, int) or isinstance(one, float) == isinstance(other, float):
+        return one == other
+    return one == other or (float(one) == float(other) and math.isfinite(one) and math.isfinite(other))
+
+
+def _is_nan(number: int | float | Decimal) -> bool:
+    return number.is_nan() if isinstance(number, Decimal) else number != number
 
 
 def _moments(one: Any, other: Any) -> bool:

@@ -86,7 +86,7 @@ DIFFERENT = [
 @pytest.mark.parametrize(("old", "new"), SAME)
 def test_values_that_mean_the_same_are_no_change(old: Any, new: Any) -> None:
     assert changed({"kept": 1, "value": old}, {"kept": 2, "value": new}) == ({"kept": 1}, {"kept": 2})
-    assert changed({"value": new}, {"value": old}) == (None, None)
+    assert changed({"value": new}, {"value": old}) == ({}, {})
 
 
 @pytest.mark.parametrize(("old", "new"), DIFFERENT)
@@ -153,7 +153,7 @@ values = st.recursive(
 
 @given(st.dictionaries(st.text(max_size=3), values, max_size=4))
 def test_nothing_differs_from_itself(value: dict[str, Any]) -> None:
-    assert changed(value, dict(value)) == (None, None)
+    assert changed(value, dict(value)) == ({}, {})
 
 
 @given(st.dictionaries(st.sampled_from("abc"), values), st.dictionaries(st.sampled_from("abc"), values))
@@ -162,3 +162,34 @@ def test_both_sides_mirror_each_other(old: dict[str, Any], new: dict[str, Any]) 
     assert (there[0] or {}).keys() == (back[1] or {}).keys()
     assert (there[1] or {}).keys() == (back[0] or {}).keys()
     assert all(key in (there[0] or {}) for key in old.keys() - new.keys())
+
+
+def test_where_nothing_differs_objects_leave_empty_ones_and_anything_else_nothing() -> None:
+    assert changed({"a": 1}, {"a": 1.0}) == ({}, {})
+    assert changed(Part("a", 1), {"name": "a", "stock": 1}) == ({}, {})
+    assert changed([1], [1]) == changed(1, 1) == changed(None, None) == (None, None)
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+class Itself:
+    def model_dump(self) -> Any:
+        return self
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(10**400, 1), (10**400, 1.5), (float("inf"), 10**400), (Decimal("sNaN"), 1),
+     ({Unprintable()}, {Unprintable()}), (Itself(), Itself())],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_a_value_of_any_kind_is_compared_without_raising(old: Any, new: Any) -> None:
+    assert changed({"value": old, "same": 1}, {"value": new, "same": 1}) == ({"value": old}, {"value": new})
+    assert changed({"value": old}, {"value": old}) == ({}, {})
+
+
+def test_different_keys_with_the_same_text_are_kept_apart() -> None:
+    assert changed({1: "a", "1": "b"}, {1: "c", "1": "b"}) == ({1: "a"}, {1: "c"})
