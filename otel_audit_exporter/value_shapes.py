@@ -204,7 +204,18 @@ def _field(value: object, name: str) -> object:
 
 
 def _model(value: Any) -> Shape:
-    return StandIn(value.model_dump())
+    try:
+        return StandIn(_dumped(value))
+    except Exception:  # a circle, too deep a nesting, one field's serializer
+        names = [name for name, said in type(value).model_fields.items() if not said.exclude]
+        return Members([(name, _field(value, name)) for name in names])
+
+
+def _dumped(value: Any) -> object:
+    try:
+        return value.model_dump(warnings=False)  # pydantic's warnings show values, secrets among them
+    except TypeError:  # a model_dump of another make
+        return value.model_dump()
 
 
 def _old_model(value: Any) -> Shape:

@@ -439,6 +439,37 @@ def test_pydantic_models_are_objects_and_their_fields_are_redacted() -> None:
     }
 
 
+def test_a_pydantic_model_in_a_circle_or_with_a_serializer_that_fails_keeps_its_fields() -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class Node(pydantic.BaseModel):  # type: ignore[misc,name-defined]  # a module found at run time
+        name: str
+        token: str = SECRET
+        hidden: int = pydantic.Field(default=1, exclude=True)
+        inside: list[Node] = pydantic.Field(default_factory=list)
+
+        @pydantic.field_serializer("name")  # type: ignore[untyped-decorator]  # the same
+        def _name(self, name: str) -> str:
+            return name + 1 if name == "bad" else name  # type: ignore[operator]  # the point of the test
+
+    node = Node(name="a")
+    node.inside.append(node)
+    assert encoded(node) == {"name": "a", "token": REDACTED, "inside": ["<cycle>"]}
+    assert encoded([Node(name="bad")]) == [{"name": "bad", "token": REDACTED, "inside": []}]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_pydantic_model_with_a_value_of_another_type_shows_it_in_no_warning() -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class User(pydantic.BaseModel):  # type: ignore[misc,name-defined]  # a module found at run time
+        password: str
+
+    user = User(password="x")
+    user.password = 12345  # type: ignore[assignment]  # what goes wrong in applications
+    assert encoded({"user": user}) == {"user": {"password": REDACTED}}
+
+
 @pytest.mark.parametrize(
     "value",
     [
