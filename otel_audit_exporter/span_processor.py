@@ -53,6 +53,11 @@ class _Seen:
                 self._ids.popitem(last=False)
             return True
 
+    def discard(self, record_id: str) -> None:
+        """Forget an id."""
+        with self._lock:
+            self._ids.pop(record_id, None)
+
     def knows(self, record_id: str) -> bool:
         """Tell whether an id is remembered."""
         return record_id in self._ids
@@ -109,6 +114,7 @@ class AuditSpanProcessor(SpanProcessor):
             try:
                 self._record(span, event, scope)
             except Exception as error:
+                self._seen.discard(_normal((event.attributes or {}).get(AUDIT_RECORD_ID)) or "")
                 self._say_rejected(span, error)
 
     def shutdown(self) -> None:

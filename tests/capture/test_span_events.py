@@ -187,6 +187,15 @@ def test_a_wrong_one_is_logged_and_counted_and_the_span_ends(
     assert "hunter2" not in caplog.text
 
 
+def test_an_id_whose_event_could_not_be_recorded_may_come_again(audit_log: AuditLog, spans: Spans) -> None:
+    record_id = str(uuid4())
+    for wrong in ({"audit.target.id": "none"}, {}):
+        with spans.tracer.start_as_current_span("request") as span:
+            span.add_event("x", attributes(**{"audit.record.id": record_id, **wrong}))
+    audit_log.assert_recorded(record_id=record_id)
+    assert get_audit_stats().rejected == 1
+
+
 def test_without_a_pipeline_spans_end_and_an_error_is_logged(
     spans: Spans, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
