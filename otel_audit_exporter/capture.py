@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import date, time
+from decimal import Decimal
+from enum import Enum
 from logging import ERROR
 from typing import Any, Final, ParamSpec, TypeVar, cast
+from uuid import UUID
+
+import orjson
 
 from otel_audit_exporter.api import ActorType, Identifier, audit_event
 from otel_audit_exporter.configure import running_pipeline, say_once
@@ -19,7 +26,7 @@ R = TypeVar("R")
 
 _Source = Callable[["Arguments", Any], Any]
 _RESULT: Final = "result"
-_IMMUTABLE: Final = (str, bytes, int, float, type(None))
+_IMMUTABLE: Final = (str, bytes, int, float, type(None), Decimal, date, time, UUID, Enum)
 _PLAIN: Final = Encoder()
 
 
@@ -49,8 +56,9 @@ def audited(
     Each of ``entity_id``, ``new_values``, ``old_values``, ``yacht_id``, ``user_id``, ``metadata``, ``on_behalf_of``
     and ``idempotency_key`` is one of:
 
-    - the name of a parameter of the function, for that argument, or a path from it through attributes and keys
-      (``"payload.part.id"``); ``"result"`` is what the function returned. Any other string is a plain value;
+    - the name of a parameter of the function (or of an argument among its ``**kwargs``), for that argument, or a
+      path from it through attributes and keys (``"payload.part.id"``); ``"result"`` is what the function returned.
+      Any other string is a plain value;
     - a callable, called when the function has ended with ``(arguments, result)``, or with as many of them as it
       takes: ``arguments`` has every argument by name (``arguments["id"]``, or ``arguments.id``), defaults included,
       and ``result`` is None where the function raised. For coroutine functions it may be one itself;
@@ -84,6 +92,8 @@ def audited(
     }
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        if isinstance(function, staticmethod | classmethod):  # decorated outside of @staticmethod: it stays one
+            return type(function)(decorate(function.__func__))
         _refuse_what_has_no_end(function)
         plan = _Plan(_signature(function), fixed, sources, old_values)
         wrap = _around_coroutine if _is_coroutine_function(function) else _around_function
@@ -111,6 +121,7 @@ class _Plan:
         self, signature: inspect.Signature, fixed: Mapping[str, Any], sources: Mapping[str, Any], old: Any
     ) -> None:
         self.signature = signature
+        self.keywords = next((name for name, one in signature.parameters.items() if one.kind is one.VAR_KEYWORD), None)
         self.fixed = fixed
         self.sources = {name: self._source(source) for name, source in sources.items() if source is not None}
         self.old = None if old is None else self._source(old)
@@ -122,7 +133,8 @@ class _Plan:
         except TypeError:
             return None
         bound.apply_defaults()
-        return _Call(self, Arguments(bound.arguments))
+        more = bound.arguments[self.keywords] if self.keywords else {}
+        return _Call(self, Arguments({**more, **bound.arguments}))
 
     def _source(self, said: Any) -> _Source:
         """Return how to get a value: from an argument or a part of it, from a callable, or as it is."""
@@ -132,6 +144,8 @@ class _Plan:
                 return lambda arguments, result: _follow(path, arguments[name])
             if name == _RESULT:
                 return lambda arguments, result: _follow(path, result)
+            if self.keywords:  # may come as one of **kwargs
+                return lambda arguments, result: _follow(path, arguments[name]) if name in arguments else said
         elif callable(said):
             count = _takes(said)
             return lambda arguments, result: said(*(arguments, result)[:count])
@@ -273,7 +287,7 @@ def _snapshot(value: Any) -> Any:
     if isinstance(value, _IMMUTABLE):
         return value
     written = _PLAIN.value(value)
-    return written.decode() if written[:1] in (b"{", b"[") else value
+    return written.decode() if written[:1] in (b"{", b"[") else orjson.loads(written)
 
 
 def _not_awaitable(value: Any) -> Any:
@@ -315,6 +329,10 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(function, eval_str=True)
     except Exception:  # annotations that name what is not there (yet)
+        if sys.version_info >= (3, 14):
+            from annotationlib import Format
+
+            return inspect.signature(function, annotation_format=Format.FORWARDREF)
         return inspect.signature(function)
 
 

@@ -191,6 +191,8 @@ class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(
         self.__exit__()
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        if isinstance(function, staticmethod | classmethod):  # decorated outside of @staticmethod: it stays one
+            return type(function)(self(function.__func__))
         if isinstance(function, type) or not callable(function):
             raise AuditConfigurationError("audit_context(...) decorates functions, not classes or other objects")
         if inspect.isasyncgenfunction(function):

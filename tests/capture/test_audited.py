@@ -276,6 +276,51 @@ def test_methods_are_audited_with_their_self(audit_log: AuditLog) -> None:
     assert [event.new_values for event in audit_log.events] == [{"kind": "store"}, None, None]
 
 
+def test_static_and_class_methods_may_be_decorated_on_either_side(audit_log: AuditLog) -> None:
+    class Service:
+        @update(new_values="result")
+        @staticmethod
+        def static(part_id: UUID) -> int:
+            return 1
+
+        @update(new_values="result")
+        @classmethod
+        def of_class(cls, part_id: UUID) -> str:
+            return cls.__name__
+
+    assert Service().static(PART) == Service.static(PART) == 1
+    assert Service().of_class(PART) == Service.of_class(PART) == "Service"
+    assert [event.new_values for event in audit_log.events] == [1, 1, "Service", "Service"]
+
+
+def test_arguments_among_the_keyword_arguments_are_taken_by_name_too(audit_log: AuditLog) -> None:
+    @update(new_values="payload.stock", metadata=lambda arguments: {"names": sorted(arguments), "q": arguments.q})
+    def handler(*positional: int, **kwargs: Any) -> None: ...
+
+    handler(1, part_id=PART, payload={"stock": 3}, q=1)
+    names = ["kwargs", "part_id", "payload", "positional", "q"]
+    audit_log.assert_recorded(entity_id=PART, new_values=3, metadata={"names": names, "q": 1})
+    update(entity_id=PART, new_values="no such argument")(lambda **kwargs: None)()
+    audit_log.assert_recorded(new_values="no such argument")
+
+
+def test_the_state_before_of_an_object_that_has_only_a_text_is_taken_before(audit_log: AuditLog) -> None:
+    class Tank:
+        level = 3
+
+        def __str__(self) -> str:
+            return f"at {self.level}"
+
+    tank = Tank()
+
+    @update(old_values=lambda arguments: tank)
+    def handler(part_id: UUID) -> None:
+        tank.level = 2
+
+    handler(PART)
+    assert str(audit_log.events[0].old_values).endswith("Tank> at 3")
+
+
 def _generator() -> Iterator[int]:
     yield 1
 

@@ -169,6 +169,25 @@ def test_it_decorates_functions_coroutines_and_generators(audit_log: AuditLog) -
     assert users(audit_log) == [str(USER)] * 6
 
 
+def test_it_decorates_static_and_class_methods_on_either_side(audit_log: AuditLog) -> None:
+    context = audit_context(yacht_id=YACHT, user_id=USER)
+
+    class Service:
+        @context
+        @staticmethod
+        def static() -> None:
+            touch()
+
+        @classmethod
+        @context
+        def of_class(cls) -> None:
+            touch()
+
+    Service().static()
+    Service().of_class()
+    assert users(audit_log) == [str(USER)] * 2
+
+
 def test_between_the_steps_of_a_generator_its_caller_is_itself(audit_log: AuditLog) -> None:
     @audit_context(user_id=OTHER)
     def generator() -> Iterator[None]:
