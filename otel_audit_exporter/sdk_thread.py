@@ -26,20 +26,22 @@ class SdkThread:
 
     def _start(self) -> None:
         self._pid = os.getpid()
+        self._ended = False
         self._work: SimpleQueue[Work | None] = SimpleQueue()
         threading.Thread(target=self._serve, args=(self._work,), name="otel-audit-sdk", daemon=True).start()
 
     def end(self) -> None:
         """End the thread, after what it was asked for."""
         if self._pid == os.getpid():
+            self._ended = True
             self._work.put(None)
 
     def run(self, calls: Iterable[Callable[[], Any]], deadline: float) -> bool:
         """Have ``calls`` made; False where they are not through at ``deadline`` (they go on)."""
-        if self._pid != os.getpid():
+        if self._ended or self._pid != os.getpid():
             try:
                 self._start()
-            except RuntimeError:  # a child that is ending: the outbox has what the SDK's queue had
+            except RuntimeError:  # a process that is ending: the outbox has what the SDK's queue had
                 return False
         done = threading.Event()
         self._work.put((calls, done))

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from otel_audit_exporter import configure_audit, shutdown_audit
+from otel_audit_exporter.testing import AuditLog
+
 APPLICATION = """
     import uuid
 
@@ -149,6 +152,14 @@ def test_configure_audit_checks_its_arguments_and_returns_the_fixtures_pipeline(
     )
     result = project.pytest("-W", "error")
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_after_a_configuration_of_the_code_under_test_the_end_waits_for_nothing() -> None:
+    with AuditLog() as audit_log:
+        for keys in (["pin"], ["iban"]):
+            configure_audit("supabase", redact_keys=keys)
+            assert shutdown_audit(timeout_millis=600_000)  # longer than a test may take
+        audit_log.assert_nothing_recorded()
 
 
 def test_it_works_with_async_tests_and_under_xdist(project: Project) -> None:

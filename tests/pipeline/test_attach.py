@@ -172,6 +172,13 @@ def test_shutting_the_pipeline_down_leaves_the_provider_alone(provider: LoggerPr
     assert [one.log_record.body for one in seen.get_finished_logs()] == [None, "goes on"]
 
 
+def test_a_flush_after_the_shutdown_waits_for_nothing(provider: LoggerProvider) -> None:
+    pipeline = attach_audit(provider, "sqlite")
+    audit_event(**arguments())
+    assert pipeline.shutdown()
+    assert pipeline.force_flush(timeout_millis=600_000)  # longer than a test may take
+
+
 def test_ordinary_records_of_the_provider_are_no_events(provider: LoggerProvider) -> None:
     pipeline = attach_audit(provider, "sqlite")
     provider.get_logger("application").emit(LogRecord(body="text"))
