@@ -6,7 +6,6 @@ line. It is plain JSON for whoever reads it, and a row is cut out of it without 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -25,6 +24,7 @@ from opentelemetry.trace import SpanContext, get_current_span
 from otel_audit_exporter.attributes import ACTOR_TYPES, FIELDS, INDEX, OUTCOMES
 from otel_audit_exporter.encoding import Encoder
 from otel_audit_exporter.errors import AuditEventError
+from otel_audit_exporter.json_text import plain_json
 
 if hasattr(os, "register_at_fork"):  # a child must not draw the ids that its parent draws
     os.register_at_fork(after_in_child=uuid_utils.reseed_rng)
@@ -278,13 +278,13 @@ def decode(body: bytes) -> dict[str, Any]:
 
 
 def parse_json(fragment: bytes) -> Any:
-    """Return the value of a JSON document, integers of any size exactly."""
-    if _long_number(fragment):
-        return json.loads(fragment)
-    try:
-        return orjson.loads(fragment)
-    except orjson.JSONDecodeError:  # nested deeper than orjson reads
-        return json.loads(fragment)
+    """Return the value of a JSON document, integers of any size exactly, at any depth."""
+    if not _long_number(fragment):
+        try:
+            return orjson.loads(fragment)
+        except orjson.JSONDecodeError:  # nested deeper than orjson reads
+            pass
+    return plain_json(fragment.decode())
 
 
 def _plain_text(value: Any) -> str:

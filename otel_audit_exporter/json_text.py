@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 from json.decoder import scanstring  # type: ignore[attr-defined]  # public in effect, missing in typeshed
 from typing import Any
 
@@ -13,6 +14,7 @@ NOT_JSON = object()
 JSON_OPENERS = frozenset('{["' + " \t\n\r")  # a text that starts otherwise need not be looked at
 
 _SHORT_INT = 18  # digits that fit 64 bits whatever they are
+_INT_SAFE_DIGITS = 640  # int(str) works up to here under the lowest sys.set_int_max_str_digits
 _SPACE = " \t\n\r"
 _TOKEN = re.compile(
     r"[ \t\n\r]*(?:(?P<mark>[\[\]{},:])|(?P<quote>\")|(?P<constant>NaN|-?Infinity)|(?P<word>true|false|null)"
@@ -54,6 +56,22 @@ def parse_json(text: str, *, lenient: bool = False) -> object:
         return NOT_JSON
 
 
+def plain_json(text: str) -> object:
+    """Return the value of any JSON document in Python's own types, integers of any size and any depth included.
+
+    A number with a fraction or an exponent is a float; of repeated keys the last counts. Raises ValueError for
+    what is no JSON document.
+    """
+    try:
+        return _PLAIN.decode(text)
+    except RecursionError:
+        return _PlainParser(text, lenient=False).parse()
+
+
+def _any_int(text: str) -> int:
+    return int(text) if len(text) <= _INT_SAFE_DIGITS else int(Decimal(text))
+
+
 def _exact_int(text: str) -> object:
     return int(text) if len(text) <= _SHORT_INT and text != "-0" else JsonNumber(text)
 
@@ -84,6 +102,7 @@ def _decoder(*, strict: bool) -> json.JSONDecoder:
 
 _STRICT = _decoder(strict=True)
 _LENIENT = _decoder(strict=False)
+_PLAIN = json.JSONDecoder(parse_int=_any_int, parse_constant=_refuse)
 
 
 def _parse_deep(text: str, lenient: bool) -> object:
@@ -180,3 +199,15 @@ class _DeepParser:
             raise ValueError("no token")
         self._at = token.end()
         return token
+
+
+class _PlainParser(_DeepParser):
+    """The same for `plain_json`."""
+
+    def _add(self, value: object) -> None:
+        super()._add(dict(value) if isinstance(value, JsonObject) else value)
+
+    def _scalar(self, token: re.Match[str]) -> object:
+        if number := token["number"]:
+            return float(number) if token["fraction"] or token["exponent"] else _any_int(number)
+        return super()._scalar(token)

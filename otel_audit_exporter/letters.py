@@ -6,7 +6,9 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import IO
+from typing import IO, Any
+
+import orjson
 
 from otel_audit_exporter.deadletters import DeadLetter, ParkedEvent
 from otel_audit_exporter.errors import AuditDeliveryError
@@ -56,11 +58,7 @@ class DeadLetters:
         return self._lane.dead_letters.remove(id)
 
     def _letter(self, parked: ParkedEvent) -> DeadLetter:
-        text = self._lane.row_of(parked.body)
-        try:
-            row = parse_json(text)
-        except RecursionError:  # nested deeper than Python reads: shown as its text
-            row = text.decode()
+        row = _shown(self._lane.row_of(parked.body))
         return parked.letter(row if isinstance(row, dict) else {"record": row})
 
     def _retry(self, parked: ParkedEvent) -> bool:
@@ -80,3 +78,12 @@ class DeadLetters:
         else:
             self._lane.books.count(recovered=1, succeeded=1)
         return True
+
+
+def _shown(row: bytes) -> Any:
+    """Return a row's values; its text where it is nested deeper, or has longer numbers, than common tools take."""
+    try:
+        orjson.dumps(orjson.loads(row))
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return row.decode()
+    return parse_json(row)

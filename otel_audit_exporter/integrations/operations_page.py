@@ -268,7 +268,7 @@ def _letter(letter: Mapping[str, Any]) -> str:
 def _document(written: bytes) -> str:
     text = written.decode()
     if len(text) <= _MAX_DOCUMENT:
-        with suppress(RecursionError):  # nested deeper than Python writes: as it is
+        with suppress(RecursionError, ValueError):  # deeper, or with longer numbers, than Python writes: as it is
             text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
     return _text(text, _MAX_DOCUMENT)
 

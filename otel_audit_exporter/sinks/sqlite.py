@@ -6,7 +6,6 @@ with several writers can corrupt it in SQLite 3.7.0 to 3.51.2 (https://sqlite.or
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sqlite3
@@ -20,7 +19,9 @@ from typing import Any, Final
 
 import orjson
 
+from otel_audit_exporter.encoding import Encoder
 from otel_audit_exporter.faults import OUT_OF_TIME, Fault, Verdict
+from otel_audit_exporter.json_text import NOT_JSON, JsonNumber, parse_json
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, seconds_left
 
 DEFAULT_NOT_NULL: Final = frozenset({"yacht_id", "entity_type", "action", "entity_id", "created_at"})
@@ -29,11 +30,12 @@ DEFAULT_NOT_NULL: Final = frozenset({"yacht_id", "entity_type", "action", "entit
 _BUSY_STEP_SECONDS: Final = 0.1
 _PAUSE_SECONDS: Final = 0.005
 
-# orjson reads an integer beyond 64 bits as a float; the slower decoder keeps every digit.
-_LONG_NUMBER: Final = re.compile(rb"\d{19}")
+# orjson rounds numbers with more digits than a double has; the slower reader keeps every one.
+_LONG_NUMBER: Final = re.compile(rb"\d{18}")
 _SQLITE_INTEGERS: Final = range(-(2**63), 2**63)
+_LOSSLESS: Final = Encoder()
 
-_NO_ROW: Final = Verdict(Fault.RECORD, "make rows for this sink's columns, nested less than 1000 deep")
+_NO_ROW: Final = Verdict(Fault.RECORD, "make rows for this sink's columns")
 
 
 class SQLiteSink:
@@ -150,9 +152,9 @@ class SQLiteSink:
 
     def _values(self, row: bytes) -> list[Any]:
         try:
-            fields = json.loads(row) if _LONG_NUMBER.search(row) else orjson.loads(row)
+            fields = _fields(row)
             return [encode(fields[name]) for name, encode in zip(self._columns, self._encoders, strict=True)]
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             raise SinkError(_NO_ROW, "a row is no JSON object with a value for every column") from None
 
     @contextmanager
@@ -165,7 +167,21 @@ class SQLiteSink:
             self._lock.release()
 
 
+def _fields(row: bytes) -> Any:
+    if not _LONG_NUMBER.search(row):
+        try:
+            return orjson.loads(row)
+        except orjson.JSONDecodeError:  # nested too deep, a number beyond a double, or no JSON
+            pass
+    fields = parse_json(row.decode())
+    if fields is NOT_JSON:
+        raise ValueError("no JSON object")
+    return fields
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, JsonNumber):
+        value = int(value.text) if len(value.text) < 20 and value.text.isdigit() else value.text
     if isinstance(value, dict | list) or (isinstance(value, int) and value not in _SQLITE_INTEGERS):
         return _json_text(value)
     return value
@@ -175,9 +191,9 @@ def _json_text(value: Any) -> str | None:
     if value is None:
         return None
     try:
-        return orjson.dumps(value).decode()
-    except TypeError:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_SUBCLASS).decode()
+    except TypeError:  # what only the slower reader gives, or nested too deep
+        return _LOSSLESS.value([value])[1:-1].decode()  # in a list: a string stays one, whatever it holds
 
 
 def _quoted(name: str) -> str:

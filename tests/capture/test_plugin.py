@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import textwrap
+import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from otel_audit_exporter import configure_audit, shutdown_audit
+from otel_audit_exporter import audit_event, configure_audit, shutdown_audit
 from otel_audit_exporter.testing import AuditLog
 
 APPLICATION = """
@@ -219,3 +221,18 @@ def test_unittest_users_have_the_same_as_a_context_manager(project: Project) -> 
         [sys.executable, "-W", "error", "check.py"], cwd=project.folder, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_values_of_any_depth_and_any_size_are_recorded(audit_log: AuditLog) -> None:
+    deep: Any = 10**5000
+    for _ in range(5_000):
+        deep = [deep]
+    for values in ({"n": 2**70}, {"n": 10**5000}, {"deep": deep}):
+        record(values)
+    assert audit_log.events[1].new_values == {"n": 10**5000}
+    assert len(audit_log.events) == 3
+
+
+def record(values: Any) -> None:
+    someone = uuid.uuid4()
+    audit_event("count", entity_type="part", entity_id=someone, yacht_id=someone, user_id=someone, new_values=values)

@@ -173,3 +173,15 @@ def test_exporters_that_keep_nothing_are_told_with_exit_code_2(workspace: Worksp
 def test_a_list_of_exporters_means_the_first_one(parked: Workspace, environment: Callable[[str, object], None]) -> None:
     environment("OTEL_AUDIT_EXPORTER", "sqlite, memory")
     assert len(_ids(parked)) == 2
+
+
+def test_one_with_a_huge_number_or_any_depth_is_listed_and_exported_with_the_others(workspace: Workspace) -> None:
+    workspace.create_table("action NOT LIKE 'refused%'")
+    nested = ('{"a":' * depth + "1" + "}" * depth for depth in (400, 3_000))
+    for index, values in enumerate(["[1" + "0" * 5000 + "]", *nested]):
+        lines = [workspace.event("good"), {**workspace.event(f"refused_{index}"), "new_values": values}]
+        assert workspace.run("emit", workspace.write_lines(*lines)).code == 1
+    assert len(_ids(workspace)) == 3
+    assert workspace.run("dead-letters", "export", "letters.jsonl").code == 0
+    for record_id in _ids(workspace):
+        assert workspace.run("dead-letters", "show", record_id).code == 0

@@ -290,6 +290,22 @@ def test_head_says_the_length_that_get_has(configured: Configure, make: Make) ->
 
 
 @KINDS
+@pytest.mark.parametrize("value", [2**70, 10**5000, "deep"], ids=["2**70", "10**5000", "deep"])
+def test_a_dead_letter_with_a_huge_number_or_any_depth_is_shown_too(
+    configured: Configure, stub: StubExporter, make: Make, value: Any
+) -> None:
+    configured()
+    for _ in range(3000 if value == "deep" else 1):
+        value = [value]
+    park(stub, new_values=value)
+    with visiting(make, show_values=True) as client:
+        assert client.get("/dead-letters").text.count("00000000000000000000" if value == [10**5000] else "row") >= 1
+        assert client.get("/").status_code == 200
+    with visiting(make) as client:
+        assert client.get("/dead-letters").status_code == 200
+
+
+@KINDS
 def test_what_is_not_there_is_404_and_a_wrong_method_405(configured: Configure, make: Make) -> None:
     configured()
     with visiting(make) as client:

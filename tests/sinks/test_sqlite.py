@@ -74,6 +74,25 @@ def test_a_long_integer_keeps_every_digit(sink: SQLiteSink, path: Path) -> None:
     assert stored["entity_id"] == str(2**80)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "[" * 10_000 + "]" * 10_000,
+        '{"a":' * 3_000 + '["[1.10]"]' + "}" * 3_000,
+        "1" + "0" * 5000,
+        "[1.10,1e400,-0,0.12345678901234567890123]",
+        f'{{"a":{2**70},"b":{{"c":1,"c":2}}}}',
+    ],
+    ids=["deep", "deep objects", "huge", "exact numbers", "repeated keys"],
+)
+def test_json_of_any_depth_and_any_number_is_kept_to_the_letter(sink: SQLiteSink, path: Path, value: str) -> None:
+    rows = [new_row(new_values="JSON", old_values="[1]").replace(b'"JSON"', value.encode()), new_row()]
+    sink.insert(rows, soon())
+    stored, _ = read(path)
+    assert stored["new_values"] == value
+    assert stored["old_values"] == '"[1]"'
+
+
 def test_other_columns_hold_text_and_an_object_in_them_is_json(sink: SQLiteSink, path: Path) -> None:
     sink.insert([new_row(entity_id=42, action={"a": 1})], soon())
     [stored] = read(path)

@@ -24,7 +24,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_audit_exporter.encoding import Encoder, quick_json
-from otel_audit_exporter.json_text import NOT_JSON, JsonNumber, JsonObject, _DeepParser, parse_json
+from otel_audit_exporter.json_text import (
+    NOT_JSON,
+    JsonNumber,
+    JsonObject,
+    _DeepParser,
+    _PlainParser,
+    parse_json,
+    plain_json,
+)
 from otel_audit_exporter.redaction import REDACTED, Redactor
 from otel_audit_exporter.value_walk import ValueWalk
 
@@ -688,6 +696,27 @@ def test_text_is_parsed_the_same_at_any_depth(value: object) -> None:
         else:
             with pytest.raises(ValueError, match=r".+"):
                 _DeepParser(text, lenient).parse()
+
+
+@given(json_native | st.integers() | st.lists(finite))
+def test_a_document_comes_back_as_pythons_own_decoder_has_it_at_any_depth(value: object) -> None:
+    text = json.dumps([value, {"a": 1, "a ": 1.5}], indent=1)
+    repeated = text.replace('"a "', '"a"')
+    for said in (text, repeated):
+        expected = json.loads(said)
+        assert plain_json(said) == _PlainParser(said, lenient=False).parse() == expected
+        assert repr(plain_json(said)) == repr(expected)
+
+
+def test_a_document_of_any_depth_with_an_integer_of_any_size_is_read() -> None:
+    number = 10**5000 + 7
+    value = plain_json("[" * 20_000 + ENCODER.value(number).decode() + "]" * 20_000)
+    for _ in range(20_000):
+        [value] = value  # type: ignore[misc]  # a list
+    assert value == number
+    for wrong in ("", "[", "NaN", "[1] 2", "[" * 20_000):
+        with pytest.raises(ValueError, match=r".+"):
+            plain_json(wrong)
 
 
 @given(st.text('[]{}",:0123456789.-+eEtruefalsnNIy \n\\', max_size=12).map(lambda text: f"[{text}]"))
