@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import IO
 
-import orjson
-
-from otel_audit_exporter.event import decode
+from otel_audit_exporter.attributes import FIELDS, JSON_FIELDS
+from otel_audit_exporter.event import parse_json, split
 
 
 class ConsoleSink:
@@ -25,7 +24,7 @@ class ConsoleSink:
 
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
         """Print the events."""
-        text = "".join(f"{self._line(decode(body))}\n" for body in rows)
+        text = "".join(f"{self._line(_fragments(body))}\n" for body in rows)
         out = self._out or sys.stdout
         with self._lock:
             try:
@@ -43,28 +42,31 @@ class ConsoleSink:
         self._lock = threading.Lock()
 
 
-def _json_line(event: dict[str, Any]) -> str:
-    return orjson.dumps({name: value for name, value in event.items() if value is not None}).decode()
+def _fragments(body: bytes) -> dict[str, str]:
+    """Return the JSON of each field that has a value: as it stands, since not everything can be encoded again."""
+    named = zip(FIELDS, split(body), strict=False)
+    return {name: fragment.decode() for name, fragment in named if fragment != b"null"}
 
 
-def _readable_line(event: dict[str, Any]) -> str:
+def _json_line(event: dict[str, str]) -> str:
+    return "{" + ",".join(f'"{name}":{fragment}' for name, fragment in event.items()) + "}"
+
+
+def _readable_line(event: dict[str, str]) -> str:
+    said = {name: str(parse_json(text.encode())) for name, text in event.items() if name not in JSON_FIELDS}
     parts = [
-        str(event["timestamp"]),
-        str(event["action"]),
-        f"{event['entity_type']}/{event['entity_id']}",
-        f"by {event['user_id'] or event['actor_type']}",
+        said["timestamp"],
+        said["action"],
+        f"{said.get('entity_type')}/{said.get('entity_id')}",
+        f"by {said.get('user_id') or said.get('actor_type')}",
     ]
-    if event["outcome"] != "success":
-        parts.append(str(event["outcome"]).upper())
-    old, new = event["old_values"], event["new_values"]
+    if said.get("outcome") != "success":
+        parts.append(said.get("outcome", "unknown").upper())
+    old, new = event.get("old_values"), event.get("new_values")
     if old is not None or new is not None:
-        parts.append(f"{_short(old)} -> {_short(new)}")
+        parts.append(f"{old or '-'} -> {new or '-'}")
     return "".join(char if char.isprintable() else _escaped(char) for char in "  ".join(parts))
 
 
 def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode()
-
-
-def _short(value: Any) -> str:
-    return "-" if value is None else orjson.dumps(value).decode()

@@ -77,6 +77,15 @@ def test_console_keeps_to_one_line_whatever_is_said(tmp_path: Path) -> None:
     assert "\x9b" not in ran.out
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_console_prints_numbers_and_depths_of_any_size(tmp_path: Path, form: str) -> None:
+    said = THREE.replace('"port"', '"many": 2**70, "deep": json.loads("[" * 300 + "]" * 300), "port"')
+    said = said.replace("    from otel", "    import json\n\n    from otel", 1)
+    ran = run(tmp_path, said, OTEL_AUDIT_EXPORTER="console", OTEL_AUDIT_CONSOLE_FORMAT=form)
+    assert ran.out.count('"many":1180591620717411303424') == 3
+    assert ran.out.count("[" * 300 + "]" * 300) == 3
+
+
 def test_none_says_so_in_one_log_line_and_counts_the_events(tmp_path: Path) -> None:
     ran = run(tmp_path, THREE, OTEL_AUDIT_EXPORTER="none")
     (line,) = ran.log.splitlines()
