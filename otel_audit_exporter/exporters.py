@@ -11,13 +11,12 @@ from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter.announce import logger
-from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.exporter import AuditExporter
 from otel_audit_exporter.lane import RowsOf
 from otel_audit_exporter.mapping import TableMapping
 from otel_audit_exporter.settings import Settings
 from otel_audit_exporter.sinks.base import Sink
-from otel_audit_exporter.sinks.forwarding import ForwardingSink
+from otel_audit_exporter.sinks.forwarding import ForwardingSink, shown_endpoint
 from otel_audit_exporter.sinks.memory import MemorySink
 
 
@@ -78,7 +77,8 @@ class SupabaseAuditExporter(AuditExporter):
     """Write rows to a table of a Supabase project, in bulk, through its REST interface.
 
     ``url`` and ``key`` default to ``SUPABASE_URL`` and ``SUPABASE_SERVICE_ROLE_KEY``; ``token`` is that of a
-    lesser role (see the README's chapter on privileges). Other arguments are those of ``configure_audit``.
+    lesser role (see the README's chapter on privileges); of a ``client`` (a ready supabase client) URL and key are
+    taken. Other arguments are those of ``configure_audit``.
     """
 
     exporter_name = "supabase"
@@ -90,7 +90,7 @@ class SupabaseAuditExporter(AuditExporter):
         token: str | Callable[[], str] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(url=url, key=key, token=token, **options)
+        super().__init__(**taken_from_client(dict(url=url, key=key, token=token, **options)))
 
     def _missing(self, settings: Settings) -> str | None:
         missing = []
@@ -114,7 +114,12 @@ class SupabaseAuditExporter(AuditExporter):
         )
 
     def _place(self, settings: Settings) -> str:
-        return str(settings.url or "")
+        from otel_audit_exporter.sinks.supabase import project_url
+
+        try:
+            return project_url(settings.url) if settings.url else ""
+        except ValueError:
+            return ""
 
 
 class PostgresAuditExporter(AuditExporter):
@@ -183,31 +188,46 @@ class ForwardingAuditExporter(AuditExporter):
         return list  # whole events
 
     def _place(self, settings: Settings) -> str:
-        return str(getattr(self._exporter, "_endpoint", "") or self.exporter_name)
+        return shown_endpoint(self._exporter) or self.exporter_name
 
 
-class OTLPAuditExporter(ForwardingAuditExporter):
+class OTLPAuditExporter(AuditExporter):
     """Send audit records by OTLP over HTTP, with the official exporter (extra ``otlp``).
 
     Endpoint, headers and certificates are those of ``OTEL_EXPORTER_OTLP_LOGS_*`` and ``OTEL_EXPORTER_OTLP_*``, or
-    the argument ``endpoint`` (the whole URL, with ``/v1/logs``).
+    the argument ``endpoint`` (the whole URL, with ``/v1/logs``). It sends whole records, no columns apply.
     """
 
-    def __init__(self, **options: Any) -> None:
-        resource = options.pop("resource", None)
-        settings = self._load({name: value for name, value in options.items() if value is not None})
-        super().__init__(_otlp_exporter(settings), resource=resource, **options)
+    exporter_name = "otlp"
+    _resource: Resource | None = None
+    _endpoint = ""
+
+    def __init__(self, *, resource: Resource | None = None, **options: Any) -> None:
+        self._resource = resource
+        super().__init__(**options)
 
     @classmethod
     def from_settings(cls, settings: Settings, resource: Resource | None = None) -> Self:
         made = cls.__new__(cls)
-        made._forward_to(_otlp_exporter(settings), resource)
+        made._resource = resource
         made._start(settings, strict=True)
         return made
 
-    def _forward_to(self, exporter: LogRecordExporter, resource: Resource | None) -> None:
-        super()._forward_to(exporter, resource)
-        self.exporter_name = "otlp"
+    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        try:
+            from otel_audit_exporter.sinks.otlp import OTLPSink
+        except ImportError:
+            raise ImportError('the official exporter is missing: pip install "otel-audit-exporter[otlp]"') from None
+        timeout = settings.export_timeout_millis / 1000
+        sink = OTLPSink(self._resource, endpoint=settings.endpoint, timeout_seconds=timeout)
+        self._endpoint = sink.target
+        return sink
+
+    def _rows_of(self) -> RowsOf:
+        return list  # whole events
+
+    def _place(self, settings: Settings) -> str:
+        return self._endpoint
 
 
 class ConsoleAuditExporter(AuditExporter):
@@ -238,16 +258,14 @@ class NoAuditExporter(AuditExporter):
         return NoSink()
 
 
-def _otlp_exporter(settings: Settings) -> LogRecordExporter:
-    try:
-        from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
-    except ImportError:
-        raise AuditConfigurationError(
-            'exporter otlp: the official exporter is missing: pip install "otel-audit-exporter[otlp]"'
-        ) from None
-    timeout = settings.export_timeout_millis / 1000
-    exporter: LogRecordExporter = OTLPLogExporter(endpoint=settings.endpoint, timeout=timeout)
-    return exporter
+def taken_from_client(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with the URL and the key of a ready supabase client among them in its place."""
+    taken = dict(options)
+    client = taken.pop("client", None)
+    if client is not None:
+        taken["url"] = taken.get("url") or str(getattr(client, "supabase_url", "")) or None
+        taken["key"] = taken.get("key") or getattr(client, "supabase_key", None)
+    return taken
 
 
 EXPORTERS: Final[Mapping[str, type[AuditExporter]]] = {

@@ -198,7 +198,13 @@ SETTINGS: Final = (
         secret=True,
     ),
     Setting(
-        "endpoint", ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",), _url, None, "", "where `otlp` sends to, with `/v1/logs`"
+        "endpoint",
+        (),  # the official exporter reads its own variables, which others may have set for gRPC
+        _url,
+        None,
+        "`OTEL_EXPORTER_OTLP_*`",
+        "where `otlp` sends to, with `/v1/logs`",
+        secret=True,  # some receivers take their key in the address
     ),
     Setting(
         "format",
@@ -415,8 +421,12 @@ class Settings:
             raise AttributeError(name) from None
 
     def __repr__(self) -> str:
-        shown = {name: "..." if _BY_ARGUMENT[name].secret else value for name, value in self.values.items()}
-        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items() if value is not None)})"
+        shown = {
+            name: "..." if _BY_ARGUMENT[name].secret else value
+            for name, value in self.values.items()
+            if value is not None
+        }
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def chosen(self, name: str) -> bool:
         """Tell whether somebody set it, be it by argument or by variable."""
@@ -450,13 +460,17 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | Non
         try:
             values[setting.argument] = setting.parse(given)
         except ValueError as error:
-            # An address that cannot be read may have a password before its host.
-            shown = "" if setting.secret or "@" in str(given) else f"={str(given)[:60]!r}"
+            shown = "" if setting.secret or _may_be_secret(str(given)) else f"={str(given)[:60]!r}"
             problems.append(f"{source}{shown}: {error}")
     problems.extend(f"{name}: there is no such setting" for name in arguments.keys() - _BY_ARGUMENT.keys())
     if not problems:
         problems.extend(_fit_batch_to_queue(values, sources))
     return Settings(values, sources), problems
+
+
+def _may_be_secret(value: str) -> bool:
+    """Tell whether a value that cannot be read may be an address with a password in it, or a key in a wrong place."""
+    return "@" in value or "?" in value or value.strip().startswith(("eyJ", "sb_"))
 
 
 def _find(setting: Setting, arguments: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str | None, Any]:

@@ -21,8 +21,9 @@ from otel_audit_exporter.sinks.base import SinkError
 
 _SCOPE: Final = InstrumentationScope(SCOPE_NAME)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# Halved, as it may be the size of the request that is refused.
 _FAILED: Final = Verdict(
-    Fault.TRANSIENT, remedy="see the exporter's own log lines for what is the matter", perhaps_stored=True
+    Fault.TRANSIENT, remedy="see the exporter's own log lines for what is the matter", halve=True, perhaps_stored=True
 )
 _NO_RECORD: Final = Verdict(Fault.RECORD, park_at_once=True, remedy="say the event with a time that a log record has")
 _MOST_NANOSECONDS: Final = 2**64 - 1  # of OpenTelemetry's log record: unsigned, since 1970
@@ -33,7 +34,7 @@ class ForwardingSink:
 
     def __init__(self, exporter: LogRecordExporter, resource: Resource | None, *, name: str) -> None:
         self.name = name
-        self.target = str(getattr(exporter, "_endpoint", "") or type(exporter).__name__)
+        self.target = shown_endpoint(exporter) or type(exporter).__name__
         self._exporter = exporter
         self._resource = resource or Resource.create()
 
@@ -49,6 +50,14 @@ class ForwardingSink:
 
     def renew_after_fork(self) -> None:
         """Leave the exporter to its own ways of surviving a fork."""
+
+
+def shown_endpoint(exporter: LogRecordExporter) -> str:
+    """Return where an exporter sends to, without a password or a key in it; empty where it does not say."""
+    endpoint = str(getattr(exporter, "_endpoint", "") or "").partition("?")[0]
+    scheme, separator, rest = endpoint.rpartition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _record(body: bytes) -> LogRecord:

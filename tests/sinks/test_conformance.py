@@ -22,6 +22,7 @@ from otel_audit_exporter.faults import Fault, Verdict
 from otel_audit_exporter.sinks.base import Sink
 from otel_audit_exporter.sinks.forwarding import ForwardingSink
 from otel_audit_exporter.sinks.memory import MemorySink
+from otel_audit_exporter.sinks.otlp import OTLPSink
 from otel_audit_exporter.sinks.postgres import PostgresSink, read_dsn
 from otel_audit_exporter.sinks.sqlite import SQLiteSink
 from otel_audit_exporter.sinks.supabase import SupabaseSink
@@ -30,6 +31,7 @@ from tests.sinks.rows import COLUMNS
 from tests.sinks.tcp_proxy import TcpProxy, proxying
 from tests.stack import AuditTable, Stack
 from tests.stack.faults import Place, Reset
+from tests.ways_in.receiver import Received, Receiver
 
 Row = dict[str, Any]
 
@@ -217,10 +219,69 @@ class ExporterWithMoods(InMemoryLogRecordExporter):
         return LogRecordExportResult.FAILURE if self.mood == "mute" else result
 
 
-class TestForwardingSink(SinkConformance):
-    """Around an exporter, which knows no ids, and whose failures are all of one kind."""
+class OfWholeRecords(SinkConformance):
+    """What sinks have in common that send log records, to where nobody knows ids."""
 
     ignores_known_ids = False
+
+    def encode(self, fields: Mapping[str, Any]) -> bytes:
+        said = dict(fields)
+        for name, column in FIELD_COLUMNS.items():
+            said[name] = said.pop(column)
+        said["timestamp"] = datetime.fromisoformat(said["timestamp"])
+        return EventRules().compose(said).body
+
+
+class TestOTLPSink(OfWholeRecords):
+    """Into a receiver that takes nothing of a batch with a bad record in it."""
+
+    survives_fork = True
+    secrets = ("S3CRET-PASSWORD", "S3CRET-KEY")
+    receiver: Receiver
+
+    @pytest.fixture(autouse=True)
+    def _receiver(self) -> Iterator[None]:
+        with Receiver() as self.receiver:
+            self.receiver.judge = _without_bad_ones
+            yield
+
+    def sink(self) -> Sink:
+        password, key = self.secrets
+        endpoint = self.receiver.endpoint.replace("//", f"//user:{password}@") + f"?key={key}"
+        return OTLPSink(Resource.get_empty(), endpoint=endpoint, timeout_seconds=20)
+
+    def stored(self) -> list[Row]:
+        return [row_of(record.attributes, record.time_unix_nano) for record in self.receiver.records]
+
+    def bad_row(self, row: Row) -> Row:
+        return row | {"action": "bad"}
+
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        self.receiver.stop()
+        yield
+        self.receiver.start()
+
+    @contextmanager
+    def misconfigured(self) -> Iterator[None]:
+        self.receiver.judge = lambda records: 401
+        yield
+        self.receiver.judge = _without_bad_ones
+
+    @contextmanager
+    def reply_lost(self) -> Iterator[None]:
+        self.receiver.mute = True
+        yield
+        self.receiver.mute = False
+
+
+def _without_bad_ones(records: list[Received]) -> int:
+    return 400 if any(record.attributes["audit.action"] == "bad" for record in records) else 200
+
+
+class TestForwardingSink(OfWholeRecords):
+    """Around an exporter whose failures are all of one kind."""
+
     exporter: ExporterWithMoods
 
     @pytest.fixture(autouse=True)
@@ -230,15 +291,9 @@ class TestForwardingSink(SinkConformance):
     def sink(self) -> Sink:
         return ForwardingSink(self.exporter, Resource.get_empty(), name="memory")
 
-    def encode(self, fields: Mapping[str, Any]) -> bytes:
-        said = dict(fields)
-        for name, column in FIELD_COLUMNS.items():
-            said[name] = said.pop(column)
-        said["timestamp"] = datetime.fromisoformat(said["timestamp"])
-        return EventRules().compose(said).body
-
     def stored(self) -> list[Row]:
-        return [row_of(record) for record in self.exporter.get_finished_logs()]
+        records = [one.log_record for one in self.exporter.get_finished_logs()]
+        return [row_of(record.attributes or {}, record.timestamp or 0) for record in records]
 
     @contextmanager
     def unreachable(self) -> Iterator[None]:
@@ -256,11 +311,9 @@ class TestForwardingSink(SinkConformance):
 FIELD_COLUMNS = {"record_id": "id", "user_id": "created_by", "timestamp": "created_at"}
 
 
-def row_of(record: ReadableLogRecord) -> Row:
+def row_of(attributes: Mapping[str, Any], nanoseconds: int) -> Row:
     """Read a log record back as a row of the default table."""
-    attributes = record.log_record.attributes or {}
     row: Row = {FIELD_COLUMNS.get(name, name): attributes.get(attribute) for name, attribute in ATTRIBUTE_OF.items()}
-    nanoseconds = record.log_record.timestamp or 0
     row["created_at"] = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1000)
     return row
 
@@ -272,6 +325,7 @@ HOOKS: dict[type[SinkConformance], set[str]] = {
     TestSQLiteSink: {"reply_lost"},
     TestMemorySink: {"bad_row", "unreachable", "misconfigured", "reply_lost", "survives_fork"},
     TestFaultySink: {"survives_fork"},
+    TestOTLPSink: {"ignores_known_ids"},
     TestForwardingSink: {"bad_row", "misconfigured", "ignores_known_ids", "survives_fork"},
 }
 

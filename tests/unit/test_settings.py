@@ -27,15 +27,6 @@ PRECEDENCE: list[tuple[str, str, str, Any, Any, Any, Any]] = [
     ("key", "SUPABASE_SERVICE_ROLE_KEY", "k1", "k1", "k2", "k2", None),
     ("token", "OTEL_AUDIT_SUPABASE_TOKEN", "t1", "t1", "t2", "t2", None),
     ("dsn", "OTEL_AUDIT_POSTGRES_DSN", "postgresql://a", "postgresql://a", "postgresql://b", "postgresql://b", None),
-    (
-        "endpoint",
-        "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
-        "http://a/v1/logs",
-        "http://a/v1/logs",
-        "http://b/v1/logs",
-        "http://b/v1/logs",
-        None,
-    ),
     ("format", "OTEL_AUDIT_CONSOLE_FORMAT", "json", "json", "text", "text", "text"),
     ("path", "OTEL_AUDIT_SQLITE_PATH", "a.db", "a.db", Path("b.db"), "b.db", "pms_audit_log.db"),
     ("table", "OTEL_AUDIT_TABLE", "a", "a", "b", "b", "pms_audit_log"),
@@ -237,11 +228,18 @@ class TestSecrets:
         assert "SUPABASE_URL" in said
         assert SECRET not in said
 
+    @pytest.mark.parametrize("name", ["url", "mode", "outbox_max_bytes"])
+    @pytest.mark.parametrize("value", ["eyJhbGciOi.S3CRET-VALUE.x", "sb_secret_S3CRET-VALUE", "x?key=S3CRET-VALUE"])
+    def test_a_key_in_a_wrong_place_is_not_repeated(self, name: str, value: str) -> None:
+        said = complaint({name: value, "ids": "x"})
+        assert SECRET not in said
+
     def test_the_representation_shows_no_secret(self) -> None:
         settings = load_settings({"key": SECRET, "token": SECRET, "dsn": f"postgresql://u:{SECRET}@h/d"}, {})
         assert SECRET not in repr(settings)
         assert SECRET not in str(settings)
         assert "mode='batch'" in repr(settings)
+        assert "key=" not in repr(load_settings({}, {}))
 
     def test_a_token_may_be_a_callable(self) -> None:
         def token() -> str:

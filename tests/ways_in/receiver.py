@@ -6,7 +6,7 @@ import gzip
 import json
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -47,6 +47,10 @@ class Receiver:
         self.port = free_port()
         self.endpoint = f"http://{HOST}:{self.port}/v1/logs"
         self.refusals = 0
+        self.judge: Callable[[list[Received]], int] = lambda records: 200  # what a request with these is answered
+        self.mute = False  # whether it takes what comes, and closes the connection without a word
+        self.rejected = 0  # how many records of each request it says it has not taken
+        self.headers: Mapping[str, str] = {"content-type": "application/x-protobuf"}
         self._answers = deque(answers)  # what the next requests are answered; 200 after these
         self._records: list[Received] = []
         self._changed = threading.Condition()
@@ -60,9 +64,18 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 if self.headers.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
-                answer = ExportLogsServiceResponse().SerializeToString()
-                self.send_response(receiver.take(self.path, body))
-                self.send_header("content-type", "application/x-protobuf")
+                answer = ExportLogsServiceResponse()
+                answer.partial_success.rejected_log_records = receiver.rejected
+                status = receiver.take(self.path, body)
+                if receiver.mute:
+                    self.close_connection = True
+                    return
+                self.answer(status, answer.SerializeToString())
+
+            def answer(self, status: int, answer: bytes) -> None:
+                self.send_response(status)
+                for name, value in receiver.headers.items():
+                    self.send_header(name, value)
                 self.send_header("content-length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
@@ -117,13 +130,13 @@ class Receiver:
 
     def take(self, path: str, body: bytes) -> int:
         """Decode a request, and return the status that answers it."""
-        request = ExportLogsServiceRequest.FromString(body)
+        records = list(_decode(ExportLogsServiceRequest.FromString(body)))
         with self._changed:
-            status = self._answers.popleft() if self._answers else 200
-            if path != "/v1/logs":
+            status = self._answers.popleft() if self._answers else self.judge(records)
+            if path.partition("?")[0] != "/v1/logs":
                 status = 404
             if status == 200:
-                self._records.extend(_decode(request))
+                self._records.extend(records)
             else:
                 self.refusals += 1
             self._changed.notify_all()
