@@ -18,12 +18,13 @@ from otel_audit_exporter.announce import Repeats, logger
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.exits import end_with_process
 from otel_audit_exporter.exporter import AuditExporter, standalone_exporter
-from otel_audit_exporter.exporters import EXPORTERS, ForwardingAuditExporter
+from otel_audit_exporter.exporters import EXPORTERS, ForwardingAuditExporter, taken_from_client
 from otel_audit_exporter.folder import OutboxFolder, orphans_elsewhere
 from otel_audit_exporter.pipeline import UNLIMITED, AuditPipeline
 from otel_audit_exporter.settings import Settings, load_settings
 
 DEFAULT_EXPORTER: Final = "sqlite"
+_LONGEST_NAME: Final = 30
 # What an exporter is made of; the other settings are the pipeline's.
 _EXPORTERS_OWN: Final = frozenset(
     {
@@ -130,6 +131,12 @@ def attach_audit(
     processors too, which see their content: a warning says so. The provider is not shut down with the pipeline.
     """
 
+    if not isinstance(logger_provider, LoggerProvider):
+        raise AuditConfigurationError(
+            f"logger_provider: {type(logger_provider).__name__} is no LoggerProvider of the OpenTelemetry SDK: "
+            "make one and set it before, or call configure_audit(), which needs none"
+        )
+
     def build(exporters: list[AuditExporter], settings: Settings) -> AuditPipeline:
         logger.warning(
             "audit: attached to the application's LoggerProvider: its other log record processors receive the "
@@ -185,7 +192,7 @@ def _install(
     build: Callable[[list[AuditExporter], Settings], AuditPipeline],
 ) -> AuditPipeline:
     _refuse_green_threads()
-    _take_client(arguments)
+    arguments = taken_from_client(arguments)
     name = exporter if isinstance(exporter, str) else None
     settings = load_settings({"exporter": name, **arguments})
     if isinstance(exporter, AuditExporter):
@@ -196,15 +203,15 @@ def _install(
             _known(exporter, settings)
             return _Running.stand_in(settings)
         running = _Running.pipeline
-        if running is not None and not running.closed:
+        if running is not None and running.closed:
+            running.let_go()
+        elif running is not None and _Running.made_of is not None:  # else it was made for want of a call like this
             if made_of == _Running.made_of:
                 return running
             raise AuditConfigurationError(
                 "auditing is configured already, with other arguments: call configure_audit() once per process, "
                 "or shutdown_audit() before another call"
             )
-        if running is not None:
-            running.let_go()
         pipeline = build(_exporters(exporter, settings, resource), settings)
         _Running.pipeline, _Running.made_of = pipeline, made_of
         _say_where(pipeline, settings, chosen=exporter is not None or settings.chosen("exporter"))
@@ -234,13 +241,6 @@ def _refuse_green_threads() -> None:
             )
 
 
-def _take_client(arguments: dict[str, Any]) -> None:
-    client = arguments.pop("client", None)
-    if client is not None:
-        arguments["url"] = arguments.get("url") or str(getattr(client, "supabase_url", "")) or None
-        arguments["key"] = arguments.get("key") or getattr(client, "supabase_key", None)
-
-
 @contextmanager
 def replaced_pipeline(pipeline: AuditPipeline, stand_in: Callable[[Settings], AuditPipeline]) -> Iterator[None]:
     """Have ``pipeline`` in force for a while, for tests.
@@ -261,22 +261,22 @@ def replaced_pipeline(pipeline: AuditPipeline, stand_in: Callable[[Settings], Au
 def _exporters(exporter: ExporterChoice | None, settings: Settings, resource: Resource | None) -> list[AuditExporter]:
     made = [_exporter(one, settings, resource) for one in _known(exporter, settings)]
     names = [one.lane.name for one in made]
-    if not names or len(set(names)) < len(names):
+    if len(set(names)) < len(names):
         raise AuditConfigurationError(f"exporter (OTEL_AUDIT_EXPORTER): each sink once, not {', '.join(names)}")
     return made
 
 
 def _known(exporter: ExporterChoice | None, settings: Settings) -> list[str | LogRecordExporter]:
     chosen = _chosen(exporter if exporter is not None else settings.exporter or DEFAULT_EXPORTER)
-    for one in chosen:
-        if not isinstance(one, LogRecordExporter) and one not in EXPORTERS:
-            raise AuditConfigurationError(_unknown_exporter(str(one)))
+    for one in chosen or [""]:
+        if not isinstance(one, LogRecordExporter) and one not in (*EXPORTERS,):
+            raise AuditConfigurationError(_unknown_exporter(one))
     return chosen
 
 
 def _chosen(given: ExporterChoice) -> list[str | LogRecordExporter]:
     """Return the names and exporters that were given, a list with commas taken apart."""
-    parts = [given] if isinstance(given, str | LogRecordExporter) else list(given)
+    parts = [given] if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
     chosen: list[str | LogRecordExporter] = []
     for part in parts:
         chosen.extend(part.lower().replace(" ", "").split(",") if isinstance(part, str) else [part])
@@ -293,8 +293,15 @@ def _exporter(one: str | LogRecordExporter, settings: Settings, resource: Resour
     return EXPORTERS[one].from_settings(settings, resource)
 
 
-def _unknown_exporter(name: str) -> str:
-    return f"exporter (OTEL_AUDIT_EXPORTER): {name!r} is none; must be one of {', '.join(EXPORTERS)}"
+def _unknown_exporter(given: Any) -> str:
+    if isinstance(given, str):  # a DSN or a key that came here by mistake is not repeated
+        what = repr(given) if len(given) <= _LONGEST_NAME and "@" not in given else "what was given"
+    else:
+        what = f"the class {given.__name__} (make one first)" if isinstance(given, type) else type(given).__name__
+    return (
+        f"exporter (OTEL_AUDIT_EXPORTER): {what} is none; must be one of {', '.join(EXPORTERS)}, "
+        "or an exporter of the SDK's interface"
+    )
 
 
 def _pipeline(
@@ -341,9 +348,7 @@ def _around(exporter: AuditExporter) -> AuditPipeline:
 
 def _say_where(pipeline: AuditPipeline, settings: Settings, *, chosen: bool) -> None:
     where = ", ".join(f"{exporter.exporter_name} ({exporter.target})" for exporter in pipeline.exporters)
-    unused = [
-        settings.sources[name] for name in ("url", "dsn") if settings.chosen(name) and settings.sources[name].isupper()
-    ]
+    unused = [settings.sources[name] for name in ("url", "dsn") if settings.chosen(name)]
     if unused and not chosen:
         logger.warning(
             "audit: no exporter was chosen, so rows go to %s, although %s is set: set OTEL_AUDIT_EXPORTER "

@@ -35,9 +35,10 @@ from otel_audit_exporter.relay import Relay, deliver_hot
 from otel_audit_exporter.settings import Settings, default_outbox_dir, load_settings, read_settings
 from otel_audit_exporter.sinks.base import Sink, SinkError
 
-_standalone: Final[weakref.WeakSet[AuditExporter]] = weakref.WeakSet()
+# In the order in which they were made.
+_standalone: Final[weakref.WeakKeyDictionary[AuditExporter, None]] = weakref.WeakKeyDictionary()
 _COLD_AFTER_SECONDS: Final = 2.0
-_MAY_BE_MISSING: Final = frozenset({"url", "key", "dsn"})  # without which events are held
+_MAY_BE_EMPTY: Final = frozenset({"redact_keys"})
 
 
 class AuditExporter(LogRecordExporter):
@@ -80,7 +81,7 @@ class AuditExporter(LogRecordExporter):
         self._shut_down = False
         self._lane.adopt_orphans()
         self._relay.start()
-        _standalone.add(self)
+        _standalone[self] = None
 
     # --- made by each exporter ---------------------------------------------------------------------------------
 
@@ -130,7 +131,7 @@ class AuditExporter(LogRecordExporter):
     def own_by_pipeline(self) -> None:
         """Leave the end of the lane to a pipeline: the SDK's shutdown then ends only the hot road."""
         self._owned = True
-        _standalone.discard(self)
+        _standalone.pop(self, None)
 
     # --- the SDK's interface -----------------------------------------------------------------------------------
 
@@ -180,7 +181,7 @@ class AuditExporter(LogRecordExporter):
         settled = self._lane.wait_until_settled(deadline, self._relay.hurry)
         self._relay.stop(deadline)
         self._lane.close()
-        _standalone.discard(self)
+        _standalone.pop(self, None)
         return settled
 
     def __repr__(self) -> str:
@@ -312,7 +313,7 @@ def said_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in options.items()
-        if value is not None and not (value == "" and name in _MAY_BE_MISSING)
+        if value is not None and not (value == "" and name not in _MAY_BE_EMPTY)
     }
 
 
@@ -323,5 +324,5 @@ def make_rules(settings: Settings, mapping: TableMapping) -> EventRules:
 
 
 def standalone_exporter() -> AuditExporter | None:
-    """Return an exporter of ours that was built in this process outside of a pipeline (by the SDK, say)."""
+    """Return the first exporter of ours that was built in this process outside of a pipeline (by the SDK, say)."""
     return next(iter(_standalone), None)

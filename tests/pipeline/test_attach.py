@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry._logs import Logger, LogRecord
+from opentelemetry._logs import Logger, LogRecord, NoOpLoggerProvider
+from opentelemetry._logs._internal import ProxyLoggerProvider
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadWriteLogRecord
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 
-from otel_audit_exporter import SQLiteAuditExporter, attach_audit, audit_event, configure_audit, flush_audit
+from otel_audit_exporter import (
+    AuditConfigurationError,
+    SQLiteAuditExporter,
+    attach_audit,
+    audit_event,
+    configure_audit,
+    flush_audit,
+)
 from tests.pipeline.said import arguments, run_python, sqlite_rows
 from tests.stack.waiting import wait_until
 
@@ -211,3 +219,9 @@ def test_another_exporter_of_ours_on_the_provider_gets_the_events_too(provider: 
     assert row["id"] == receipt.record_id
     assert row["new_values"] == {"a": [1], "_audit": {"metadata": {"m": 1}}}
     beside.shutdown()
+
+
+@pytest.mark.parametrize("given", [None, NoOpLoggerProvider(), ProxyLoggerProvider(), "sqlite"])
+def test_what_is_no_provider_of_the_sdk_is_told(given: Any) -> None:
+    with pytest.raises(AuditConfigurationError, match=f"{type(given).__name__} is no LoggerProvider"):
+        attach_audit(given)

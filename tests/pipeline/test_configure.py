@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from otel_audit_exporter import (
     AuditEventError,
     InMemoryAuditExporter,
     SQLiteAuditExporter,
+    SupabaseAuditExporter,
     audit_event,
     configure_audit,
     flush_audit,
@@ -123,6 +125,17 @@ class TestExporters:
         with pytest.raises(AuditConfigurationError, match="OTEL_AUDIT_EXPORTER"):
             configure_audit(name)
 
+    @pytest.mark.parametrize("given", [5, SQLiteAuditExporter, [5], [["sqlite"]], [], object()])
+    def test_what_is_no_exporter_is_told_what_is(self, given: Any) -> None:
+        with pytest.raises(AuditConfigurationError, match="must be one of sqlite, supabase"):
+            configure_audit(given)
+
+    @pytest.mark.parametrize("given", ["postgresql://u:S3CRET@h/d", "sb_secret_S3CRET_0123456789abcdef"])
+    def test_a_dsn_or_key_in_the_place_of_the_name_is_not_repeated(self, given: str) -> None:
+        with pytest.raises(AuditConfigurationError) as caught:
+            configure_audit(given)
+        assert "s3cret" not in str(caught.value).lower()
+
     def test_supabase_without_its_settings_names_them(self) -> None:
         with pytest.raises(AuditConfigurationError) as caught:
             configure_audit("supabase")
@@ -150,6 +163,22 @@ class TestExporters:
         configure_audit("supabase", client=client, table=audit_table.name)
         audit_event(**arguments()).result(30)
         assert audit_table.count() == 1
+
+    def test_an_exporter_takes_a_ready_client_too(self) -> None:
+        client = SimpleNamespace(supabase_url="http://127.0.0.1:9", supabase_key="k")
+        exporter = SupabaseAuditExporter(client=client, table="t")
+        assert exporter.target == "http://127.0.0.1:9 public.t"
+        assert SupabaseAuditExporter("http://127.0.0.2:9", client=client).target.startswith("http://127.0.0.2:9 ")
+
+    def test_the_same_project_is_one_destination_however_its_address_is_written(self) -> None:
+        names = set()
+        for url in ("http://127.0.0.1:9", "http://127.0.0.1:9/", "HTTP://127.0.0.1:9/rest/v1/"):
+            pipeline = configure_audit("supabase", url=url, key="k")
+            folder = pipeline.exporters[0].lane.folder
+            assert folder is not None
+            names.add(folder.path)
+            pipeline.shutdown(0)
+        assert len(names) == 1
 
     def test_other_columns_and_defaults_reach_the_table(self, stack: Stack, audit_table: AuditTable) -> None:
         audit_table.alter("add column outcome text, add column source text, alter column new_values set not null")
@@ -223,6 +252,23 @@ class TestWhatIsSaid:
         assert level == logging.WARNING
         assert variable in line
         assert "sqlite" in line
+        assert "S3CRET" not in line
+
+    @pytest.mark.parametrize(
+        ("options", "name"),
+        [
+            ({"url": "https://abc.supabase.co"}, "url"),
+            ({"client": SimpleNamespace(supabase_url="https://abc.supabase.co", supabase_key="S3CRET")}, "url"),
+            ({"dsn": "postgresql://u:S3CRET@h/d"}, "dsn"),
+        ],
+    )
+    def test_a_database_that_is_an_argument_and_not_used_is_a_warning_too(
+        self, caplog: pytest.LogCaptureFixture, options: dict[str, Any], name: str
+    ) -> None:
+        configure_audit(**options)
+        ((level, line),) = lines(caplog)
+        assert level == logging.WARNING
+        assert f"although {name} is set" in line
         assert "S3CRET" not in line
 
     @pytest.mark.parametrize("how", ["name", "variable", "object"])

@@ -253,6 +253,12 @@ class TestMissingSettings:
         assert configure_audit("sqlite").force_flush()
         assert len(sqlite_rows(tmp_path / "rows.db")) == 1
 
+    def test_an_empty_argument_is_one_that_was_not_said(self, caplog: pytest.LogCaptureFixture) -> None:
+        exporter = SupabaseAuditExporter(url="", key="", token="", table="", columns="", outbox_dir="")
+        assert "SUPABASE_URL" in caplog.text
+        assert (exporter.settings.table, exporter.settings.token) == ("pms_audit_log", None)
+        assert SQLiteAuditExporter(redact_keys="").settings.redact_keys == ()
+
     def test_an_argument_that_cannot_be_read_is_an_error(self) -> None:
         with pytest.raises(AuditConfigurationError, match="mode='fast'"):
             SQLiteAuditExporter("rows.db", mode="fast")
@@ -310,6 +316,22 @@ class TestAuditEvent:
         wait_until(lambda: exporter.lane.stats().pending == 1, "the record is accepted")
         assert not shutdown_audit(200)
         assert get_audit_stats().pending == 1
+
+    def test_the_first_of_several_exporters_is_used(self, tmp_path: Path) -> None:
+        made = [SQLiteAuditExporter(os.fspath(tmp_path / f"{number}.db")) for number in range(8)]
+        audit_event(**arguments()).result(30)
+        assert get_audit_pipeline().target == made[0].target
+
+    def test_a_pipeline_that_is_configured_later_takes_over(self, tmp_path: Path) -> None:
+        theirs = SQLiteAuditExporter(os.fspath(tmp_path / "theirs.db"))
+        first = audit_event(**arguments())
+        configure_audit("sqlite", path=os.fspath(tmp_path / "ours.db"))
+        second = audit_event(**arguments())
+        second.result(30)
+        assert [row["id"] for row in sqlite_rows(tmp_path / "ours.db")] == [second.record_id]
+        first.result(30)
+        assert theirs.force_flush()
+        assert [row["id"] for row in sqlite_rows(tmp_path / "theirs.db")] == [first.record_id]
 
     def test_the_sdk_s_own_configuration_is_enough(self, tmp_path: Path) -> None:
         program = (

@@ -22,7 +22,11 @@ SUPABASE = """
         - batch:
             schedule_delay: 100
             exporter:
-              supabase_audit: {url: "${PROJECT_URL}", key: "${PROJECT_KEY}", table: "${TABLE:-pms_audit_log}"}
+              supabase_audit:
+                url: "${PROJECT_URL}"
+                key: "${PROJECT_KEY}"
+                token: "${PROJECT_TOKEN}"
+                table: "${TABLE:-pms_audit_log}"
 """
 POSTGRES = """
     file_format: "1.0"
