@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
@@ -131,6 +132,7 @@ class PostgresAuditExporter(AuditExporter):
     """
 
     exporter_name = "postgres"
+    _address = ""  # of a DSN that can be read
 
     def __init__(self, dsn: str | None = None, **options: Any) -> None:
         super().__init__(dsn=dsn, **options)
@@ -139,9 +141,12 @@ class PostgresAuditExporter(AuditExporter):
         return None if settings.dsn else "missing: the connection (argument dsn, or OTEL_AUDIT_POSTGRES_DSN)"
 
     def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
-        from otel_audit_exporter.sinks.postgres import PostgresSink
+        from otel_audit_exporter.sinks.postgres import PostgresSink, read_dsn
 
-        return PostgresSink(
+        ports = str(read_dsn(settings.dsn).get("port") or "")
+        if not re.fullmatch(r"[0-9,]*", ports):  # it may be a part of the password, and is not to be shown
+            raise ValueError("the port in the DSN is no number (percent-encode what is special in the password)")
+        sink = PostgresSink(
             settings.dsn,
             table=settings.table,
             schema=settings.schema,
@@ -150,9 +155,11 @@ class PostgresAuditExporter(AuditExporter):
             id_column=mapping.key_column,
             json_columns=mapping.json_columns,
         )
+        self._address = sink.target.split(" ")[0]
+        return sink
 
     def _place(self, settings: Settings) -> str:
-        return self._sink.target.split(" ")[0] if settings.dsn else ""
+        return self._address
 
 
 class ForwardingAuditExporter(AuditExporter):
@@ -200,7 +207,7 @@ class OTLPAuditExporter(AuditExporter):
 
     exporter_name = "otlp"
     _resource: Resource | None = None
-    _endpoint = ""
+    _address = ""
 
     def __init__(self, *, resource: Resource | None = None, **options: Any) -> None:
         self._resource = resource
@@ -220,14 +227,14 @@ class OTLPAuditExporter(AuditExporter):
             raise ImportError('the official exporter is missing: pip install "otel-audit-exporter[otlp]"') from None
         timeout = settings.export_timeout_millis / 1000
         sink = OTLPSink(self._resource, endpoint=settings.endpoint, timeout_seconds=timeout)
-        self._endpoint = sink.target
+        self._address = sink.target
         return sink
 
     def _rows_of(self) -> RowsOf:
         return list  # whole events
 
     def _place(self, settings: Settings) -> str:
-        return self._endpoint
+        return self._address
 
 
 class ConsoleAuditExporter(AuditExporter):

@@ -202,6 +202,9 @@ _SQLSTATES: Final[Mapping[str, tuple[_Rule, ...]]] = {
             "end the read-only mode (a failover under way, or a full disk), or point at the primary",
         ),
     ),
+    "25P02": (
+        _transient("the transaction has failed already", "roll it back: an earlier statement in it was refused"),
+    ),
     "28000": (
         _configuration(
             'the server does not let role "{role}" in',

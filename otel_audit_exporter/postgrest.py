@@ -9,7 +9,14 @@ from otel_audit_exporter.event import parse_json
 from otel_audit_exporter.faults import Fault, Verdict, classify_http, describe_http
 from otel_audit_exporter.settings import Settings
 from otel_audit_exporter.sinks.base import SinkError
-from otel_audit_exporter.sinks.supabase import called_token, error_in, header_value, project_url, transport_error
+from otel_audit_exporter.sinks.supabase import (
+    called_token,
+    error_in,
+    header_value,
+    make_session,
+    project_url,
+    transport_error,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -73,18 +80,18 @@ class PostgREST:
     ) -> httpx.Response:
         import httpx
 
-        try:
-            return httpx.request(
-                method,
-                f"{self._base}/{path}",
-                params=dict(parameters) if isinstance(parameters, Mapping) else list(parameters),
-                content=body,
-                headers={**self._credentials(), **headers},
-                timeout=_SECONDS,
-                follow_redirects=False,
-            )
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise transport_error(error) from None
+        with make_session() as session:
+            try:
+                return session.request(
+                    method,
+                    f"{self._base}/{path}",
+                    params=dict(parameters) if isinstance(parameters, Mapping) else list(parameters),
+                    content=body,
+                    headers={**self._credentials(), **headers},
+                    timeout=_SECONDS,
+                )
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+                raise transport_error(error) from None
 
     def _credentials(self) -> dict[str, str]:
         headers = {"apikey": self._key}

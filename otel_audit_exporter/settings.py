@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -130,6 +131,20 @@ def _url(value: Any) -> str:
     return text
 
 
+def _dsn(value: Any) -> str:
+    """Read a DSN; in the password of a URL, ``@`` and ``/`` are taken as they are, as SQLAlchemy takes them."""
+    text = _text(value)
+    url = _DSN_URL.fullmatch(text)
+    if url is None:
+        return text
+    login = url["login"].replace("@", "%40").replace("/", "%2F")
+    return f"{url['scheme']}://{login}@{url['rest']}"
+
+
+# libpq ends the login at the first @ or /, and would take what follows for the host.
+_DSN_URL: Final = re.compile(r"(?P<scheme>[a-z0-9+]+)://(?P<login>[^:/?@]*:[^?]*)@(?P<rest>[^@]*(?:\?.*)?)", re.DOTALL)
+
+
 def _token(value: Any) -> Any:
     return value if callable(value) else _text(value)
 
@@ -191,7 +206,7 @@ SETTINGS: Final = (
     Setting(
         "dsn",
         ("OTEL_AUDIT_POSTGRES_DSN", "DATABASE_URL"),
-        _text,
+        _dsn,
         None,
         "",
         "the direct PostgreSQL connection",

@@ -52,6 +52,10 @@ _NOT_TRUSTED: Final = Verdict(
     "check the server's certificate and this host's clock, or name its CA in SSL_CERT_FILE",
 )
 _PROXY: Final = Verdict(Fault.TRANSIENT, "check the proxy that HTTPS_PROXY or HTTP_PROXY names")
+_WRONG_PROXY: Final = Verdict(Fault.CONFIGURATION, "give HTTPS_PROXY, HTTP_PROXY and ALL_PROXY as http://host:port")
+_NO_CERTIFICATES: Final = Verdict(
+    Fault.CONFIGURATION, "name a readable file of certificates in SSL_CERT_FILE (or a directory in SSL_CERT_DIR)"
+)
 
 
 @dataclass(frozen=True)
@@ -216,8 +220,7 @@ class SupabaseSink:
 
         from otel_audit_exporter.sinks.http_deadline import Deadline, keep_deadline
 
-        limits = httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE_SECONDS)
-        session = httpx.Client(http2=False, follow_redirects=False, limits=limits)
+        session = make_session()
         # A sink that is dropped without close(), or that a late insert opened again, leaves no connection behind.
         weakref.finalize(self, _close_in, os.getpid(), session).atexit = False
         deadline = Deadline()
@@ -226,6 +229,19 @@ class SupabaseSink:
         client = create_client(self._url, self._key, options)
         address = httpx.URL(f"{client.rest_url}/{self._path}", params=self._query)
         return _Rest(client.postgrest.session, address, deadline)
+
+
+def make_session() -> httpx.Client:
+    """Return a session with the environment's certificates and proxies; a :class:`SinkError` where they are wrong."""
+    import httpx
+
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE_SECONDS)
+    try:
+        return httpx.Client(http2=False, follow_redirects=False, limits=limits)
+    except OSError:  # ssl's errors are such too
+        raise SinkError(_NO_CERTIFICATES, "the certificates to trust cannot be read") from None
+    except (httpx.InvalidURL, ValueError, ImportError):
+        raise SinkError(_WRONG_PROXY, "the environment's proxy cannot be used") from None
 
 
 def _close_in(pid: int, session: httpx.Client) -> None:

@@ -82,6 +82,33 @@ def test_an_exporter_without_a_usable_key_tells_no_secret(caplog: pytest.LogCapt
     exporter.shutdown(0)
 
 
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://u:p@S3CRET@127.0.0.1:1/d",
+        "postgresql://u:p/S3CRET@127.0.0.1:1/d",
+        "postgresql://u:S3CRET/p@127.0.0.1:1/d",
+        "postgresql://u:a@S3CRET/p@127.0.0.1:1/d?connect_timeout=5",
+    ],
+)
+def test_a_password_with_special_characters_is_no_part_of_the_host(
+    dsn: str, caplog: pytest.LogCaptureFixture, outbox_dir: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    pipeline = configure_audit("postgres", dsn=dsn)
+    audit_event(**arguments())
+    wait_until(lambda: get_audit_stats().last_error is not None, "an attempt has failed")
+    assert pipeline.target.startswith("postgresql://127.0.0.1:1/d ")
+    check(caplog.text, str(pipeline.stats()), *(os.fspath(path) for path in Path(outbox_dir).rglob("*")))
+
+
+@pytest.mark.parametrize("dsn", ["postgresql://u:S3CRET", "postgresql://u:S3CRET/d", "host=h port=S3CRET"])
+def test_a_password_where_the_port_should_be_is_not_shown(dsn: str) -> None:
+    with pytest.raises(AuditConfigurationError, match="port") as caught:
+        configure_audit("postgres", dsn=dsn)
+    check(*traceback.format_exception(caught.value))
+
+
 def test_settings_tell_no_secret() -> None:
     settings = load_settings({"url": "http://x.example", "key": KEY, "token": TOKEN, "dsn": "postgresql://u:S3CRET@h"})
     check(repr(settings), str(settings), f"{settings}")

@@ -19,6 +19,7 @@ from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExp
 
 from otel_audit_exporter import (
     AuditConfigurationError,
+    PostgresAuditExporter,
     SQLiteAuditExporter,
     SupabaseAuditExporter,
     audit_event,
@@ -231,6 +232,17 @@ class TestMissingSettings:
         stats = pipeline.stats()
         assert (stats.recovered, stats.succeeded, stats.pending) == (5, 5, 0)
         assert audit_table.count() == 5
+
+    def test_what_waited_under_a_dsn_that_cannot_be_read_is_delivered_once_it_can(
+        self, behind: Behind, providers: list[LoggerProvider], stack: Stack, audit_table: AuditTable
+    ) -> None:
+        exporter = PostgresAuditExporter(dsn="mysql://u:p@127.0.0.1/d", table=audit_table.name)
+        behind(exporter).emit(LogRecord(attributes=attributes()))
+        wait_until(lambda: exporter.lane.stats().held == 1, "the event is held")
+        providers.pop().shutdown()
+        pipeline = configure_audit("postgres", dsn=stack.dsn(), table=audit_table.name)
+        assert pipeline.force_flush(60_000)
+        assert audit_table.count() == 1
 
     def test_a_setting_that_cannot_be_read_does_not_switch_telemetry_off_nor_misdirect_rows(
         self,

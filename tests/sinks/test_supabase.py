@@ -421,6 +421,28 @@ def test_the_environments_proxy_is_used_and_keeps_the_deadline(
                 assert refusal(sink, seconds=0.5).verdict.fault is TRANSIENT
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SSL_CERT_FILE", "/nowhere/S3CRET.pem"),
+        ("HTTPS_PROXY", "nonsense://user:S3CRET@127.0.0.1:1"),
+        ("HTTPS_PROXY", "http://user:S3CRET@:port"),
+        ("ALL_PROXY", "socks9://user:S3CRET@127.0.0.1:1"),
+    ],
+)
+def test_an_environment_that_no_client_can_be_made_in_is_the_configurations_fault(
+    stack: Stack, audit_table: AuditTable, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    with closing(sink_with(stack, audit_table, stack.service_key)) as sink:
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, value)
+            error = refusal(sink)
+            assert error.verdict.fault is CONFIGURATION
+            assert variable in error.verdict.remedy
+            assert "S3CRET" not in f"{error}{error.verdict}"
+        sink.insert([new_row()], soon())
+
+
 # Helpers
 
 

@@ -241,6 +241,29 @@ class TestSecrets:
         assert "mode='batch'" in repr(settings)
         assert "key=" not in repr(load_settings({}, {}))
 
+    @pytest.mark.parametrize(
+        ("given", "read"),
+        [
+            ("postgresql://u:p@ss@h:5/d", "postgresql://u:p%40ss@h:5/d"),
+            ("postgresql://u:p/s/s@h:5/d?sslmode=require", "postgresql://u:p%2Fs%2Fs@h:5/d?sslmode=require"),
+            ("postgresql+psycopg://u:a@b/c@h/d?user=x@y", "postgresql+psycopg://u:a%40b%2Fc@h/d?user=x@y"),
+            *(
+                (same, same)
+                for same in (
+                    "postgresql://u:p%40ss@h:5/d",
+                    "postgresql://u:p@h/d?options=-c%20a%3Db",
+                    "postgresql://u@h/d?password=p@ss",
+                    "postgresql:///d?host=/run/postgresql",
+                    "postgresql://h/d",
+                    "postgresql://h:5432,i:5433/d",
+                    "host=h password=a://b@c@d",
+                )
+            ),
+        ],
+    )
+    def test_a_password_in_a_dsn_need_not_be_encoded(self, given: str, read: str) -> None:
+        assert load_settings({"dsn": given}, {}).dsn == read
+
     def test_a_token_may_be_a_callable(self) -> None:
         def token() -> str:
             return SECRET
