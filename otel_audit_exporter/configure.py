@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -195,12 +196,16 @@ def _install(
     arguments = taken_from_client(arguments)
     name = exporter if isinstance(exporter, str) else None
     settings = load_settings({"exporter": name, **arguments})
+    if resource is not None and not isinstance(resource, Resource):
+        raise AuditConfigurationError(
+            f"resource: must be a Resource (Resource.create({{...}})), not {type(resource).__name__}"
+        )
     if isinstance(exporter, AuditExporter):
         _refuse_what_the_exporter_decides(arguments)
-    made_of = (settings.values, exporter if name is None else None, extra)
+    chosen = _known(exporter, settings)
+    made_of = ({**settings.values, "exporter": chosen}, extra)
     with _Running.lock:
         if _Running.stand_in is not None:
-            _known(exporter, settings)
             return _Running.stand_in(settings)
         running = _Running.pipeline
         if running is not None and running.closed:
@@ -212,7 +217,7 @@ def _install(
                 "auditing is configured already, with other arguments: call configure_audit() once per process, "
                 "or shutdown_audit() before another call"
             )
-        pipeline = build(_exporters(exporter, settings, resource), settings)
+        pipeline = build(_exporters(chosen, settings, resource), settings)
         _Running.pipeline, _Running.made_of = pipeline, made_of
         _say_where(pipeline, settings, chosen=exporter is not None or settings.chosen("exporter"))
         end_with_process(pipeline, on_sigterm=settings.handle_sigterm)
@@ -258,11 +263,21 @@ def replaced_pipeline(pipeline: AuditPipeline, stand_in: Callable[[Settings], Au
             _Running.pipeline, _Running.made_of, _Running.stand_in = before
 
 
-def _exporters(exporter: ExporterChoice | None, settings: Settings, resource: Resource | None) -> list[AuditExporter]:
-    made = [_exporter(one, settings, resource) for one in _known(exporter, settings)]
-    names = [one.lane.name for one in made]
-    if len(set(names)) < len(names):
-        raise AuditConfigurationError(f"exporter (OTEL_AUDIT_EXPORTER): each sink once, not {', '.join(names)}")
+def _exporters(
+    chosen: Sequence[str | LogRecordExporter], settings: Settings, resource: Resource | None
+) -> list[AuditExporter]:
+    made: list[AuditExporter] = []
+    try:
+        for one in chosen:
+            made.append(_exporter(one, settings, resource))
+        names = [one.lane.name for one in made]
+        if len(set(names)) < len(names):
+            raise AuditConfigurationError(f"exporter (OTEL_AUDIT_EXPORTER): each sink once, not {', '.join(names)}")
+    except BaseException:
+        for half in made:
+            if half not in chosen:
+                half.close(time.monotonic(), patient=False)
+        raise
     return made
 
 

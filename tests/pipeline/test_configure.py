@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,6 +51,17 @@ class TestOnce:
         monkeypatch.setenv("OTEL_AUDIT_TABLE", "t")
         first = configure_audit("sqlite")
         assert configure_audit("sqlite", table="t") is first
+
+    def test_the_same_exporters_are_the_same_argument_however_they_are_written(self) -> None:
+        pipeline = configure_audit()
+        assert configure_audit("sqlite") is pipeline
+        assert configure_audit(["SQLite"]) is pipeline
+        pipeline.shutdown()
+        pipeline = configure_audit("memory,none")
+        assert configure_audit(("memory", "none")) is pipeline
+        assert configure_audit("Memory, none") is pipeline
+        with pytest.raises(AuditConfigurationError):
+            configure_audit("none,memory")
 
     def test_equal_resources_are_the_same_argument(self) -> None:
         first = configure_audit("sqlite", resource=Resource({"service.name": "api"}))
@@ -331,6 +343,18 @@ class TestFaults:
         monkeypatch.setenv("OTEL_AUDIT_IDS", "int")
         with pytest.raises(AuditConfigurationError, match="OTEL_AUDIT_IDS='int': must be one of uuid, text"):
             configure_audit("sqlite")
+
+    @pytest.mark.parametrize("exporter", ["sqlite,postgres", "sqlite,sqlite", "sqlite,nonsense"])
+    def test_of_several_exporters_none_runs_on_where_one_cannot(self, exporter: str) -> None:
+        with pytest.raises(AuditConfigurationError):
+            configure_audit(exporter)
+        with pytest.raises(AuditConfigurationError, match="not configured"):
+            audit_event(**arguments())
+        assert not [thread.name for thread in threading.enumerate() if "relay" in thread.name]
+
+    def test_a_resource_is_one_of_the_sdk_s(self) -> None:
+        with pytest.raises(AuditConfigurationError, match="resource"):
+            configure_audit("memory", resource={"service.name": "shop"})  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("below", [False, True])
     def test_an_outbox_directory_that_cannot_be_used_names_both_remedies(self, tmp_path: Path, below: bool) -> None:
