@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 # So many rows refused one after the other, none accepted between them: then it is not the rows.
 REFUSALS_IN_A_ROW: Final = 8
+# So many rows in a row for which the sink takes too long, or which it fails at: then it is the sink.
+PASSED_OVER_IN_A_ROW: Final = 3
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class _Run(Generic[T]):
         self._on_stored = on_stored
         self._doubts_sink = doubts_sink
         self._accepted = 0
+        self._passed_over = 0
         self._attempt: Attempt[T] = Attempt()
 
     def run(self, items: Sequence[T]) -> Attempt[T]:
@@ -94,6 +97,9 @@ class _Run(Generic[T]):
             if len(items) == 1 and by_record:
                 self._refuse(items[0], error, refused_at)
                 return False
+            if len(items) == 1 and error.verdict.halve:
+                self._pass_over(items[0], error)
+                return False
             if len(items) == 1 or not (by_record or error.verdict.halve):
                 self._stop(error, items)
         middle = len(items) // 2
@@ -124,6 +130,14 @@ class _Run(Generic[T]):
         if self._doubts_sink and self._accepted == 0 and len(self._attempt.refused) >= REFUSALS_IN_A_ROW:
             self._attempt.every_row_refused = True
             self._stop(every_row_refused(error), ())
+
+    def _pass_over(self, item: T, error: SinkError) -> None:
+        """Let an item wait that may be too much for the sink by itself: it is nothing that the others wait for."""
+        self._passed_over += 1
+        if self._accepted == 0 and self._passed_over >= PASSED_OVER_IN_A_ROW:
+            self._stop(error, [item])
+        self._attempt.waiting.append(item)
+        self._attempt.error = error
 
     def _stop(self, error: SinkError, waiting: Sequence[T]) -> NoReturn:
         self._attempt.waiting.extend(waiting)

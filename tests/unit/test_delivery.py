@@ -180,10 +180,19 @@ def test_a_batch_that_is_too_large_is_halved_until_it_fits() -> None:
     assert run.result.error is None
 
 
-def test_one_row_that_is_too_large_by_itself_leaves_the_rest_waiting() -> None:
-    run = Run(4, lambda rows, _: fault(Fault.TRANSIENT, "413", halve=True) if 1 in rows else None)
-    assert run.result.stored == [0]
-    assert run.result.waiting == [1, 2, 3]
+def test_a_row_that_is_too_large_by_itself_waits_and_the_others_do_not() -> None:
+    run = Run(64, lambda rows, _: fault(Fault.TRANSIENT, "413", halve=True) if {0, 1, 40} & set(rows) else None)
+    assert run.result.waiting == [0, 1, 40]
+    assert run.result.stored == [item for item in run.items if item not in run.result.waiting]
+    assert run.result.refused == []
+    assert run.result.error is not None
+    assert run.result.error.code == "413"
+
+
+def test_a_sink_that_fails_at_whatever_it_is_given_is_not_asked_for_every_row() -> None:
+    run = Run(64, lambda rows, _: fault(Fault.TRANSIENT, "57014", halve=True))
+    assert sorted(run.result.waiting) == run.items
+    assert len(run.sink.requests) < 12
 
 
 def test_a_sink_that_fails_in_its_own_way_is_tried_again_and_told() -> None:

@@ -13,7 +13,7 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.resources import Resource
 
-from otel_audit_exporter import audit_event, configure_audit
+from otel_audit_exporter import audit_event, configure_audit, flush_audit
 from tests.pipeline.said import USER, YACHT, arguments
 from tests.ways_in.receiver import Receiver
 
@@ -77,6 +77,42 @@ def test_an_exporter_that_fails_is_asked_again_until_it_succeeds(mode: str, answ
     assert list(stats.sinks) == ["Theirs"]
     assert stats.retried > 0
     assert stats.last_error
+
+
+class Choosy(Theirs):
+    """Takes no batch that is too long, or has an event in it that it cannot take."""
+
+    longest = 1000
+    bad: frozenset[str] = frozenset()
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        actions = {str((one.log_record.attributes or {})["audit.action"]) for one in batch}
+        return FAILURE if len(batch) > self.longest or actions & self.bad else super().export(batch)
+
+
+def test_a_batch_that_is_too_long_for_an_exporter_is_made_shorter() -> None:
+    theirs = Choosy()
+    theirs.longest = 3
+    configure_audit(theirs, schedule_delay_millis=200)
+    ids = {audit_event(**arguments()).record_id for _ in range(100)}
+    assert flush_audit(60_000)
+    assert set(theirs.taken) == ids
+
+
+def test_events_that_an_exporter_never_takes_hold_up_no_others() -> None:
+    theirs = Choosy()
+    theirs.bad = frozenset({"bad"})
+    pipeline = configure_audit(theirs, schedule_delay_millis=10)
+    bad = [audit_event(**arguments(action="bad")) for _ in range(2)]
+    good = [audit_event(**arguments()) for _ in range(50)]
+    assert all(receipt.result(60).record_id in theirs.taken for receipt in good)
+    late = audit_event(**arguments())
+    assert late.result(60).record_id in theirs.taken
+    assert {receipt.state for receipt in bad} == {"pending"}
+    assert (pipeline.stats().failed, pipeline.stats().pending) == (0, 2)
+    theirs.bad = frozenset()
+    assert flush_audit(60_000)
+    assert {receipt.record_id for receipt in bad} <= set(theirs.taken)
 
 
 def test_an_exporter_that_hangs_holds_up_neither_the_caller_nor_the_end(hanging: Theirs) -> None:
