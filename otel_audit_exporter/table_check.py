@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 
-from otel_audit_exporter.attributes import FIELDS, JSON_FIELDS
+from otel_audit_exporter.attributes import ACTOR_TYPES, FIELDS, JSON_FIELDS, OUTCOMES
 from otel_audit_exporter.mapping import DEFAULT_COLUMNS
 from otel_audit_exporter.table_sql import columns_text
 
@@ -18,7 +18,8 @@ from otel_audit_exporter.table_sql import columns_text
 class Column:
     """One column as the database has it; ``filled``: by a default, an identity or a generated value.
 
-    ``filled`` None: not known. ``any_type``: the database does not mind what is put in (SQLite).
+    ``filled`` None: not known. ``any_type``: the database does not mind what is put in (SQLite). ``labels``: the only
+    values that it takes (an enumeration).
     """
 
     name: str
@@ -27,6 +28,7 @@ class Column:
     filled: bool | None = False
     generated: bool = False
     any_type: bool = False
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,14 @@ _INTEGERS: Final = frozenset({"smallint", "integer", "bigint", "numeric", "int",
 _TIMES: Final = frozenset({"timestamp with time zone", "timestamp without time zone", "timestamptz", "timestamp"})
 _JSON: Final = frozenset({"jsonb", "json"})
 _ID_FIELDS: Final = ("yacht_id", "entity_id", "user_id", "on_behalf_of")
-_TEXT_ONLY: Final = frozenset({"entity_type", "action", "outcome", "actor_type", "user_agent", "event_name"})
 # The shortest text column that takes every value of the field.
 _LENGTHS: Final = {"record_id": 36, "timestamp": 32, "trace_id": 32, "span_id": 16, "outcome": 7, "actor_type": 7}
+# What an enumeration may hold, and of these what it has to hold.
+_LABELS: Final = frozenset({"entity_type", "action", "outcome", "actor_type", "event_name"})
+_CHOICES: Final = {"outcome": frozenset(OUTCOMES), "actor_type": frozenset(ACTOR_TYPES)}
+# What a made-up event says, or marks itself with.
+MARK: Final = "otel_audit_check"
+_MARKED: Final = frozenset({"entity_type", "action", *_ID_FIELDS})
 _ALWAYS_SAID: Final = frozenset(
     {"record_id", "yacht_id", "entity_type", "action", "entity_id", "timestamp", "outcome", "actor_type"}
 )
@@ -111,6 +118,9 @@ def wrong_type(column: Column, name: str, ids: str) -> str | None:
     """Say why a column cannot take a field's values; None where it can."""
     if column.any_type:
         return None
+    if column.labels:
+        unknown = sorted(_CHOICES.get(name, frozenset()).difference(column.labels))
+        return f"does not take {', '.join(unknown)}" if unknown else _no_label(name)
     base = _base(column.type)
     if base in _TEXT:
         shortest = 36 if name in _ID_FIELDS and ids == "uuid" else _LENGTHS.get(name, 0)
@@ -121,6 +131,10 @@ def wrong_type(column: Column, name: str, ids: str) -> str | None:
     if base in _INTEGERS and name in _ID_FIELDS:
         return f"takes numbers, and {name} is a UUID: set OTEL_AUDIT_IDS=text to write ids as they are"
     return f"does not take {name}, which is {_kind(name, ids)}"
+
+
+def _no_label(name: str) -> str | None:
+    return None if name in _LABELS else f"takes no {name}: its values are an enumeration"
 
 
 def _allowed(name: str, ids: str) -> frozenset[str]:
@@ -183,7 +197,11 @@ def _examine_column(column: Column | None, name: str, said: str, fit: Fit, findi
             findings.faults.append(
                 f'column "{name}" is NOT NULL, and an event need not have {said}: set column_defaults for it'
             )
-    if _picky(column, said) or (fit.ids == "text" and said in _ID_FIELDS and not _takes_any_text(column)):
+    if column.labels and said not in _CHOICES:
+        findings.notes.append(f'column "{name}" parks an event whose {said} is none of: {", ".join(column.labels)}')
+    elif said in _MARKED and _is_short(column, said):
+        findings.notes.append(f'column "{name}" of type {column.type} parks an event whose {said} is longer')
+    elif _picky(column, said) or (fit.ids == "text" and said in _ID_FIELDS and not _takes_any_text(column)):
         findings.notes.append(f'column "{name}" of type {column.type} parks an event whose {said} is of another kind')
 
 
@@ -227,14 +245,26 @@ def _usable_keys(facts: TableFacts, columns: Mapping[str, str], id_column: str) 
     return sorted((key for key in keys if id_column in key and set(key) <= set(columns)), key=len)
 
 
-def numbers_in(facts: TableFacts, fit: Fit) -> dict[str, int]:
-    """Return a number for every id that goes to a column of numbers: what a made-up event has to say."""
+def values_that_fit(facts: TableFacts, fit: Fit) -> dict[str, int | str]:
+    """Return what a made-up event has to say where a column takes numbers, little text, or some values only."""
     columns = ((facts.column(name), said) for name, said in fit.columns.items())
-    return {
-        said: 1
-        for column, said in columns
-        if column is not None and said in _ID_FIELDS and not column.any_type and _base(column.type) in _INTEGERS
-    }
+    found = {said: _value_that_fits(column, said) for column, said in columns if column is not None}
+    return {said: value for said, value in found.items() if value is not None}
+
+
+def _value_that_fits(column: Column, said: str) -> int | str | None:
+    if column.any_type or said not in _MARKED:
+        return None
+    if column.labels:
+        return column.labels[0]
+    if said in _ID_FIELDS and _base(column.type) in _INTEGERS:
+        return 1
+    return MARK[: _length(column.type)] if _is_short(column, said) else None
+
+
+def _is_short(column: Column, said: str) -> bool:
+    room = _length(column.type)
+    return _base(column.type) in _TEXT and room is not None and room < (36 if said in _ID_FIELDS else len(MARK))
 
 
 # --- what would fit? ----------------------------------------------------------------------------------------------
@@ -252,11 +282,11 @@ _USUAL_NAMES: Final[Mapping[str, str]] = {
     "user_id": "user_id actor_id performed_by created_by changed_by done_by author_id actor user user_uuid updated_by"
     " modified_by by_user employee_id member_id crew_id who username",
     "timestamp": "created_at timestamp occurred_at inserted_at performed_at logged_at event_time event_at recorded_at"
-    " changed_at action_at created created_on event_timestamp action_tstamp time ts at date_time",
+    " changed_at action_at created created_on event_timestamp action_tstamp time ts at date_time when",
     "old_values": "old_values old_data before old_value before_data previous_values old old_record previous old_row"
-    " before_state prev before_values data_before old_state",
+    " before_state prev before_values data_before old_state from",
     "new_values": "new_values new_data after new_value after_data new new_record new_row after_state after_values"
-    " data_after new_state changes diff payload details data changed_fields",
+    " data_after new_state to changes diff payload details data changed_fields",
     "outcome": "outcome status result",
     "actor_type": "actor_type user_type actor_kind",
     "on_behalf_of": "on_behalf_of impersonated_by behalf_of",
@@ -343,17 +373,22 @@ class _Guess:
         return not column.generated and wrong_type(column, said, "text") is None
 
     def _find_id(self, present: Fit) -> str:
-        unique = {name for key in self._facts.keys or () for name in key if len(key) == 1 or self._is_time_key(key)}
-        if self._facts.keys is None:
-            unique = {column.name for column in self._facts.columns}
-        usable = [column for column in self._facts.columns if column.name in unique and self._fits(column, "record_id")]
-        names = [column.name for column in usable]
-        if present.id_column in names:
+        keys = self._facts.keys
+        if keys is None:
+            keys = [(column.name,) for column in self._facts.columns]
+        unique = {name for key in keys for name in key if len(key) == 1 or self._is_time_key(key)}
+        usable = self._that_take_ids(unique)
+        if present.id_column in (column.name for column in usable):
             return present.id_column
         best = self._by_usual_name("record_id", usable)
         if best is None and self._facts.keys is not None and len(usable) == 1:
             best = usable[0]
+        # Of a key of more columns only a name tells which one is the event's.
+        best = best or self._by_usual_name("record_id", self._that_take_ids({name for key in keys for name in key}))
         return best.name if best else ""
+
+    def _that_take_ids(self, names: Collection[str]) -> list[Column]:
+        return [column for column in self._facts.columns if column.name in names and self._fits(column, "record_id")]
 
     def _is_time_key(self, key: tuple[str, ...]) -> bool:
         """Tell whether a key is an id and the time that a table is partitioned by."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _SQL: Final = files(__package__).joinpath("sql", "describe_for_check.sql")
 _NO_TABLE: Final = "42P01"
+_GENERATED: Final = "428C9"
 
 
 class TableSource(Protocol):
@@ -59,10 +60,8 @@ def table_source(settings: Settings) -> TableSource:
         raise AuditConfigurationError(f"exporter {name}: {error}") from None
 
 
-def _judge(code: str | None, message: str, findings: Findings) -> None:
+def _judge(verdict: Verdict, said: str, code: str | None, findings: Findings) -> None:
     """Sort what a trial insert was refused for."""
-    verdict = classify_sqlstate(code, message)
-    said = f"{describe_sqlstate(code, message)} ({code})"
     said = f"{said}: {verdict.remedy}" if verdict.remedy else said
     if verdict.foreign_key:
         findings.notes.append(f"a trial event was refused for its made-up ids: {said}; try with --yacht and --user")
@@ -96,7 +95,14 @@ class PostgresTable:
                 raise self._no_table(connection)
         self._known = orjson.loads(found[0])
         columns = [
-            Column(one["name"], one["type"], one["not_null"], one["filled"], one["generated"])
+            Column(
+                one["name"],
+                one["type"],
+                one["not_null"],
+                one["filled"],
+                one["generated"],
+                labels=tuple(one["labels"] or ()),
+            )
             for one in self._known["columns"]
         ]
         return TableFacts(columns, [tuple(key) for key in self._known["keys"]])
@@ -141,16 +147,30 @@ class PostgresTable:
         try:
             statement = insert.statement(shape, "\0").replace("%", "%%").replace("\0", "%s")
         except ShapeError as error:
-            _judge(error.code, error.message, findings)
+            self._judge(error.code, error.message, findings)
             return
         with self._connected() as connection:
             try:
                 connection.execute(statement.encode(), [f"[{row.decode()}]"])
                 connection.execute("set constraints all immediate")
+                if not self._is_there(connection, fit, row):
+                    findings.faults.append("a trigger or rule of the table drops the row, or changes its id")
             except psycopg.Error as error:
                 if error.sqlstate is None:
                     raise
-                _judge(error.sqlstate, error.diag.message_primary or "", findings)
+                self._judge(error.sqlstate, error.diag.message_primary or "", findings)
+
+    @staticmethod
+    def _judge(code: str, message: str, findings: Findings) -> None:
+        _judge(classify_sqlstate(code, message), f"{describe_sqlstate(code, message)} ({code})", code, findings)
+
+    def _is_there(self, connection: psycopg.Connection[Any], fit: Fit, row: bytes) -> bool:
+        from otel_audit_exporter.sinks.postgres_statement import quoted
+
+        schema, table, column = (quoted(name).replace("%", "%%") for name in (self._schema, self._table, fit.id_column))
+        query = f"select exists (select from {schema}.{table} where {column} = %s)"  # noqa: S608  # quoted names
+        found = connection.execute(query.encode(), [orjson.loads(row)[fit.id_column]]).fetchone()
+        return found is not None and bool(found[0])
 
     @contextmanager
     def _connected(self) -> Iterator[psycopg.Connection[Any]]:
@@ -209,7 +229,8 @@ class PostgrestTable:
 
     PostgREST has no transaction to roll back (Supabase allows no ``Prefer: tx=rollback``). So what is tried is an
     insert of no row at all, which asks for table, columns, key and privileges; of one row twice, which its own key
-    refuses when everything else has let it through; and of a row of nulls, which shows the policy for select.
+    refuses when everything else has let it through; and of the row with one of nulls after it, which is refused when
+    the key and the policy for select have let the first one through.
     """
 
     finds_key = False
@@ -249,22 +270,14 @@ class PostgrestTable:
         for trial in self._trials(fit, row):
             refusal = self._rest.insert(quote(self._table, safe=""), trial.parameters, trial.rows, trial.prefer)
             if refusal is None and trial.expected is not None:
-                findings.faults.append("a trigger of the table changes ids: a trial row may have been stored")
+                findings.faults.append("a trigger of the table drops rows or changes ids: a trial row may be stored")
             if refusal is not None and refusal.verdict.fault is Fault.TRANSIENT:
                 raise refusal
             if refusal is not None and refusal.code != trial.expected:
-                self._judge(refusal, findings)
-            if findings.faults:
+                _judge(refusal.verdict, str(refusal), refusal.code, findings)
+            if findings.faults or findings.notes:
                 break
         return findings
-
-    @staticmethod
-    def _judge(refusal: SinkError, findings: Findings) -> None:
-        said = f"{refusal}: {refusal.verdict.remedy}" if refusal.verdict.remedy else str(refusal)
-        if refusal.verdict.foreign_key or refusal.code in ("23514", "P0001"):
-            findings.notes.append(f"a trial event was refused: {said}; see whether your own events pass")
-        else:
-            findings.faults.append(said)
 
     def _trials(self, fit: Fit, row: bytes) -> Iterator[_Trial]:
         columns = _quoted(TableMapping(fit.columns, fit.defaults).columns)
@@ -274,7 +287,7 @@ class PostgrestTable:
         yield _Trial({"columns": columns}, b"[" + row + b"," + row + b"]", "return=minimal,tx=rollback", "23505")
         nulls = self._row_of_nulls(fit, row)
         if nulls:
-            yield _Trial(upsert, b"[" + nulls + b"]", ignoring, "23502")
+            yield _Trial(upsert, b"[" + row + b"," + nulls + b"]", ignoring, "23502")
 
     def _row_of_nulls(self, fit: Fit, row: bytes) -> bytes | None:
         """Return the row with null wherever the table takes none, but for the yacht; None where that is too little."""
@@ -292,12 +305,21 @@ class PostgrestTable:
                 type_ = f"{type_}({said['maxLength']})"
             # Sequences and identities are not described, so a number may be filled.
             filled = True if "default" in said else None if said.get("type") in ("integer", "number") else False
-            columns.append(Column(name, type_, name in required, filled))
+            labels = tuple(map(str, said.get("enum", ())))
+            columns.append(Column(name, type_, name in required, filled, labels=labels))
             if "<pk/>" in str(said.get("description", "")):
                 primary.append(name)
         keys = [tuple(primary)] if primary else []
         keys += [(column.name,) for column in columns if (column.name,) not in keys and self._is_unique(column)]
-        return TableFacts(columns, keys)
+        return TableFacts([self._completed(column) for column in columns], keys)
+
+    def _completed(self, column: Column) -> Column:
+        """Ask whether a column is generated, which is not described."""
+        if not column.not_null or column.filled:
+            return column
+        refusal = self._insert_nothing({"columns": _quoted((column.name,))})
+        generated = refusal is not None and refusal.code == _GENERATED
+        return replace(column, filled=True, generated=True) if generated else column
 
     def _is_unique(self, column: Column) -> bool:
         """Ask whether a column that may be an id has a unique constraint, which is not described."""
@@ -306,22 +328,22 @@ class PostgrestTable:
         if not column.name.lower().endswith(("id", "uuid", "key")):
             return False
         name = _quoted((column.name,))
-        refusal = self._rest.insert(
-            quote(self._table, safe=""),
-            {"columns": name, "on_conflict": name},
-            b"[]",
-            "resolution=ignore-duplicates,return=minimal,tx=rollback",
-        )
-        return refusal is None
+        ignoring = "resolution=ignore-duplicates,return=minimal,tx=rollback"
+        return self._insert_nothing({"columns": name, "on_conflict": name}, ignoring) is None
+
+    def _insert_nothing(
+        self, parameters: Mapping[str, str], prefer: str = "return=minimal,tx=rollback"
+    ) -> SinkError | None:
+        return self._rest.insert(quote(self._table, safe=""), parameters, b"[]", prefer)
 
     def _require_table(self) -> None:
-        refusal = self._rest.insert(quote(self._table, safe=""), {}, b"[]", "return=minimal,tx=rollback")
+        refusal = self._insert_nothing({})
         if refusal is not None:
             raise refusal
 
     def _not_described(self, definitions: dict[str, Any]) -> SinkError:
         """Say why a table is not described: it is not there, or the role has no right to it at all."""
-        refusal = self._rest.insert(quote(self._table, safe=""), {}, b"[]", "return=minimal,tx=rollback")
+        refusal = self._insert_nothing({})
         if refusal is not None and refusal.code == "42501":
             return refusal
         others = [

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -18,12 +18,10 @@ from otel_audit_exporter.errors import AuditDeliveryError
 from otel_audit_exporter.event import EventRules
 from otel_audit_exporter.mapping import DEFAULT_COLUMNS, TableMapping
 from otel_audit_exporter.settings import Settings, load_settings
-from otel_audit_exporter.table_check import Column, Findings, Fit, TableFacts, examine, numbers_in, suggest
+from otel_audit_exporter.table_check import MARK, Column, Findings, Fit, TableFacts, examine, suggest, values_that_fit
 from otel_audit_exporter.table_settings import table_exporter
 from otel_audit_exporter.table_sources import TableSource, table_source
 from otel_audit_exporter.table_sql import columns_text
-
-MARK: Final = "otel_audit_check"
 
 
 @with_destination
@@ -51,9 +49,9 @@ def check(
         ids |= {"entity_type": entity[0], "entity_id": entity[1]}
     said = {name: value for name, value in ids.items() if value is not None}
     with told_sink_errors():
-        fits, numbers = _Check(settings, said).run()
+        fits, values = _Check(settings, said).run()
     if write and fits:
-        fits = _write(settings, arguments, {**numbers, **said}, timeout)
+        fits = _write(settings, arguments, {**values, **said}, timeout)
     elif write:
         talk.say("nothing was written: mend the faults first")
     if not fits:
@@ -67,38 +65,41 @@ class _Check:
     settings: Settings
     said: dict[str, str]
 
-    def run(self) -> tuple[bool, Mapping[str, int]]:
-        """Print what is found; return whether rows would land, and the ids of an event that are numbers."""
+    def run(self) -> tuple[bool, Mapping[str, int | str]]:
+        """Print what is found; return whether rows would land, and the values that a made-up event has to say."""
         source = table_source(self.settings)
         print(f"{table_exporter(self.settings)}  {talk.clean(source.target)}\n")
         present = _present(self.settings)
         facts = source.describe()
-        findings, suggested = self._look(source, facts, present)
+        findings, shown = self._look(source, facts, present)
         for fault in findings.faults:
             print(f"FAULT  {talk.clean(fault)}")
         for note in findings.notes:
             print(f"note   {talk.clean(note)}")
-        _print_settings(present, suggested, fits=not findings.faults)
-        return not findings.faults, numbers_in(facts, present) if facts else {}
+        if facts is None and findings.faults:
+            print("\nWhich settings would fit cannot be told.")
+        else:
+            _print_settings(shown, fits=not findings.faults, present=shown is present)
+        return not findings.faults, values_that_fit(facts, present) if facts else {}
 
     def _look(self, source: TableSource, facts: TableFacts | None, present: Fit) -> tuple[Findings, Fit | None]:
         if facts is None:
             print("The table describes itself to nobody, or is made on first use.\n")
-            return self._try(source, present, {}), None
+            return self._try(source, present, {}), present
         findings = examine(facts, present, finds_key=source.finds_key)
         suggested = suggest(facts, present, finds_key=source.finds_key)
         _print_columns(facts, present)
         shape_fits = not findings.faults
         tried = present if shape_fits else suggested
         if tried is not None:
-            found = self._try(source, tried, numbers_in(facts, tried))
+            found = self._try(source, tried, values_that_fit(facts, tried))
             if not shape_fits and (found.faults or found.notes):
                 findings.notes.append("by the settings below, too:")
             findings.add(found)
-        return findings, None if shape_fits else suggested
+        return findings, tried
 
-    def _try(self, source: TableSource, fit: Fit, numbers: Mapping[str, int]) -> Findings:
-        event = EventRules(ids="text", required=()).compose(_event({**numbers, **self.said}))
+    def _try(self, source: TableSource, fit: Fit, values: Mapping[str, int | str]) -> Findings:
+        event = EventRules(ids="text", required=()).compose(_event({**values, **self.said}))
         mapping = TableMapping(fit.columns, fit.defaults, self.settings.unmapped)
         return source.try_insert(fit, mapping.row(event.body))
 
@@ -135,16 +136,15 @@ def _line(column: Column, present: Fit) -> list[str | Text]:
     return [column.name, column.type, "NOT NULL" if column.not_null else "", " or ".join(parts) or nothing]
 
 
-def _print_settings(present: Fit, suggested: Fit | None, *, fits: bool) -> None:
-    shown = present if fits else suggested
+def _print_settings(shown: Fit | None, *, fits: bool, present: bool) -> None:
     if shown is None:
-        print("\nNo settings would fit.")
+        print("\nNo settings would fit: record_id needs a column of type uuid or text with a unique constraint.")
         return
     variables = shown.variables()
     if fits:
         print("\nThe table fits the settings." if variables else "\nThe table fits the default settings.")
     else:
-        print("\nSettings that fit the columns:")
+        print("\nThe settings fit the columns:" if present else "\nSettings that fit the columns:")
     variables.setdefault("OTEL_AUDIT_COLUMNS", columns_text(shown.columns))
     for name, value in variables.items():
         print(f"{name}={talk.clean(value)}")

@@ -22,13 +22,23 @@ select pg_catalog.json_build_object(
             'not_null', a.attnotnull or t.typnotnull,
             'filled', a.atthasdef or a.attidentity <> '' or t.typdefault is not null,
             'generated', a.attgenerated <> '' or a.attidentity = 'a',
+            'labels', (
+                select pg_catalog.json_agg(e.enumlabel order by e.enumsortorder)
+                from pg_catalog.pg_enum e
+                where e.enumtypid = case when t.typtype = 'd' then t.typbasetype else t.oid end
+            ),
             'insert', pg_catalog.has_column_privilege(c.oid, a.attnum, 'insert'),
             'select', pg_catalog.has_column_privilege(c.oid, a.attnum, 'select')
         ) order by a.attnum), '[]')
         from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
         where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     ),
-    'keys', (
+    -- A view has no keys of its own: any column may be one of the table behind it, which the server knows.
+    'keys', case when c.relkind = 'v' then (
+        select coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(a.attname) order by a.attnum), '[]')
+        from pg_catalog.pg_attribute a
+        where a.attrelid = c.oid and a.attnum > 0
+    ) else (
         select coalesce(pg_catalog.json_agg(k.columns), '[]')
         from (
             select pg_catalog.json_agg(a.attname order by u.position) as columns
@@ -39,7 +49,7 @@ select pg_catalog.json_build_object(
                 and i.indisunique and i.indimmediate and i.indisvalid and i.indpred is null and i.indexprs is null
             group by i.indexrelid
         ) k
-    )
+    ) end
 )::text
 from pg_catalog.pg_class c
 join pg_catalog.pg_namespace n on n.oid = c.relnamespace

@@ -165,6 +165,54 @@ CASES = [
         settings={"OTEL_AUDIT_KEY_COLUMNS": "id,created_at"},
         only="supabase",
     ),
+    Case(
+        "a key of three columns",
+        "alter table {} drop constraint {}_pkey; alter table {} add primary key (yacht_id, id, created_at);"
+        " grant select (yacht_id, created_at) on {} to audit_writer",
+        says=("exactly (id)",),
+        settings={"OTEL_AUDIT_KEY_COLUMNS": "id,yacht_id,created_at"},
+        only="supabase",
+    ),
+    Case(
+        "a key that no insert can name",
+        "alter table {} drop constraint {}_pkey, add primary key (id) deferrable",
+        says=("55000",),
+        mended_by="alter table {} drop constraint {}_pkey, add primary key (id)",
+        only="supabase",
+    ),
+    Case(
+        "no partition for the row",
+        "drop table {}; create table {} (like pms_audit_log including defaults, primary key (id, created_at))"
+        " partition by range (created_at); grant insert, select (id, created_at) on {} to audit_writer",
+        says=("no partition",),
+        mended_by="create table {}_rest partition of {} default",
+    ),
+    Case(
+        "a generated column",
+        "alter table {} add search text not null generated always as (entity_type || action) stored",
+        code=0,
+        says=("the database",),
+    ),
+    Case(
+        "an enumeration",
+        "create type {}_kind as enum ('receive', 'dispose');"
+        " alter table {} alter action type {}_kind using 'receive'::{}_kind",
+        code=0,
+        says=('"action" parks an event whose action is none of: receive, dispose',),
+    ),
+    Case(
+        "little room",
+        "alter table {} alter action type varchar(7), alter entity_type type varchar(4)",
+        code=0,
+        says=('"action" of type character varying(7) parks an event whose action is longer',),
+    ),
+    Case(
+        "a trigger that drops rows",
+        "create or replace function drop_it() returns trigger language plpgsql as $$ begin return null; end $$;"
+        " create trigger drops before insert on {} for each row execute function drop_it()",
+        says=("drops",),
+        mended_by="drop trigger drops on {}",
+    ),
     Case("a foreign key", "alter table {} add foreign key (yacht_id) references {} (id)", code=0, says=("note",)),
     Case("a check", "alter table {} add check (action in ('receive'))", code=0, says=("check constraint",)),
     Case(
@@ -217,6 +265,7 @@ def test_it_says_what_is_the_matter_and_a_row_lands_by_the_settings_that_it_prin
     assert ("FAULT" in done.out) == (case.code == 1)
     assert audit_table.count() == 0
     printed = settings_in(done)
+    assert printed.keys() >= {"OTEL_AUDIT_COLUMNS"}
     assert printed.items() >= case.settings.items()
     change(stack, audit_table, case.mended_by)
     for variable, value in printed.items():
@@ -230,6 +279,24 @@ def test_it_says_what_is_the_matter_and_a_row_lands_by_the_settings_that_it_prin
         assert audit_table.postgres.sql(SQL("select count(*) as rows from {}").format(Identifier(audit_table.name)))
     assert again.code == 0, again
     assert "SECRET" not in done.out + done.err
+
+
+def test_a_view_is_written_through(
+    stack: Stack, audit_table: AuditTable, workspace: Workspace, environment: Environment, kind: str
+) -> None:
+    view = f"{audit_table.name}_view"
+    change(
+        stack,
+        audit_table,
+        "create view {}_view as select * from {}; grant insert, select (id) on {}_view to audit_writer",
+    )
+    environment("OTEL_AUDIT_TABLE", view)
+    try:
+        assert workspace.run("check").code == 0
+        assert lands(uuid4)
+    finally:
+        stack.sql(f"drop view {view}")
+    assert audit_table.count() == 1
 
 
 def lands(new_id: Callable[[], object]) -> bool:
@@ -362,6 +429,7 @@ def test_where_postgrest_does_not_describe_tables_an_insert_is_tried_all_the_sam
     change(stack, audit_table, "drop policy audit_writer_inserts on {}; alter table {} drop column old_values")
     done = workspace.run("check")
     assert (done.code, '"old_values"' in done.out) == (1, True)
+    assert "cannot be told" in done.out
     environment("OTEL_AUDIT_COLUMNS", "id=record_id,yacht_id=yacht_id,action=action")
     assert "row-level security" in workspace.run("check").out
     environment("OTEL_AUDIT_TABLE", "no_such_table")

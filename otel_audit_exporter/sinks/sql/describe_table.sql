@@ -5,7 +5,12 @@ select
         from pg_catalog.pg_attribute a
         where a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
     ),
-    (
+    -- A view has no keys of its own: any column may be one of the table behind it, which the server knows.
+    case when t.kind = 'v' then (
+        select coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(a.attname) order by a.attnum), '[]')
+        from pg_catalog.pg_attribute a
+        where a.attrelid = t.oid and a.attnum > 0
+    ) else (
         select coalesce(pg_catalog.json_agg(k.columns order by k.size, k.name), '[]')
         from (
             select i.indnkeyatts as size, i.indexrelid as name, pg_catalog.json_agg(a.attname order by n.position) as columns
@@ -16,6 +21,5 @@ select
                 and i.indisunique and i.indimmediate and i.indisvalid and i.indpred is null and i.indexprs is null
             group by i.indexrelid, i.indnkeyatts
         ) k
-    )
-from (select pg_catalog.to_regclass($1)::pg_catalog.oid as oid) t
-where t.oid is not null
+    ) end
+from (select c.oid, c.relkind as kind from pg_catalog.pg_class c where c.oid = pg_catalog.to_regclass($1)) t
