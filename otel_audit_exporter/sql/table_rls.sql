@@ -6,6 +6,9 @@ declare
 begin
     if not exists (select from pg_catalog.pg_roles where rolname = {reader_literal}) then
         create role {reader} nologin;
+        if exists (select from pg_catalog.pg_roles where rolname = 'authenticator') then
+            grant {reader} to authenticator; -- PostgREST becomes the role that a token names
+        end if;
     end if;
     for who in
         select rolname from pg_catalog.pg_roles where rolname in ('anon', 'authenticated', {reader_literal})

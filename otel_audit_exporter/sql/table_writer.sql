@@ -5,7 +5,10 @@ begin
     if not exists (select from pg_catalog.pg_roles where rolname = {writer_literal}) then
         create role {writer} nologin noinherit;
     end if;
-    if exists (select from pg_catalog.pg_roles where rolname = 'authenticator') then
+    if exists (
+        select from pg_catalog.pg_roles
+        where rolname = 'authenticator' and not pg_catalog.pg_has_role(oid, {writer_literal}, 'member')
+    ) then
         grant {writer} to authenticator; -- PostgREST becomes the role that a token names
     end if;
 end

@@ -260,6 +260,22 @@ def test_a_writer_role_that_is_not_there_is_made(stack: Stack) -> None:
     stack.sql(SQL("drop owned by {role}; drop role {role}").format(role=Identifier(role)))
 
 
+@pytest.mark.parametrize("partitioned", [{}, {"partitioned": True, "retention_months": 3}], ids=flags)
+def test_an_owner_runs_the_script_without_more_rights_than_a_schema(stack: Stack, partitioned: dict[str, Any]) -> None:
+    name = new_name()
+    role, schema = Identifier(name), Identifier(f"of_{name}")
+    stack.sql(SQL("create role {} login createrole; create schema {} authorization {}").format(role, schema, role))
+    plan = TablePlan(table="log", schema=f"of_{name}", **EVERYTHING, **partitioned)
+    with stack.postgres.connect() as connection:
+        connection.execute(SQL("set session authorization {}").format(role))
+        for _ in range(2):
+            connection.execute(plan.sql().encode())
+    table = MadeTable(stack, plan)
+    table.insert_directly([table.row()])
+    assert table.count() == 1
+    stack.sql(SQL("drop schema {} cascade; drop owned by {}; drop role {}").format(schema, role, role))
+
+
 # --- append-only --------------------------------------------------------------------------------------------------
 
 CHANGES = [
@@ -320,6 +336,25 @@ def test_a_reader_reads_the_rows_of_the_yachts_in_the_token(stack: Stack, ids: A
     assert read(yacht_id=["nonsense", "", None, 7, {}]) == set()
     assert read(yacht_id={"yacht_id": yachts[0]}) == set()
     assert table.request("GET", "", "anon").status_code == 401
+
+
+def test_a_reader_role_that_is_made_reads_through_postgrest(stack: Stack) -> None:
+    role = f'Rea"der {new_name()}'
+    table = make_table(stack, rls=True, reader_role=role, yacht_claim="boats", ids="text")
+    table.run()
+    table.insert_directly([table.row(yacht_id=yacht) for yacht in ("7", "8", "Nine")], "postgres")
+    stack.reload_schema_cache()
+    claims: list[Any] = [[7, "Nine"], "8", 8, ["nine"], "", None]
+    answers = [table.request("GET", "select=yacht_id&order=yacht_id", role, boats=claim) for claim in claims]
+    assert [[row["yacht_id"] for row in answer.json()] for answer in answers] == [
+        ["7", "Nine"],
+        ["8"],
+        ["8"],
+        [],
+        [],
+        [],
+    ]
+    stack.sql(SQL("drop owned by {role}; drop role {role}").format(role=Identifier(role)))
 
 
 def test_a_reader_writes_nothing(stack: Stack) -> None:
