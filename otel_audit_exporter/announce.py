@@ -143,8 +143,12 @@ def describe(body: bytes | None) -> str:
     """Return an event's action, entity type and entity id, for a log line: none so long or odd that it is another."""
     if body is None:
         return "none"
-    fragments = split(body)
-    return " ".join(_name(parse_json(fragments[INDEX[name]])) for name in ("action", "entity_type", "entity_id"))
+    try:
+        fragments = split(body)
+        said = [parse_json(fragments[INDEX[name]]) for name in ("action", "entity_type", "entity_id")]
+    except (ValueError, IndexError):
+        return "one that cannot be read"
+    return " ".join(map(_name, said))
 
 
 def _name(value: object) -> str:

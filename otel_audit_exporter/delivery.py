@@ -115,7 +115,13 @@ class _Run(Generic[T]):
         if time.monotonic() >= self._deadline:
             self._stop(out_of_time(), items)
         try:
-            self._sink.insert(self._rows_of(items), self._deadline)
+            rows = self._rows_of(items)
+        except MemoryError as error:
+            return unforeseen(error)
+        except Exception as error:
+            return no_row(error)
+        try:
+            self._sink.insert(rows, self._deadline)
         except SinkError as error:
             return error
         except Exception as error:
@@ -173,6 +179,12 @@ def unforeseen(error: Exception) -> SinkError:
     """Return the error of a sink that fails in a way of its own: tried again, and told."""
     verdict = Verdict(Fault.TRANSIENT, remedy="report it to whoever maintains the sink", perhaps_stored=True)
     return SinkError(verdict, f"the sink raised {type(error).__name__}", code=type(error).__name__)
+
+
+def no_row(error: Exception) -> SinkError:
+    """Return the error of an event that cannot be made a row: it must not keep the others from being sent."""
+    verdict = Verdict(Fault.RECORD, remedy="see its bytes in the dead letters", park_at_once=True)
+    return SinkError(verdict, "the event's bytes make no row", code=type(error).__name__)
 
 
 def every_row_refused(error: SinkError) -> SinkError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -12,6 +12,7 @@ from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter.announce import logger
+from otel_audit_exporter.event import SEPARATOR
 from otel_audit_exporter.exporter import AuditExporter
 from otel_audit_exporter.lane import RowsOf
 from otel_audit_exporter.mapping import TableMapping
@@ -192,7 +193,7 @@ class ForwardingAuditExporter(AuditExporter):
         return ForwardingSink(self._exporter, self._resource, name=self.exporter_name)
 
     def _rows_of(self) -> RowsOf:
-        return list  # whole events
+        return _whole
 
     def _place(self, settings: Settings) -> str:
         return shown_endpoint(self._exporter) or self.exporter_name
@@ -231,7 +232,7 @@ class OTLPAuditExporter(AuditExporter):
         return sink
 
     def _rows_of(self) -> RowsOf:
-        return list  # whole events
+        return _whole
 
     def _place(self, settings: Settings) -> str:
         return self._address
@@ -249,7 +250,7 @@ class ConsoleAuditExporter(AuditExporter):
         return ConsoleSink(as_json=settings.format == "json")
 
     def _rows_of(self) -> RowsOf:
-        return list  # whole events
+        return _whole
 
 
 class NoAuditExporter(AuditExporter):
@@ -273,6 +274,12 @@ def taken_from_client(options: Mapping[str, Any]) -> dict[str, Any]:
         taken["url"] = taken.get("url") or str(getattr(client, "supabase_url", "")) or None
         taken["key"] = taken.get("key") or getattr(client, "supabase_key", None)
     return taken
+
+
+def _whole(bodies: Sequence[bytes]) -> list[bytes]:
+    if not all(SEPARATOR in body for body in bodies):
+        raise ValueError("no event")
+    return list(bodies)
 
 
 EXPORTERS: Final[Mapping[str, type[AuditExporter]]] = {

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from typing import Final
 
 from otel_audit_exporter.announce import Announcer, Repeats, logger
@@ -614,8 +615,11 @@ def shape_error(problem: str) -> SinkError:
 
 
 def record_id_of(body: bytes) -> str:
-    """Return the record id of an event's bytes."""
-    return str(parse_json(split(body)[INDEX["record_id"]]))
+    """Return the record id of an event's bytes, or where they cannot be read a name that stays the same."""
+    try:
+        return str(parse_json(split(body)[INDEX["record_id"]]))
+    except (ValueError, IndexError):
+        return f"unreadable-{blake2b(body, digest_size=8).hexdigest()}"
 
 
 def _still_in(store: AnyStore, entries: list[Entry]) -> list[Entry]:

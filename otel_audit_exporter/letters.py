@@ -11,6 +11,7 @@ from typing import IO, Any
 import orjson
 
 from otel_audit_exporter.deadletters import DeadLetter, ParkedEvent
+from otel_audit_exporter.delivery import no_row, unforeseen
 from otel_audit_exporter.errors import AuditDeliveryError
 from otel_audit_exporter.event import parse_json
 from otel_audit_exporter.faults import Fault
@@ -58,13 +59,15 @@ class DeadLetters:
         return self._lane.dead_letters.remove(id)
 
     def _letter(self, parked: ParkedEvent) -> DeadLetter:
-        row = _shown(self._lane.row_of(parked.body))
+        try:
+            row = _shown(self._lane.row_of(parked.body))
+        except (ValueError, IndexError):  # no event: as its text
+            row = parked.body.decode("utf-8", "backslashreplace")
         return parked.letter(row if isinstance(row, dict) else {"record": row})
 
     def _retry(self, parked: ParkedEvent) -> bool:
         try:
-            deadline = time.monotonic() + self._lane.options.export_timeout_seconds
-            self._lane.sink.insert([self._lane.row_of(parked.body)], deadline)
+            self._offer(parked)
         except SinkError as error:
             if error.verdict.fault is not Fault.RECORD:
                 raise AuditDeliveryError(parked.record_id, "parked", str(error)) from error
@@ -78,6 +81,18 @@ class DeadLetters:
         else:
             self._lane.books.count(recovered=1, succeeded=1)
         return True
+
+    def _offer(self, parked: ParkedEvent) -> None:
+        try:
+            row = self._lane.row_of(parked.body)
+        except Exception as error:
+            raise no_row(error) from error
+        try:
+            self._lane.sink.insert([row], time.monotonic() + self._lane.options.export_timeout_seconds)
+        except SinkError:
+            raise
+        except Exception as error:
+            raise unforeseen(error) from error
 
 
 def _shown(row: bytes) -> Any:

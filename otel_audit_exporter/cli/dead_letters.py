@@ -176,7 +176,10 @@ def _as_file_name(record_id: str) -> str:
 
 
 def _summary(parked: ParkedEvent) -> tuple[str, ...]:
-    said = decode(parked.body)
+    try:
+        said = decode(parked.body)
+    except ValueError:  # no event at all
+        said = {}
     return (
         parked.record_id,
         str(said.get("action") or ""),

@@ -1,5 +1,6 @@
 """60 workers killed at random moments and at every failpoint: nothing lost, nothing doubled, nothing altered."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,11 @@ def test_twenty_killed_workers_leave_every_event_once_in_the_sqlite_table(tmp_pa
     assert set(scenario.kill_workers(kills, seed=2, count=20)) == {-9}
     assert kills.violations() == []
     assert len(kills.said.accepted) > 200
+
+
+def test_a_worker_killed_while_it_proves_its_new_file_leaves_nothing_that_holds_up_the_next(tmp_path: Path) -> None:
+    kills = scenario.on_sqlite(tmp_path)
+    job = replace(kills.job, failpoint="while a new outbox file is proved")
+    with kills.nursery() as nursery:
+        assert {nursery.kill_one(job, 10.0) for _ in range(3)} == {-9}
+    assert kills.violations() == []
