@@ -68,9 +68,25 @@ class _Run(Generic[T]):
         """Insert ``items``, and return what became of each."""
         with suppress(_Stop):
             self.narrow(items)
-            if self._accepted:
+        if self._attempt.every_row_refused and self._attempt.waiting:
+            self._try_the_last()
+        if self._accepted and self._attempt.error is None:
+            with suppress(_Stop):
                 self._look_again()
         return self._attempt
+
+    def _try_the_last(self) -> None:
+        """Where the first items were all refused, see whether the last one passes before giving up."""
+        *rest, last = self._attempt.waiting
+        self._attempt.waiting = rest
+        with suppress(_Stop):
+            self.narrow([last])
+        if self._accepted:  # then it is the rows after all
+            self._attempt.every_row_refused, self._attempt.error = False, None
+            self._attempt.waiting = []
+            with suppress(_Stop):
+                if rest:
+                    self.narrow(rest)
 
     def _look_again(self) -> None:
         """Offer once more what was refused before anything passed: the table may have been mended in between."""
@@ -163,7 +179,7 @@ def attempt(
     """Insert ``items`` once, before ``deadline`` (monotonic seconds); say what became of each.
 
     A refused batch is narrowed down by halves, in about ``2 * log2(n)`` requests for each row at fault. Where
-    the first rows are all refused and none is accepted, the rest is not tried: then it is not the rows
+    the first rows are all refused, and the last one too, the rest is not tried: then it is not the rows
     (``doubts_sink=False``: it is known to be them). ``on_stored`` is called with each part as soon as the sink
     has it.
     """

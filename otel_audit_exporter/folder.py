@@ -16,7 +16,8 @@ import shutil
 import tempfile
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,9 @@ from otel_audit_exporter.outbox import OutboxFile, count_events, is_damage, salv
 logger: Final = logging.getLogger("otel_audit_exporter")
 _SUFFIX: Final = ".outbox"
 _DESCRIPTION: Final = "destination.json"
+_PATIENCE_SECONDS: Final = 1.0
+_ADOPTION_PATIENCE_SECONDS: Final = 5.0
+_PAUSE_SECONDS: Final = 0.005
 DEAD_LETTERS: Final = "dead-letters.db"
 
 
@@ -78,8 +82,8 @@ class OutboxFolder:
         """
         try:
             self._make_folder()
-            with quiet, self._guard():
-                held = self._new_file(durable, min(max_bytes, _affordable(self.path)))
+            with self._guarded(), quiet:
+                held = self._new_file(durable, min(max_bytes, self.affordable_bytes()))
             held.store.prove()
         except (OSError, OutboxError) as error:
             raise AuditConfigurationError(
@@ -89,28 +93,39 @@ class OutboxFolder:
             ) from error
         return held
 
-    def _guard(self) -> FileLock:
-        return FileLock(self.path / "folder.lock")
+    def affordable_bytes(self) -> int:
+        """Return how much more this disk can spare: half of what is free."""
+        return max(shutil.disk_usage(self.path).free // 2, 2**20)
+
+    @contextmanager
+    def _guarded(self, patience_seconds: float = _PATIENCE_SECONDS) -> Iterator[bool]:
+        """Hold the folder's lock; False where somebody does not let go of it, a process that is stopped, say."""
+        guard = FileLock(self.path / "folder.lock")
+        held = _acquire_soon(guard, patience_seconds)
+        try:
+            yield held
+        finally:
+            guard.release()
 
     def adopt(self, *, durable: bool, max_bytes: int) -> list[HeldFile]:
         """Take over the files that nobody holds; empty ones are removed, damaged ones set aside and salvaged."""
         adopted: list[HeldFile] = []
         if not self.path.is_dir():
             return adopted
-        with quiet, self._guard():
-            for path in sorted(self.path.glob(f"*{_SUFFIX}")):
-                lock = FileLock(_lock_path(path))
-                if lock.acquire():
-                    held = self._adopt_one(path, lock, durable, max_bytes)
-                    if held is not None:
-                        adopted.append(held)
-            self._remove_stale_locks()
+        with self._guarded(_ADOPTION_PATIENCE_SECONDS) as guarded, quiet:
+            for path in sorted(self.path.glob(f"*{_SUFFIX}")) if guarded else ():
+                held = self._adopt_one(path, durable, max_bytes)
+                if held is not None:
+                    adopted.append(held)
+            if guarded:
+                self._remove_stale_locks()
         return adopted
 
-    def _adopt_one(self, path: Path, lock: FileLock, durable: bool, max_bytes: int) -> HeldFile | None:
-        """Open one orphan; where that fails, say so and leave it, so that it keeps nobody from the others."""
+    def _adopt_one(self, path: Path, durable: bool, max_bytes: int) -> HeldFile | None:
+        """Open one file if it is an orphan; where that fails, say so and leave it: it keeps nobody from the others."""
+        lock = FileLock(_lock_path(path))
         try:
-            return self._open_orphan(path, lock, durable, max_bytes)
+            return self._open_orphan(path, lock, durable, max_bytes) if lock.acquire() else None
         except (OutboxError, OSError) as error:
             self._tell_once(path, error)
             lock.release()
@@ -125,17 +140,17 @@ class OutboxFolder:
         """Remove the lock files whose outbox file is gone: their process died between the two removals."""
         for lock_path in self.path.glob(f"*{_SUFFIX}.lock"):
             lock = FileLock(lock_path)
-            if not lock_path.with_suffix("").exists() and lock.acquire():
-                lock.release()
-                with suppress(OSError):
+            with suppress(OSError):
+                if not lock_path.with_suffix("").exists() and lock.acquire():
+                    lock.release()
                     os.unlink(lock_path)
 
     def count_orphaned(self) -> int:
         """Return how many events wait in files that no live process holds; nothing is taken over."""
         waiting = 0
-        with quiet, self._guard():
-            for path in self.path.glob(f"*{_SUFFIX}"):
-                with suppress(OutboxError):
+        with self._guarded() as guarded, quiet:
+            for path in self.path.glob(f"*{_SUFFIX}") if guarded else ():
+                with suppress(OutboxError, OSError):
                     lock = FileLock(_lock_path(path))
                     if lock.acquire():
                         try:
@@ -150,10 +165,10 @@ class OutboxFolder:
             held.store.close()
             held.lock.release()
             return
-        with quiet, self._guard():
+        with self._guarded() as guarded, quiet:
             with held.store.lock:  # nobody can append between the look and the end
                 try:
-                    keep = held.store.count() > 0
+                    keep = not guarded or held.store.count() > 0
                 except OutboxError:
                     keep = True
                 held.store.close()
@@ -176,7 +191,7 @@ class OutboxFolder:
     def _new_file(self, durable: bool, max_bytes: int) -> HeldFile:
         path = self.path / f"{os.getpid()}-{uuid.uuid4().hex[:12]}{_SUFFIX}"
         lock = FileLock(_lock_path(path))
-        if not lock.acquire():
+        if not lock.acquire() or not lock.is_in_place():
             raise OutboxError(f"the new file {path} is locked by somebody else")
         try:
             return HeldFile(OutboxFile(path, durable=durable, max_bytes=max_bytes), lock, path)
@@ -218,6 +233,18 @@ class OutboxFolder:
         return HeldFile(store, lock, path)
 
 
+def _acquire_soon(lock: FileLock, patience_seconds: float) -> bool:
+    """Take a lock that others hold for moments. Between the tries a fork may happen, and never in one."""
+    until = time.monotonic() + patience_seconds
+    while True:
+        with quiet, suppress(OSError):
+            if lock.acquire():
+                return True
+        if time.monotonic() >= until:
+            return False
+        time.sleep(_PAUSE_SECONDS)
+
+
 def orphans_elsewhere(folder: OutboxFolder) -> list[tuple[Destination, int]]:
     """Return the other destinations under the same directory, with how many events of dead processes wait there."""
     found = []
@@ -238,7 +265,3 @@ def _unlink(path: Path) -> None:
     for suffix in ("-ballast", "-wal", "-shm", ""):
         with suppress(FileNotFoundError):
             os.unlink(f"{path}{suffix}")
-
-
-def _affordable(path: Path) -> int:
-    return max(shutil.disk_usage(path).free // 2, 2**20)

@@ -15,7 +15,7 @@ class Housekeeper:
     """Checkpoints stores when they have grown. Its thread starts with the first one that has."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # also for a signal handler that audits in the middle of a call
         self._begin()
 
     def _begin(self) -> None:
@@ -26,7 +26,7 @@ class Housekeeper:
     def grown(self, store: OutboxFile) -> None:
         """Have ``store`` checkpointed soon; returns at once."""
         if self._pid != os.getpid():
-            self._lock = threading.Lock()
+            self._lock = threading.RLock()
             self._begin()
         with self._lock:
             if self._thread is None:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
+from logging import ERROR
 from typing import Final
 
 from otel_audit_exporter.announce import Announcer, Repeats, logger
@@ -155,9 +156,11 @@ class Lane:
         self._claims = Claims()
         self._waiters: dict[tuple[int, int], list[Waiter]] = {}
         self._first_refused: dict[tuple[int, int], int] = {}
+        self.dropped: set[str] = set()  # dead letters that were removed for good, by hand
         self._acknowledged: deque[tuple[AnyStore, array[int], float]] = deque(maxlen=_REMEMBERED_BATCHES)
         self._held: HeldFile | None = None
         self._adopted: list[tuple[OutboxFolder, HeldFile]] = []
+        self._left_in: dict[int, int] = {}  # events in each file that was taken over, by the id of its store
         self._own: AnyStore | None = None
 
     def _open(self) -> AnyStore:
@@ -207,10 +210,9 @@ class Lane:
         """Take over the outbox files of processes that are gone; return how many events were in them."""
         found = 0
         for folder in self._folders:
-            orphans = folder.adopt(durable=self.options.outbox == "fsync", max_bytes=self.options.outbox_max_bytes)
-            for held in orphans:
-                count = held.store.count()
+            for held in self._orphans_in(folder):
                 with self._state_lock:
+                    self._left_in[id(held.store)] = count = held.store.count()
                     self._adopted.append((folder, held))
                     self.books.count(recovered=count)
                 found += count
@@ -218,18 +220,57 @@ class Lane:
             logger.info("audit %s: %d event(s) taken over from an earlier process", self.name, found)
         return found
 
+    def _orphans_in(self, folder: OutboxFolder) -> list[HeldFile]:
+        try:
+            return folder.adopt(durable=self.options.outbox == "fsync", max_bytes=self.options.outbox_max_bytes)
+        except (OutboxError, OSError) as error:
+            said = "audit %s: earlier processes' outbox files cannot be taken over now: %s"
+            self.repeats.say(ERROR, ("adopt", type(error)), said, self.name, error)
+            return []
+
+    def give_back(self, store: AnyStore, error: OutboxError) -> bool:
+        """Let go of a file taken over if it is the one that fails, so that it keeps nobody up; tell whether it was.
+
+        What is left in it is taken over again later, or by somebody else.
+        """
+        with self._state_lock:
+            failed = [held for _, held in self._adopted if held.store is store and held.store.path in str(error)]
+            left = self._left_in.get(id(store), 0)
+        if not failed:
+            return False
+        said = "audit %s: an earlier process's outbox file with %d event(s) in it is left alone for now: %s"
+        self.repeats.say(ERROR, ("gave back", str(error)), said, self.name, left, error)
+        with self._state_lock, store.lock:
+            self._adopted = [pair for pair in self._adopted if pair[1].store is not store]
+            self.books.count(recovered=-self._left_in.pop(id(store), 0))
+        for held in failed:
+            with suppress(Exception):
+                held.store.close()
+            held.lock.release()
+        return True
+
     def drop_emptied(self) -> None:
         """Remove the files taken over that have nothing left in them."""
         with self._state_lock:
             emptied = [pair for pair in self._adopted if pair[1].store.count() == 0]
             self._adopted = [pair for pair in self._adopted if pair not in emptied]
+            for _, held in emptied:
+                self._left_in.pop(id(held.store), None)
         for folder, held in emptied:
             folder.release(held)
 
+    def _note_gone(self, store: AnyStore, gone: int) -> None:
+        if id(store) in self._left_in:
+            self._left_in[id(store)] -= gone
+
     def limit_outbox(self) -> None:
-        """Leave the outbox what the dead letters leave of the quota."""
-        if self._own is not None:
-            self._own.limit_bytes(self._quota())
+        """Leave the outbox what the dead letters leave of the quota, and of the disk no more than half."""
+        own, quota = self._own, self._quota()
+        if own is not None:
+            with suppress(OSError):  # the directory may be gone
+                if self.folder is not None:
+                    quota = min(quota, own.size_bytes() + self.folder.affordable_bytes())
+            own.limit_bytes(quota)
 
     # --- accepting --------------------------------------------------------------------------------------------
 
@@ -330,6 +371,7 @@ class Lane:
         # The sink first, then the outbox: a kill in between means one more offer of an id that is known there.
         with store.lock:
             gone = store.settle(seqs)
+            self._note_gone(store, gone)
             self.books.count(succeeded=gone, accepted_by_sink=len(seqs))
         self.books.last_success = now
         with self._state_lock:
@@ -428,6 +470,7 @@ class Lane:
         seqs = array("q", (seq_of(one.item) for one, _ in refused))
         with store.lock:
             gone = store.settle(seqs)
+            self._note_gone(store, gone)
             self.books.count(failed=gone, parked_ever=gone)
         last = refused[-1][0]
         self.books.note_error(str(last.error))
@@ -519,7 +562,7 @@ class Lane:
         nudge()
         with self._progress:
             while True:
-                marks = [(store, upto) for store, upto in marks if store.has(upto)]
+                marks = [(store, upto) for store, upto in marks if _may_hold(store, upto)]
                 left = deadline - time.monotonic()
                 if not marks or left <= 0:
                     return not marks
@@ -540,10 +583,14 @@ class Lane:
 
     def stats(self) -> AuditStats:
         """Return the counters of this lane at one instant."""
-        stores = self.stores
-        ages = [at for store in stores if (at := store.oldest_accepted_at()) is not None]
+        held, ages = 0, []
+        for store in self.stores:
+            with suppress(OutboxError):  # what cannot be read is told by the health; the books are whole
+                held += store.count_refused()
+                if (at := store.oldest_accepted_at()) is not None:
+                    ages.append(at)
         return self.books.stats(
-            held=sum(store.count_refused() for store in stores),
+            held=held,
             all_held=self.gate.state is GateState.HELD,
             oldest_pending_seconds=max(time.time() - min(ages), 0.0) if ages else 0.0,
         )
@@ -620,6 +667,13 @@ def record_id_of(body: bytes) -> str:
         return str(parse_json(split(body)[INDEX["record_id"]]))
     except (ValueError, IndexError):
         return f"unreadable-{blake2b(body, digest_size=8).hexdigest()}"
+
+
+def _may_hold(store: AnyStore, upto: int) -> bool:
+    try:
+        return store.has(upto)
+    except OutboxError:  # what cannot be read is not known to be settled
+        return True
 
 
 def _still_in(store: AnyStore, entries: list[Entry]) -> list[Entry]:

@@ -39,6 +39,14 @@ class FileLock:
         _held.add(self)
         return True
 
+    def is_in_place(self) -> bool:
+        """Tell whether the locked file is still the one that others find under its name."""
+        try:
+            mine = os.fstat(-1 if self._descriptor is None else self._descriptor)
+            return os.path.samestat(mine, os.stat(self.path))
+        except OSError:
+            return False
+
     def release(self) -> None:
         """Let go of the lock, for children that have inherited it too; the file stays."""
         if self._descriptor is not None:

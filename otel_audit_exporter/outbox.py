@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import chain, islice
 from operator import itemgetter
+from pathlib import Path
 from typing import Final, Protocol
 
 from otel_audit_exporter.ballast import Ballast
@@ -30,6 +31,7 @@ _PAGE_BYTES: Final = 4096
 CHECKPOINT_EVENTS: Final = 2000
 # Should nobody else do it, the thread that appends does it after so many pages: the log does not grow for ever.
 _LATEST_CHECKPOINT_PAGES: Final = 16_384
+_SPARE_PAGES: Final = 64  # beyond the quota, for notes on events that are in the outbox already
 _VACUUM_PAGES: Final = 2048  # give back to the disk in steps, so that no caller waits long for the lock
 
 
@@ -142,6 +144,7 @@ class OutboxFile:
         self.last_seq: int = row[0]
         self._group: _Group | None = None
         self._group_lock = threading.Lock()
+        self._in_group: set[int] = set()
         self._freed = 0
         self._ballast = Ballast(f"{self.path}-ballast", max_bytes=max_bytes)
         self._ballast.take_in()
@@ -159,6 +162,9 @@ class OutboxFile:
     def append(self, body: bytes, then: Callable[[], None]) -> int:
         if self._durable:
             return self._append_grouped(body, then)
+        return self._append_alone(body, then)
+
+    def _append_alone(self, body: bytes, then: Callable[[], None]) -> int:
         with self.lock:
             self.last_seq = seq = self.last_seq + 1  # first: a number is never used twice, whatever interrupts
             try:
@@ -171,6 +177,16 @@ class OutboxFile:
         return seq
 
     def _append_grouped(self, body: bytes, then: Callable[[], None]) -> int:
+        thread = threading.get_ident()
+        if thread in self._in_group:  # a signal handler, which must not wait for the call that it interrupts
+            return self._append_alone(body, then)
+        self._in_group.add(thread)
+        try:
+            return self._append_with_others(body, then)
+        finally:
+            self._in_group.discard(thread)
+
+    def _append_with_others(self, body: bytes, then: Callable[[], None]) -> int:
         with self._group_lock:
             group = self._group
             leads = group is None
@@ -202,8 +218,9 @@ class OutboxFile:
             group.done.set()
 
     def _insert_all(self, group: _Group) -> None:
-        now, group.first_seq = time.time(), self.last_seq + 1
-        self.last_seq += len(group.bodies)
+        now, count = time.time(), len(group.bodies)
+        self.last_seq = last_seq = self.last_seq + count  # at once, as in an append
+        group.first_seq = last_seq - count + 1
         rows = [(group.first_seq + place, now, body) for place, (body, _) in enumerate(group.bodies)]
         with _transaction(self._connection):
             self._connection.executemany("INSERT INTO event VALUES (?, ?, ?)", rows)
@@ -292,7 +309,20 @@ class OutboxFile:
 
     def refuse(self, refusals: Iterable[Refusal]) -> None:
         rows = [(r.seq, r.code, r.error, r.attempts, r.first_failed_at, r.next_try_at) for r in refusals]
-        with self.lock, _as_outbox_error(self.path), _transaction(self._connection):
+        with self.lock, _as_outbox_error(self.path):
+            try:
+                self._note(rows)
+            except sqlite3.OperationalError:  # full of events, none of which goes before this is noted
+                self._make_room()
+                most = self._connection.execute("PRAGMA max_page_count").fetchone()[0]
+                self._connection.execute(f"PRAGMA max_page_count = {most + _SPARE_PAGES}").fetchone()
+                try:
+                    self._note(rows)
+                finally:
+                    self._connection.execute(f"PRAGMA max_page_count = {most}").fetchone()
+
+    def _note(self, rows: Sequence[tuple[object, ...]]) -> None:
+        with _transaction(self._connection):
             self._connection.executemany("INSERT OR REPLACE INTO refusal VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def refusals(self, due_at: float | None = None, limit: int | None = None) -> list[Refusal]:
@@ -379,17 +409,17 @@ class OutboxFile:
     def still_waits(self, seq: int) -> bool:
         """Tell whether an event still waits in the file, which is closed here and may be in other hands."""
         try:
-            connection = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
-            try:
+            with _read_only(self.path) as connection:
                 found = connection.execute("SELECT EXISTS (SELECT 1 FROM event WHERE seq = ?)", (seq,)).fetchone()
                 return bool(found[0])
-            finally:
-                connection.close()
-        except sqlite3.OperationalError:  # the file is gone: nothing was left in it
-            return False
+        except sqlite3.Error:
+            # Emptied files are removed. One that is there, or has gone with its whole directory, was not emptied.
+            return os.path.exists(self.path) or not os.path.isdir(os.path.dirname(self.path) or ".")
 
     def forget(self) -> sqlite3.Connection:
         """In a forked child: hand out the parent's connection, to be kept and never used or closed there."""
+        self.lock = threading.RLock()
+        self.closed = True
         return self._connection
 
 
@@ -522,12 +552,18 @@ class _Group:
 
 def count_events(path: str | os.PathLike[str]) -> int:
     """Return how many events are in an outbox file that nobody holds, without changing it."""
-    with _as_outbox_error(os.fspath(path)):
-        connection = sqlite3.connect(f"file:{os.fspath(path)}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
-        try:
-            return int(connection.execute("SELECT count(*) FROM event").fetchone()[0])
-        finally:
-            connection.close()
+    with _as_outbox_error(os.fspath(path)), _read_only(path) as connection:
+        return int(connection.execute("SELECT count(*) FROM event").fetchone()[0])
+
+
+@contextmanager
+def _read_only(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
+    uri = f"{Path(path).absolute().as_uri()}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)
+    try:
+        yield connection
+    finally:
+        connection.close()
 
 
 class _Damaged(sqlite3.DatabaseError):

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from logging import ERROR
 from queue import SimpleQueue
 from typing import Final
@@ -57,13 +58,13 @@ class Relay:
         self._adopt_at = time.monotonic() + ADOPT_SECONDS
 
     def start(self) -> None:
-        """Start the thread, once."""
+        """Start the thread, once; where none can be started any more, the events are the next process's."""
         with self._start_lock:
             if self._thread is None and not self._stopping:
-                self._thread = threading.Thread(
-                    target=self._run, name=f"otel-audit-relay-{self._lane.name}", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=f"otel-audit-relay-{self._lane.name}", daemon=True)
+                with suppress(RuntimeError):  # the interpreter is ending
+                    thread.start()
+                    self._thread = thread
 
     def wake(self) -> None:
         """Have the relay look at the outbox now, as far as its back-off allows."""
@@ -157,8 +158,12 @@ class Relay:
         everything = urgent or not self._hot or not self._lane.gate.flowing
         for store in self._lane.stores:
             upto = None if everything or store is not self._lane.opened else self._cold_mark
-            if not self._drain(store, upto, refused_too=refused_too):
-                break
+            try:
+                if not self._drain(store, upto, refused_too=refused_too):
+                    break
+            except OutboxError as error:
+                if not self._lane.give_back(store, error):
+                    raise
         self._lane.drop_emptied()
 
     def _tick(self, now: float) -> None:
@@ -178,6 +183,8 @@ class Relay:
         """Offer what waits in ``store``, the oldest first; False where an attempt has failed."""
         backlog = _Backlog(store, store.last_seq if upto is None else upto)
         first = backlog.take()
+        if first and not self._lane.gate.flowing:  # should the oldest all be refused, the newest may tell why
+            first.extend(store.read(max(seq_of(first[-1]), store.last_seq - 1), None, 1, BATCH_BYTES))
         if first:
             self._tell_closed_road(store, seq_of(first[-1]))
             self._lane.attempt(store, first)
@@ -192,7 +199,7 @@ class Relay:
     def _send_with_help(self, backlog: _Backlog) -> None:
         """Send the rest of a backlog, several batches at a time: some are made while others are under way."""
         done: list[threading.Event] = []
-        if len(backlog.last) == BATCH_ROWS:
+        if len(backlog.last) >= BATCH_ROWS:
             done = [assistant.ask(lambda: self._send(backlog)) for assistant in self._assistants]
         self._send(backlog)
         for one in done:

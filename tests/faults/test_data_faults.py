@@ -200,6 +200,23 @@ def test_more_bad_rows_than_good_ones_are_all_parked_as_soon_as_good_ones_pass(
     assert {letter.record_id for letter in running.pipeline.dead_letters()} == running.said.keys() - running.good
 
 
+@pytest.mark.parametrize("bad", [100, 2500])
+def test_bad_rows_before_all_others_do_not_keep_them_waiting(
+    stack: Stack, start: Start, audit_table: AuditTable, bad: int
+) -> None:
+    """More than fit into one batch, too: the newest row tells that it is not the table."""
+    audit_table.alter("add constraint c check (action <> 'bad')")
+    running = start()
+    with stack.gateway.refusing():
+        for _ in range(bad):
+            running.emit_one(bad=True, action="bad")
+        running.emit(20)
+    wait_until(lambda: audit_table.count() == 20, "the good ones are stored", 60)
+    assert set(audit_table.ids()) == running.good
+    running.wait_until_delivered(120)
+    assert len(running.pipeline.dead_letters()) == bad
+
+
 def test_a_code_that_is_nearly_always_the_value_s_parks_nothing_where_every_row_has_it(
     stack: Stack, start: Start, audit_table: AuditTable
 ) -> None:

@@ -103,7 +103,11 @@ class TestInABareScript:
 
 
 class TestSignalHandlers:
-    def test_handlers_that_emit_in_the_middle_of_calls_neither_deadlock_nor_lose(self, ending: Scenario) -> None:
+    @pytest.mark.parametrize("outbox", ["disk", "fsync"])
+    def test_handlers_that_emit_in_the_middle_of_calls_neither_deadlock_nor_lose(
+        self, ending: Scenario, outbox: str
+    ) -> None:
+        ending.job.options["outbox"] = outbox
         assert run("signal_handlers_that_emit", ending) == (0, "True")
         assert ending.violations() == []
 

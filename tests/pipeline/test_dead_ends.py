@@ -6,12 +6,21 @@ import io
 import json
 import os
 import sqlite3
-from contextlib import closing
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from otel_audit_exporter import AuditPipeline, audit_event, configure_audit
+from otel_audit_exporter import AuditPipeline, OutboxError, audit_event, configure_audit
+from otel_audit_exporter.event import decode
+from otel_audit_exporter.lane import Lane
+from otel_audit_exporter.outbox import OutboxFile
 from tests.pipeline.said import arguments, sqlite_rows
 from tests.stack.waiting import wait_until
 
@@ -34,7 +43,7 @@ def left(tmp_path: Path, outbox_dir: str) -> Path:
     """The outbox file of a process that is gone, with one event in it."""
     away = tmp_path / "away" / "rows.db"
     with configure_audit("sqlite", path=os.fspath(away)) as pipeline:
-        audit_event(**arguments())
+        audit_event(**arguments(new_values={"text": "x" * 3000}))
         pipeline.shutdown(0)
     away.parent.mkdir()
     return outbox_file(outbox_dir)
@@ -59,3 +68,130 @@ def test_what_cannot_be_read_is_parked_and_holds_nobody_up(tmp_path: Path, left:
     exported = io.StringIO()
     assert pipeline.dead_letters().export(exported) == 1
     assert json.loads(exported.getvalue())["record_id"] == letter.record_id
+
+
+def lane_of(pipeline: AuditPipeline) -> Lane:
+    return pipeline.exporters[0].lane
+
+
+def in_a_thread(call: Callable[[], Any]) -> Any:
+    """Make a call that may not take long, although it was given all the time in the world."""
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(call()), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert answers, "it does not return"
+    return answers[0]
+
+
+def assert_balanced(pipeline: AuditPipeline) -> None:
+    stats = pipeline.stats()
+    assert stats.submitted + stats.recovered == stats.succeeded + stats.failed + stats.pending
+
+
+class TestAFileTakenOver:
+    @pytest.fixture
+    def left(self, left: Path) -> Path:
+        with closing(sqlite3.connect(left)) as connection:
+            body, *_ = connection.execute("SELECT body FROM event").fetchone()
+        said = decode(body)["record_id"].encode()
+        put_into(left, *[body.replace(said, str(uuid4()).encode()) for _ in range(3000)])
+        return left
+
+    def test_that_is_damaged_in_use_keeps_nobody_up_and_is_told_of(
+        self, tmp_path: Path, left: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "away").rmdir()
+        pipeline = again(tmp_path)
+        assert pipeline.stats().recovered == 3001
+        with left.open("r+b") as file:
+            file.write(b"\xff" * left.stat().st_size)
+        (tmp_path / "away").mkdir()
+        audit_event(**arguments())
+        wait_until(lambda: pipeline.stats().pending == 0, "what can be read is settled")
+        assert_balanced(pipeline)
+        assert pipeline.stats().succeeded >= 1
+        assert "left alone for now" in caplog.text
+        audit_event(**arguments()).result(30)
+        assert pipeline.force_flush()
+
+    def test_that_fails_for_a_while_is_taken_over_again(self, tmp_path: Path, left: Path) -> None:
+        (tmp_path / "away").rmdir()
+        pipeline = again(tmp_path)
+        lane = lane_of(pipeline)
+        (adopted,) = [store for store in lane.stores if store is not lane.own]
+        assert isinstance(adopted, OutboxFile)
+        adopted._connection.close()
+        audit_event(**arguments())
+        wait_until(lambda: pipeline.stats().pending == 1, "the file is given back")
+        assert_balanced(pipeline)
+        assert not pipeline.force_flush(0)
+        (tmp_path / "away").mkdir()
+        assert lane.adopt_orphans() == 3001
+        assert pipeline.force_flush(60_000)
+        assert len(sqlite_rows(tmp_path / "away" / "rows.db")) == 3002
+        assert_balanced(pipeline)
+
+    def test_whose_lock_cannot_be_opened_keeps_nobody_from_starting_or_from_the_other_files(
+        self, tmp_path: Path, left: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for name in ("0-a", "z-z"):
+            (left.parent / f"{name}.outbox").touch()
+            (left.parent / f"{name}.outbox.lock").mkdir()
+        pipeline = again(tmp_path)
+        assert pipeline.stats().recovered == 3001
+        assert "is left alone" in caplog.text
+
+
+def test_a_look_that_fails_once_leaves_its_events_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = again(tmp_path)
+    failures = [OutboxError("a disk error"), OutboxError("a disk error")]
+    present = OutboxFile.present
+
+    def failing(store: OutboxFile, first: int, last: int) -> set[int]:
+        if failures:
+            raise failures.pop()
+        return present(store, first, last)
+
+    (tmp_path / "away").mkdir()
+    monkeypatch.setattr(OutboxFile, "present", failing)
+    audit_event(**arguments())
+    wait_until(lambda: pipeline.stats().pending == 0, "the event is stored")
+    assert failures == []
+
+
+@contextmanager
+def a_stopped_process_that_holds(lock: Path) -> Iterator[None]:
+    program = (
+        "import sys\n"
+        "from otel_audit_exporter.locks import FileLock\n"
+        f"print(FileLock({os.fspath(lock)!r}).acquire(), flush=True)\n"
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        yield
+        process.kill()
+
+
+def test_a_process_that_stands_still_while_it_holds_the_folder_stops_no_other(tmp_path: Path, left: Path) -> None:
+    with a_stopped_process_that_holds(left.parent / "folder.lock"):
+        pipeline = in_a_thread(lambda: again(tmp_path))
+        audit_event(**arguments()).result(60)
+        assert in_a_thread(lambda: lane_of(pipeline).adopt_orphans()) == 0
+        assert in_a_thread(lambda: pipeline.shutdown(600_000))
+    assert again(tmp_path).force_flush()
+    assert len(sqlite_rows(tmp_path / "away" / "rows.db")) == 2
+
+
+def test_the_quota_stays_below_what_the_disk_can_spare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = again(tmp_path)
+    lane = lane_of(pipeline)
+    _, most = lane.own.room_bytes()
+    assert lane.folder is not None
+    monkeypatch.setattr(type(lane.folder), "affordable_bytes", lambda folder: 2**22)
+    lane.limit_outbox()
+    assert lane.own.room_bytes()[1] < min(most, 2**22 + 2**20)

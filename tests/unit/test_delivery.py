@@ -129,13 +129,29 @@ def test_rows_land_in_the_order_in_which_they_came() -> None:
 
 def test_where_every_row_is_refused_the_attempt_stops_early() -> None:
     run = Run(512, lambda rows, _: fault(Fault.RECORD, "23502"))
-    assert len(run.refused) == REFUSALS_IN_A_ROW
+    assert run.refused == [*range(REFUSALS_IN_A_ROW), 511]
     assert not any(one.proved for one in run.result.refused)
-    assert len(run.result.waiting) == 512 - REFUSALS_IN_A_ROW
-    assert len(run.sink.requests) <= 1 + math.log2(512) + 2 * REFUSALS_IN_A_ROW
+    assert run.result.waiting == run.items[REFUSALS_IN_A_ROW:-1]
+    assert len(run.sink.requests) <= 2 + math.log2(512) + 2 * REFUSALS_IN_A_ROW
     assert run.result.error is not None
     assert run.result.error.verdict.fault is Fault.CONFIGURATION
     assert run.result.error.code == "23502"
+
+
+def test_where_only_the_first_rows_are_refused_the_last_one_proves_it() -> None:
+    run = Run(512, refuses(*range(100)))
+    assert run.refused == list(range(100))
+    assert len(run.result.stored) == 412
+    assert all(one.proved for one in run.result.refused)
+    assert run.result.error is None
+    assert not run.result.every_row_refused
+
+
+def test_a_transient_fault_of_the_last_row_s_try_leaves_nothing_out() -> None:
+    away = fault(Fault.TRANSIENT, "57P01")
+    run = Run(512, lambda rows, _: away if rows == [511] else fault(Fault.RECORD))
+    assert len(run.refused) == REFUSALS_IN_A_ROW
+    assert run.result.error is away
 
 
 def test_many_bad_rows_among_good_ones_are_all_found() -> None:

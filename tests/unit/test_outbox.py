@@ -317,3 +317,21 @@ class TestFile:
         assert store.count() == 80
         assert len(commits) < 60
         store.close()
+
+
+def test_what_is_refused_is_noted_where_there_is_no_room_for_events(path: Path) -> None:
+    store = OutboxFile(path, max_bytes=MAX_BYTES)
+    with pytest.raises(OutboxFullError):
+        fill_up(store)
+    _, most = store.room_bytes()
+    store.refuse(refusal(seq) for seq in range(1, 201))
+    assert store.count_refused() == 200
+    assert store.room_bytes()[1] <= most + 2**18
+    with pytest.raises(OutboxFullError):
+        fill_up(store)
+    store.close()
+
+
+def fill_up(store: OutboxFile) -> None:
+    for _ in range(MAX_BYTES // 3000 + 1):
+        store.append(b"[%s]" % (b"x" * 3000), nothing)
