@@ -175,8 +175,10 @@ class AuditExporter(LogRecordExporter):
                 return not self._lane.books.pending
             self._shut_down = True
         if not patient and not self._lane.gate.flowing and self._lane.on_disk:
-            self._lane.wait_for_attempt(deadline, self._relay.hurry)
-            deadline = time.monotonic()
+            if self._lane.gate.asked_until <= time.monotonic():  # else the server has asked not to be tried
+                self._lane.wait_for_attempt(deadline, self._relay.hurry)
+            if not self._lane.gate.flowing:
+                deadline = time.monotonic()
         self._relay.reconsider()
         settled = self._lane.wait_until_settled(deadline, self._relay.hurry)
         self._relay.stop(deadline)

@@ -56,7 +56,10 @@ class DeadLetters:
 
     def drop(self, id: str) -> bool:  # noqa: A002  # the public name
         """Remove one dead letter for good; tell whether it was there. Export it first if it may be asked for."""
-        return self._lane.dead_letters.remove(id)
+        dropped = self._lane.dead_letters.remove(id)
+        if dropped:
+            self._lane.dropped.add(id)  # its receipt must not take it for one that was stored
+        return dropped
 
     def _letter(self, parked: ParkedEvent) -> DeadLetter:
         try:

@@ -98,8 +98,10 @@ class AuditPipeline:
             logger.warning("audit: there are no metrics, the meter provider raised %s", type(error).__name__)
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # also for a signal handler that audits in the middle of a call
         self._closed = False
+        self._closing_thread: int | None = None
+        self._let_go_of = threading.Event()
         self._forked = False
         self._told_broken_road = False
         self._keys: OrderedDict[str, bytes] = OrderedDict()
@@ -182,7 +184,7 @@ class AuditPipeline:
         for exporter in self._exporters[1:]:
             exporter.relay.wake()
         lane = self._primary.lane
-        if not lane.gate.flowing:
+        if lane.closed or not lane.gate.flowing:
             self._primary.relay.wake()
             return
         ticket = tickets[lane.name]
@@ -292,7 +294,8 @@ class AuditPipeline:
     def shutdown(self, timeout_millis: float = 10_000) -> bool:
         """Deliver what waits and let go of the outbox; True only if everything is stored or parked in time.
 
-        What is left in an outbox on disk is delivered by the next process of the same destination.
+        A second call waits for the first one, no longer than the time that it is given itself. What is left in an
+        outbox on disk is delivered by the next process of the same destination.
         """
         return self._shutdown(timeout_millis, patient=True)
 
@@ -311,12 +314,19 @@ class AuditPipeline:
     def _shutdown(self, timeout_millis: float, *, patient: bool) -> bool:
         deadline = time.monotonic() + timeout_millis / 1000
         with self._lock:
-            if self._closed:
-                return not any(exporter.lane.books.pending for exporter in self._exporters)
-            self._closed = True
+            first, self._closed = not self._closed, True
+            if first:
+                self._closing_thread = threading.get_ident()
+        if not first:
+            if self._closing_thread != threading.get_ident():  # a signal handler would wait for what it interrupts
+                self._let_go_of.wait(max(deadline - time.monotonic(), 0.0))
+            return not any(exporter.lane.books.pending for exporter in self._exporters)
         if self._attached:
             self._sdk.run([processor.force_flush for processor in self._processors], deadline)
-        results = [exporter.close(deadline, patient=patient) for exporter in self._exporters]
+        try:
+            results = [exporter.close(deadline, patient=patient) for exporter in self._exporters]
+        finally:
+            self._let_go_of.set()
         keep_totals(self)
         self._watch.stop(deadline)
         self._sdk.run([processor.shutdown for processor in self._processors], deadline)
@@ -343,7 +353,9 @@ class AuditPipeline:
         """In a forked child: begin anew at the first event."""
         closed = self._closed
         self._begin()
-        self._closed = closed
+        if closed:
+            self._closed = True
+            self._let_go_of.set()
         self._forked = True
 
     def _begin_in_child(self) -> None:

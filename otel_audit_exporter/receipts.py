@@ -47,9 +47,13 @@ class PendingReceipt:
             return "rejected"
         if self._lane.is_pending(self._ticket):
             return "pending"
-        if self._lane.books.failed and self._lane.dead_letters.get(self.record_id) is not None:
-            return "parked"
-        return "stored"
+        return "parked" if self._is_parked(self._lane, self._ticket) else "stored"
+
+    def _is_parked(self, lane: Lane, ticket: Ticket) -> bool:
+        if self.record_id in lane.dropped:
+            return True
+        may_be = lane.books.failed or ticket.store.closed  # then it is another process that may have parked it
+        return bool(may_be) and lane.dead_letters.get(self.record_id) is not None
 
     def result(self, timeout: float | None = None) -> AuditReceipt:
         """Have what is queued sent, wait until the row is in the table, and return the receipt.
@@ -60,8 +64,8 @@ class PendingReceipt:
         if self._lane is None or self._ticket is None:
             raise AuditDeliveryError(self.record_id, "rejected", "the outbox refused the event")
         waiter = Waiter()
-        self._lane.watch(self._ticket, waiter)
         try:
+            self._lane.watch(self._ticket, waiter)
             self._wait(self._lane, waiter, None if timeout is None else time.monotonic() + timeout)
         finally:
             self._lane.unwatch(self._ticket, waiter)
@@ -80,9 +84,9 @@ class PendingReceipt:
             loop.call_soon_threadsafe(told.set)
 
         waiter = Waiter(tell)
-        self._lane.watch(self._ticket, waiter)
         try:
-            while not (waiter.settled or self._lane.closed):
+            self._lane.watch(self._ticket, waiter)
+            while not self._is_over(self._lane, waiter):
                 self._hurry()
                 try:
                     await asyncio.wait_for(told.wait(), 0.5)
@@ -94,12 +98,18 @@ class PendingReceipt:
         return self._outcome()
 
     def _wait(self, lane: Lane, waiter: Waiter, deadline: float | None) -> None:
-        while not (waiter.settled or lane.closed):
+        while not self._is_over(lane, waiter):
             left = 0.5 if deadline is None else min(deadline - time.monotonic(), 0.5)
             if left <= 0:
                 return
             self._hurry()
             waiter.wait_until_settled(left)
+
+    def _is_over(self, lane: Lane, waiter: Waiter) -> bool:
+        """Tell whether there is nothing to wait for; what is a parent process's to deliver, nobody here is told of."""
+        assert self._ticket is not None
+        elsewhere = self._ticket.store.closed and not lane.is_pending(self._ticket)
+        return waiter.settled or lane.closed or elsewhere
 
     def _outcome(self) -> AuditReceipt:
         assert self._lane is not None

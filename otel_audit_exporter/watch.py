@@ -7,6 +7,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final
@@ -73,10 +74,12 @@ class HealthWatch:
     def start(self) -> None:
         """Start the thread, once."""
         if self._thread is None and not self._stopped.is_set():
-            self._thread = threading.Thread(target=self._run, name="otel-audit-watch", daemon=True)
-            self._thread.start()
-            if self._caller is not None:
-                self._caller.start()
+            thread = threading.Thread(target=self._run, name="otel-audit-watch", daemon=True)
+            with suppress(RuntimeError):  # the interpreter is ending
+                thread.start()
+                self._thread = thread
+                if self._caller is not None:
+                    self._caller.start()
 
     def stop(self, deadline: float) -> None:
         """End the thread; return when it has ended, or at ``deadline`` (monotonic seconds).

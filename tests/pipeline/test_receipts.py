@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -21,10 +23,12 @@ from otel_audit_exporter import (
     get_audit_stats,
     shutdown_audit,
 )
-from tests.pipeline.said import arguments
+from tests.pipeline.said import arguments, run_python
 from tests.stack import AuditTable, Stack
 from tests.stack.faults import Delay, Hang, Place, unavailable_json
 from tests.stack.waiting import wait_until
+
+PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -240,6 +244,59 @@ def test_a_receipt_tells_the_truth_after_shutdown(stack: Stack, pipeline: AuditP
         pending.result()
     assert caught.value.state == "pending"
     assert time.monotonic() - began < 10
+
+
+def test_a_receipt_tells_the_truth_after_shutdown_wherever_the_outbox_is(tmp_path: Path) -> None:
+    configure_audit("sqlite", path="missing/t.db", outbox_dir=os.fspath(tmp_path / "50%20 #1?x"))
+    receipt = audit_event(**arguments())
+    assert not shutdown_audit(0)
+    assert receipt.state == "pending"
+    (path,) = tmp_path.rglob("*.outbox")
+    path.write_bytes(b"no database any more")
+    assert receipt.state == "pending"
+
+
+def test_a_receipt_tells_of_what_another_pipeline_has_parked(
+    stack: Stack, audit_table: AuditTable, pipeline: AuditPipeline
+) -> None:
+    audit_table.alter("add constraint no_bad check (action <> 'bad')")
+    with stack.gateway.refusing():
+        bad, good = audit_event(**arguments(action="bad")), audit_event(**arguments())
+        assert not shutdown_audit(0)
+    again = configure_audit("supabase", url=stack.url, key=stack.service_key, table=audit_table.name)
+    assert again.force_flush(60_000)
+    assert (bad.state, good.state) == ("parked", "stored")
+    with pytest.raises(AuditDeliveryError) as caught:
+        bad.result(30)
+    assert "no_bad" in str(caught.value.cause)
+
+
+def test_a_dead_letter_that_is_dropped_was_not_stored(pipeline: AuditPipeline, audit_table: AuditTable) -> None:
+    audit_table.alter("add constraint no_bad check (action <> 'bad')")
+    bad, good = audit_event(**arguments(action="bad")), audit_event(**arguments())
+    assert flush_audit(60_000)
+    assert pipeline.dead_letters().drop(bad.record_id)
+    assert (bad.state, good.state) == ("parked", "stored")
+    stats = get_audit_stats()
+    assert (stats.succeeded, stats.failed, stats.pending) == (1, 1, 0)
+
+
+def test_a_forked_child_can_wait_for_what_its_parent_delivers() -> None:
+    program = """
+import os, otel_audit_exporter as a
+from tests.pipeline.said import arguments, run_python
+pipeline = a.configure_audit("sqlite", path="away/t.db")
+receipt = a.audit_event(**arguments())
+ready, looked = os.pipe()
+if os.fork() == 0:
+    os.write(looked, receipt.state.encode())
+    os._exit(0 if receipt.result(60).record_id == receipt.record_id and receipt.state == "stored" else 1)
+assert os.read(ready, 10) == b"pending"
+os.mkdir("away")
+assert pipeline.force_flush(60_000)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    assert run_python(program, PYTHONPATH=os.fspath(PROJECT)) == "0\n"
 
 
 def test_a_receipt_of_a_finished_event_costs_no_memory(pipeline: AuditPipeline) -> None:

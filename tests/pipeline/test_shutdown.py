@@ -1,0 +1,111 @@
+"""The end of a pipeline: called from several sides, in every state of the sink, and in time."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from otel_audit_exporter import AuditPipeline, audit_event, configure_audit
+from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.testing import FaultySink
+from tests.pipeline.said import arguments, run_python, sqlite_rows
+from tests.stack import AuditTable, Stack, faults
+from tests.stack.waiting import wait_until
+
+PROJECT = Path(__file__).parents[2]
+AN_HOUR = 3_600_000
+
+
+class Call:
+    """A call on a thread of its own, which may not take long although it was given all the time in the world."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._answers: list[Any] = []
+        self._thread = threading.Thread(target=lambda: self._answers.append(function()), daemon=True)
+        self._thread.start()
+
+    def answer(self) -> Any:
+        self._thread.join(60)
+        assert self._answers, "it does not return"
+        return self._answers[0]
+
+
+def configure(**options: Any) -> tuple[AuditPipeline, FaultySink]:
+    pipeline = configure_audit("sqlite", path="t.db", schedule_delay_millis=10, **options)
+    lane = pipeline.exporters[0].lane
+    sink = FaultySink(lane.sink)
+    lane.sink = sink
+    return pipeline, sink
+
+
+def test_a_second_shutdown_waits_for_the_first_one() -> None:
+    pipeline, sink = configure()
+    sink.hang()
+    audit_event(**arguments())
+    sink.wait_until_hanging()
+    first = Call(lambda: pipeline.shutdown(AN_HOUR))
+    wait_until(lambda: pipeline.closed, "the first one has begun")
+    second = Call(lambda: pipeline.shutdown(AN_HOUR))
+    assert not pipeline.shutdown(10)
+    sink.release()
+    assert first.answer()
+    assert second.answer()
+    assert pipeline.shutdown(0)
+    assert len(sqlite_rows("t.db")) == 1
+
+
+def test_in_sync_mode_a_call_after_shutdown_waits_for_nobody() -> None:
+    pipeline, _ = configure(mode="sync", export_timeout_millis=AN_HOUR)
+    assert audit_event(**arguments()).state == "stored"
+    assert pipeline.shutdown()
+    assert Call(lambda: audit_event(**arguments()).state).answer() == "pending"
+
+
+def test_at_the_end_of_the_process_a_server_s_pause_is_not_waited_for(stack: Stack, audit_table: AuditTable) -> None:
+    pipeline = configure_audit(
+        "supabase",
+        url=stack.url,
+        key=stack.service_key,
+        table=audit_table.name,
+        schedule_delay_millis=10,
+        shutdown_timeout_millis=AN_HOUR,
+    )
+    asking = stack.gateway.inject(faults.too_many_requests("300"))
+    audit_event(**arguments())
+    wait_until(lambda: not pipeline.exporters[0].lane.gate.flowing, "the pause is known")
+    Call(pipeline.end_with_process).answer()
+    assert (asking.hits, audit_table.count()) == (1, 0)
+
+
+def test_at_the_end_of_the_process_a_sink_that_is_back_gets_everything() -> None:
+    pipeline, sink = configure(shutdown_timeout_millis=AN_HOUR)
+    sink.fail_next(Verdict(Fault.TRANSIENT), times=None)
+    for _ in range(5000):
+        audit_event(**arguments())
+    wait_until(lambda: not pipeline.exporters[0].lane.gate.flowing, "the sink is known to be away")
+    sink.heal()
+    Call(pipeline.end_with_process).answer()
+    assert len(sqlite_rows("t.db")) == 5000
+
+
+def test_an_event_of_a_child_that_can_start_no_thread_any_more_is_kept() -> None:
+    program = """
+import os, threading, otel_audit_exporter as a
+from tests.pipeline.said import arguments
+
+def start(thread):
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+pipeline = a.configure_audit("sqlite", path="t.db", schedule_delay_millis=60_000, shutdown_timeout_millis=500)
+if os.fork() == 0:
+    threading.Thread.start = start
+    state = a.audit_event(**arguments()).state
+    pipeline.end_with_process()
+    os._exit(0 if state == "pending" else 1)
+print(os.waitstatus_to_exitcode(os.wait()[1]), pipeline.exporters[0].lane.adopt_orphans(), pipeline.force_flush(60_000))
+"""
+    assert run_python(program, PYTHONPATH=os.fspath(PROJECT)) == "0 1 True\n"
+    assert len(sqlite_rows("t.db")) == 1
