@@ -118,6 +118,8 @@ class Relay:
                 self._problem = ""
             except BaseException as error:
                 self._stumble(error)
+        for assistant in self._assistants:  # here, where nothing can be asked of them any more
+            assistant.end()
 
     def _stumble(self, error: BaseException) -> None:
         """Say once what went wrong, and go on: nothing may end the road that loses nothing."""
@@ -259,7 +261,7 @@ class _Assistant:
     def __init__(self, lane: Lane, number: int) -> None:
         self._lane = lane
         self._name = f"otel-audit-relay-{lane.name}-{number}"
-        self._work: SimpleQueue[tuple[Callable[[], None], threading.Event]] = SimpleQueue()
+        self._work: SimpleQueue[tuple[Callable[[], None], threading.Event] | None] = SimpleQueue()
         self._started = False
 
     def ask(self, work: Callable[[], None]) -> threading.Event:
@@ -275,10 +277,17 @@ class _Assistant:
         self._work.put((work, done))
         return done
 
+    def end(self) -> None:
+        """End the thread, after what it was asked for."""
+        self._work.put(None)
+
     def _serve(self) -> None:
         be_untraced()
         while True:
-            work, done = self._work.get()
+            asked = self._work.get()
+            if asked is None:
+                return
+            work, done = asked
             try:
                 work()
             except BaseException as error:

@@ -91,6 +91,18 @@ def test_at_the_end_of_the_process_a_sink_that_is_back_gets_everything() -> None
     assert len(sqlite_rows("t.db")) == 5000
 
 
+def test_no_thread_is_left_of_a_pipeline_that_was_shut_down() -> None:
+    before = set(threading.enumerate())
+    pipeline, sink = configure()
+    sink.fail_next(Verdict(Fault.TRANSIENT), times=None)
+    for _ in range(5000):  # enough for a second sending thread
+        audit_event(**arguments())
+    sink.heal()
+    assert pipeline.force_flush(60_000)
+    assert pipeline.shutdown()
+    wait_until(lambda: set(threading.enumerate()) <= before, "every thread has ended")
+
+
 def test_an_event_of_a_child_that_can_start_no_thread_any_more_is_kept() -> None:
     program = """
 import os, threading, otel_audit_exporter as a
