@@ -140,7 +140,7 @@ class _Run(Generic[T]):
             self._sink.insert(rows, self._deadline)
         except SinkError as error:
             return error
-        except Exception as error:
+        except BaseException as error:  # whatever it raises, the events wait, and everybody who waits is told
             return unforeseen(error)
         self._accepted += len(items)
         self._attempt.stored.extend(items)
@@ -191,7 +191,7 @@ def out_of_time() -> SinkError:
     return SinkError(Verdict(Fault.TRANSIENT), "the time for one attempt is up (OTEL_AUDIT_EXPORT_TIMEOUT)")
 
 
-def unforeseen(error: Exception) -> SinkError:
+def unforeseen(error: BaseException) -> SinkError:
     """Return the error of a sink that fails in a way of its own: tried again, and told."""
     verdict = Verdict(Fault.TRANSIENT, remedy="report it to whoever maintains the sink", perhaps_stored=True)
     return SinkError(verdict, f"the sink raised {type(error).__name__}", code=type(error).__name__)

@@ -161,7 +161,8 @@ class OutboxFolder:
 
     def release(self, held: HeldFile) -> None:
         """Close an empty file and remove it; one that still holds events is left for the next process."""
-        if not self.path.is_dir():  # removed while it was in use
+        if not self.path.is_dir():
+            self._tell_of_what_is_gone(held)
             held.store.close()
             held.lock.release()
             return
@@ -178,6 +179,15 @@ class OutboxFolder:
             if not keep:
                 with suppress(OSError):
                     os.unlink(held.lock.path)
+
+    def _tell_of_what_is_gone(self, held: HeldFile) -> None:
+        with suppress(OutboxError):
+            if lost := held.store.count():
+                logger.critical(
+                    "the outbox directory %s was removed while it was in use: %d event(s) in it are lost",
+                    self.path,
+                    lost,
+                )
 
     def _make_folder(self) -> None:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)

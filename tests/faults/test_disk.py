@@ -104,6 +104,17 @@ class TestUnusable:
         running.assert_each_good_one_stored_once()
         assert running.pipeline.shutdown()
 
+    def test_events_that_were_removed_with_their_directory_are_told_of(
+        self, stack: Stack, start: Start, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        running = start()
+        with stack.gateway.refusing():
+            running.emit(20)
+            shutil.rmtree(running.outbox_dir)
+            assert not running.pipeline.shutdown(100)
+        (said,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+        assert "20 event(s) in it are lost" in said.getMessage()
+
 
 class TestDamaged:
     """Files of a killed process, damaged: set aside, what can be read saved, and all of it said."""

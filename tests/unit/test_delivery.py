@@ -154,6 +154,17 @@ def test_a_transient_fault_of_the_last_row_s_try_leaves_nothing_out() -> None:
     assert run.result.error is away
 
 
+def test_a_sink_that_would_end_the_thread_is_tried_again_like_any_other_that_fails() -> None:
+    def leave(rows: Sequence[int], _: int) -> None:
+        raise SystemExit(3)
+
+    run = Run(3, leave)
+    assert run.result.waiting == run.items
+    assert run.result.error is not None
+    assert run.result.error.verdict.fault is Fault.TRANSIENT
+    assert "SystemExit" in str(run.result.error)
+
+
 def test_many_bad_rows_among_good_ones_are_all_found() -> None:
     bad = tuple(range(1, 64, 2))
     run = Run(64, refuses(*bad))
