@@ -273,5 +273,5 @@ def _lock_path(path: Path) -> Path:
 
 def _unlink(path: Path) -> None:
     for suffix in ("-ballast", "-wal", "-shm", ""):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # an empty file that stays is in nobody's way
             os.unlink(f"{path}{suffix}")

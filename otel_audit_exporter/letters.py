@@ -96,6 +96,9 @@ class DeadLetters:
             raise
         except Exception as error:
             raise unforeseen(error) from error
+        finally:
+            if self._lane.closed:  # after a shutdown nobody else closes what this has opened
+                self._lane.sink.close()
 
 
 def _shown(row: bytes) -> Any:

@@ -91,8 +91,37 @@ def test_at_the_end_of_the_process_a_sink_that_is_back_gets_everything() -> None
     assert len(sqlite_rows("t.db")) == 5000
 
 
+def test_a_file_that_cannot_be_removed_fails_no_shutdown(outbox_dir: str) -> None:
+    pipeline, _ = configure()
+    (outbox,) = Path(outbox_dir).rglob("*.outbox")
+    ballast = Path(f"{outbox}-ballast")
+    ballast.unlink()
+    ballast.mkdir()
+    audit_event(**arguments()).result(30)
+    assert pipeline.shutdown()
+    again, _ = configure()
+    assert again.stats().recovered == 0
+
+
+def test_a_dead_letter_can_be_retried_after_shutdown_and_leaves_no_connection() -> None:
+    pipeline, sink = configure()
+    sink.refuse_rows(lambda row: row["action"] == "bad")
+    audit_event(**arguments(action="bad"))
+    audit_event(**arguments())
+    assert pipeline.force_flush(60_000)
+    assert pipeline.shutdown()
+    sink.heal()
+    closed = []
+    sink.close = lambda: closed.append(True)  # type: ignore[method-assign]
+    assert pipeline.dead_letters().retry() == 1
+    assert closed
+    stats = pipeline.stats()
+    assert (stats.succeeded, stats.failed, stats.pending) == (2, 0, 0)
+    assert len(sqlite_rows("t.db")) == 2
+
+
 def test_no_thread_is_left_of_a_pipeline_that_was_shut_down() -> None:
-    before = set(threading.enumerate())
+    before = sending_threads()
     pipeline, sink = configure()
     sink.fail_next(Verdict(Fault.TRANSIENT), times=None)
     for _ in range(5000):  # enough for a second sending thread
@@ -100,7 +129,11 @@ def test_no_thread_is_left_of_a_pipeline_that_was_shut_down() -> None:
     sink.heal()
     assert pipeline.force_flush(60_000)
     assert pipeline.shutdown()
-    wait_until(lambda: set(threading.enumerate()) <= before, "every thread has ended")
+    wait_until(lambda: sending_threads() <= before, "every thread has ended")
+
+
+def sending_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("otel-audit-relay")}
 
 
 def test_an_event_of_a_child_that_can_start_no_thread_any_more_is_kept() -> None:
