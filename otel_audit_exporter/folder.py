@@ -100,8 +100,11 @@ class OutboxFolder:
     @contextmanager
     def _guarded(self, patience_seconds: float = _PATIENCE_SECONDS) -> Iterator[bool]:
         """Hold the folder's lock; False where somebody does not let go of it, a process that is stopped, say."""
-        guard = FileLock(self.path / "folder.lock")
-        held = _acquire_soon(guard, patience_seconds)
+        guard, held = FileLock(self.path / "folder.lock"), False
+        try:
+            held = _acquire_soon(guard, patience_seconds)
+        except OSError as error:
+            self._tell_once(Path(guard.path), "the outbox folder's lock %s cannot be used: %s", error)
         try:
             yield held
         finally:
@@ -127,14 +130,14 @@ class OutboxFolder:
         try:
             return self._open_orphan(path, lock, durable, max_bytes) if lock.acquire() else None
         except (OutboxError, OSError) as error:
-            self._tell_once(path, error)
+            self._tell_once(path, "an earlier process's outbox file %s is left alone: %s", error)
             lock.release()
             return None
 
-    def _tell_once(self, path: Path, error: Exception) -> None:
+    def _tell_once(self, path: Path, message: str, error: Exception) -> None:
         if path not in self._told:
             self._told.add(path)
-            logger.error("an earlier process's outbox file %s is left alone: %s", path, error)
+            logger.error(message, path, error)
 
     def _remove_stale_locks(self) -> None:
         """Remove the lock files whose outbox file is gone: their process died between the two removals."""
@@ -247,7 +250,7 @@ def _acquire_soon(lock: FileLock, patience_seconds: float) -> bool:
     """Take a lock that others hold for moments. Between the tries a fork may happen, and never in one."""
     until = time.monotonic() + patience_seconds
     while True:
-        with quiet, suppress(OSError):
+        with quiet:
             if lock.acquire():
                 return True
         if time.monotonic() >= until:

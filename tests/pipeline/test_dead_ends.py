@@ -160,6 +160,20 @@ def test_a_look_that_fails_once_leaves_its_events_to_the_next(tmp_path: Path, mo
     assert failures == []
 
 
+def test_a_folder_s_lock_that_cannot_be_opened_is_told_of_and_stops_nobody(
+    tmp_path: Path, left: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lock = left.parent / "folder.lock"
+    lock.unlink()
+    lock.mkdir()
+    pipeline = again(tmp_path)
+    audit_event(**arguments()).result(60)
+    assert caplog.text.count("folder.lock cannot be used") == 1
+    assert pipeline.shutdown()
+    lock.rmdir()
+    assert again(tmp_path).stats().recovered == 1
+
+
 @contextmanager
 def a_stopped_process_that_holds(lock: Path) -> Iterator[None]:
     program = (
