@@ -14,9 +14,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from otel_audit_exporter.configure import running_pipeline, say_once
 from otel_audit_exporter.context import Scope, attach_scope, checked_fields, current_scope, detach_scope
 from otel_audit_exporter.encoding import Encoder
-from otel_audit_exporter.errors import AuditEventError
+from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
 from otel_audit_exporter.event import parse_json
 from otel_audit_exporter.redaction import Redactor
+from otel_audit_exporter.settings import load_settings
 
 KEY: Final = "otel_audit_context"
 _FIELDS: Final = "fields"
@@ -40,10 +41,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str | int):
         return value
     if isinstance(value, Mapping):
-        pipeline = running_pipeline()
-        encoder = _redacted if pipeline is None else pipeline.exporters[0].rules.encoder
-        return parse_json(encoder.value(value))
+        return parse_json(_encoder().value(value))
     return str(value)
+
+
+def _encoder() -> Encoder:
+    """Return what redacts here: the pipeline's, else what the environment asks for."""
+    pipeline = running_pipeline()
+    if pipeline is not None:
+        return pipeline.exporters[0].rules.encoder
+    try:
+        return Encoder(Redactor(load_settings({}).redact_keys))
+    except AuditConfigurationError:  # told where auditing is configured
+        return _redacted
 
 
 class ArrivedContext:
