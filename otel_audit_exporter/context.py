@@ -110,11 +110,9 @@ def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         said.keys() - CONTEXT_FIELDS, f"is not a field of an audit context ({', '.join(sorted(CONTEXT_FIELDS))})"
     )
     if "metadata" in said:
-        document = _document(said["metadata"])
-        if document is None:
+        said["metadata"] = parse_json(_PLAIN.value(said["metadata"]))  # a copy, to its depth
+        if not isinstance(said["metadata"], dict):
             problems["metadata"] = "must be a JSON object (a mapping, or the text of one)"
-        else:
-            said["metadata"] = dict(document)
     try:
         AuditEvent(action="audit_context", **{name: said[name] for name in said.keys() & CONTEXT_FIELDS})
     except AuditEventError as error:

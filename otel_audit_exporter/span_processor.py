@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -37,26 +36,26 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class _Seen:
-    """The ids that came last, a bounded number of them."""
+    """The ids that came last, a bounded number of them.
+
+    Without a lock, which a fork or a signal handler could find held: each step is one call that cannot be interrupted.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ids: OrderedDict[str, None] = OrderedDict()
+        self._ids: OrderedDict[str, object] = OrderedDict()
 
     def add(self, record_id: str) -> bool:
         """Remember an id; False where it is known."""
-        with self._lock:
-            if record_id in self._ids:
-                return False
-            self._ids[record_id] = None
-            if len(self._ids) > _REMEMBERED_IDS:
-                self._ids.popitem(last=False)
-            return True
+        mine = object()
+        if self._ids.setdefault(record_id, mine) is not mine:
+            return False
+        if len(self._ids) > _REMEMBERED_IDS:
+            self._ids.popitem(last=False)
+        return True
 
     def discard(self, record_id: str) -> None:
         """Forget an id."""
-        with self._lock:
-            self._ids.pop(record_id, None)
+        self._ids.pop(record_id, None)
 
     def knows(self, record_id: str) -> bool:
         """Tell whether an id is remembered."""

@@ -123,11 +123,12 @@ def test_update_changes_the_innermost_context_and_everything_below_sees_it(audit
 
 
 def test_later_changes_of_the_callers_metadata_change_nothing(audit_log: AuditLog) -> None:
-    metadata = {"a": 1}
+    metadata: dict[str, Any] = {"a": 1, "deep": {"tags": ["x"]}}
     with audit_context(yacht_id=YACHT, user_id=USER, metadata=metadata):
         metadata["a"] = 2
+        metadata["deep"]["tags"].append("y")
         touch()
-    audit_log.assert_recorded(metadata={"a": 1})
+    audit_log.assert_recorded(metadata={"a": 1, "deep": {"tags": ["x"]}})
 
 
 def test_it_decorates_functions_coroutines_and_generators(audit_log: AuditLog) -> None:
