@@ -21,6 +21,7 @@ _TOKEN = re.compile(
     r"|(?P<number>-?(?:0|[1-9][0-9]*)(?P<fraction>\.[0-9]+)?(?P<exponent>[eE][-+]?[0-9]+)?))"
 )
 _CLOSING = {"[": "]", "{": "}"}
+_CLOSERS = {**_CLOSING, '"': '"'}
 _WORDS = {"true": True, "false": False, "null": None}
 
 
@@ -45,7 +46,8 @@ def parse_json(text: str, *, lenient: bool = False) -> object:
     `lenient` is for looking for secrets: it also takes a JSON string, which is what JSON encoded twice looks
     like, and what is not JSON but often passes for it: NaN, Infinity and raw control characters.
     """
-    if text.lstrip(_SPACE)[:1] not in ('{["' if lenient else "{["):
+    opener = text.lstrip(_SPACE)[:1]
+    if opener not in ('{["' if lenient else "{[") or text.rstrip(_SPACE)[-1:] != _CLOSERS.get(opener):
         return NOT_JSON
     decoder = _LENIENT if lenient else _STRICT
     try:

@@ -163,14 +163,31 @@ class ValueWalk:
 
     def _search(self, text: str, asks: bool) -> str:
         """Redact inside a string whose JSON is an object or an array; any other comes back as it is."""
+        if not asks and ":" not in text and "\\" not in text:  # no object, so no key
+            return text
         inside = parse_json(text, lenient=True)
-        if inside is NOT_JSON:
+        if inside is NOT_JSON or (not asks and not self._may_hide(inside)):
             return text
         walk = ValueWalk(self._redactor, self._limit, self._path)
         walk._asks = asks
         written = walk.run(inside)
         self.changed |= walk.changed
         return written.decode() if walk.changed else text
+
+    def _may_hide(self, inside: object) -> bool:
+        """Say whether what came out of a text has anything to redact, or to look into; far quicker than a walk."""
+        rest = [inside]
+        while rest:
+            value = rest.pop()
+            if isinstance(value, dict):
+                if not self._redactor.clears(value):
+                    return True
+                rest.extend(value.values())
+            elif isinstance(value, JsonObject) or (isinstance(value, str) and value[:1] in JSON_OPENERS):
+                return True
+            elif isinstance(value, list):
+                rest.extend(value)
+        return False
 
 
 def _cut(text: str, max_bytes: int) -> str:

@@ -517,6 +517,26 @@ def test_a_text_with_json_is_rewritten_only_where_something_was_redacted() -> No
     assert encoded({"a": secret}) == {"a": '{"token":"[REDACTED]","n":1.10,"r":NaN}'}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 300_000 + "]" * 300_000,
+        "[" * 300_000,
+        "[" + ",".join(["[]"] * 300_000) + "]",
+        json.dumps([{"name": "x", "count": number, "tags": [1.5, None]} for number in range(50_000)]),
+    ],
+    ids=["nested", "never closed", "lists", "objects"],
+)
+def test_a_text_with_json_that_hides_nothing_is_walked_by_nobody(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise AssertionError("walked")
+
+    expected = orjson.dumps([text])
+    walk = ValueWalk(Redactor(), None)
+    monkeypatch.setattr("otel_audit_exporter.value_walk.ValueWalk", refuse)
+    assert walk.run([text]) == expected
+
+
 def test_nothing_under_a_hidden_key_is_shown_as_nothing() -> None:
     assert encoded({"password": None, "token": ""}) == {"password": None, "token": REDACTED}
 
