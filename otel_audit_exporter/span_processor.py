@@ -129,7 +129,7 @@ class AuditSpanProcessor(SpanProcessor):
     def _record(self, span: ReadableSpan, event: Event, scope: Scope | None) -> None:
         attributes = event.attributes or {}
         record_id = _normal(attributes.get(AUDIT_RECORD_ID))
-        if record_id is not None and _is_reference(event.name, record_id, attributes):
+        if _is_reference(event.name, record_id, attributes):
             return
         if record_id is not None and not self._seen.add(record_id):
             return
@@ -162,8 +162,10 @@ def _normal(record_id: object) -> str | None:
     return record_id.strip().lower() if isinstance(record_id, str) else None
 
 
-def _is_reference(name: str, record_id: str, attributes: Mapping[str, Any]) -> bool:
-    return (name == SPAN_EVENT_NAME and attributes.keys() == _REFERENCE) or _referred_to.knows(record_id)
+def _is_reference(name: str, record_id: str | None, attributes: Mapping[str, Any]) -> bool:
+    if name == SPAN_EVENT_NAME and attributes.keys() <= _REFERENCE:  # attribute limits may have taken the id
+        return True
+    return record_id is not None and _referred_to.knows(record_id)
 
 
 def _said_by(span: ReadableSpan, event: Event) -> dict[str, Any]:

@@ -32,7 +32,8 @@ class AuditLog:
     without files: events are checked, filled in from the context and redacted, receipts are settled. Where the code
     under test calls ``configure_audit()`` or ``attach_audit()``, their arguments are checked and hold (ids, columns,
     redacted keys, ...), but for the exporter, the mode and the outbox. What was configured before is in force again
-    afterwards. Safe to use from any thread; one at a time per process, so ``pytest-xdist`` is fine.
+    afterwards; the events stay to be looked at until it is opened again. Safe to use from any thread; one at a time
+    per process, so ``pytest-xdist`` is fine.
 
     ::
 
@@ -47,6 +48,7 @@ class AuditLog:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        self.clear()
         running = running_pipeline()
         settings = load_settings({}, {}) if running is None else running.settings
         pipeline = _RecordingPipeline(_in_memory(settings), self._keep)

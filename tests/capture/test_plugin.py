@@ -233,6 +233,15 @@ def test_values_of_any_depth_and_any_size_are_recorded(audit_log: AuditLog) -> N
     assert len(audit_log.events) == 3
 
 
+def test_the_same_log_opened_again_begins_anew() -> None:
+    audit_log = AuditLog()
+    with audit_log:
+        record({})
+    assert len(audit_log.events) == 1
+    with audit_log:
+        audit_log.assert_nothing_recorded()
+
+
 def record(values: Any) -> None:
     someone = uuid.uuid4()
     audit_event("count", entity_type="part", entity_id=someone, yacht_id=someone, user_id=someone, new_values=values)

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
@@ -78,6 +78,16 @@ def test_an_event_asked_for_as_a_span_event_leaves_a_reference_without_values(
     context = span.get_span_context()
     assert (recorded.trace_id, recorded.span_id) == (f"{context.trace_id:032x}", f"{context.span_id:016x}")
     assert get_audit_stats().submitted == 1
+
+
+@pytest.mark.parametrize("limits", [{"max_event_attributes": 1}, {"max_attribute_length": 5}, {"max_events": 1}])
+def test_a_reference_that_the_spans_limits_cut_is_no_event(audit_log: AuditLog, limits: dict[str, int]) -> None:
+    provider = TracerProvider(span_limits=SpanLimits(**limits), shutdown_on_exit=False)
+    provider.add_span_processor(AuditSpanProcessor())
+    with provider.get_tracer("test").start_as_current_span("request"):
+        ids = [record(as_span_event=True) for _ in range(2)]
+    assert [event.record_id for event in audit_log.events] == ids
+    assert get_audit_stats().rejected == 0
 
 
 def test_without_a_span_the_event_is_recorded_all_the_same(audit_log: AuditLog) -> None:
