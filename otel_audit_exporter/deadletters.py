@@ -24,6 +24,9 @@ _BUSY_SECONDS: Final = 10.0
 _CLOCK_SECONDS: Final = 2.0  # no file system's clock is coarser: a younger change may hide another one
 
 
+_WORD_SECONDS: Final = 7 * 86_400.0  # who has not asked for so long does not run any more
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """One parked event.
@@ -86,6 +89,17 @@ class DeadLetterStore(Protocol):
         """Remove one of them; tell whether it was there."""
         ...
 
+    def settle(self, event: ParkedEvent, by: str) -> bool:
+        """Remove one that ``by`` has brought to the table, and leave word for who had parked it.
+
+        Tell whether it was there.
+        """
+        ...
+
+    def settled_by_others(self, parked_by: str) -> int:
+        """Return how many of ``parked_by``'s others have brought to the table; each is told once."""
+        ...
+
     def count(self) -> int:
         """Return how many there are."""
         ...
@@ -101,6 +115,7 @@ class DeadLetterFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._counted: tuple[tuple[int, ...], int] = ((), 0)
+        self._heard: tuple[int, ...] = ()
 
     def park(self, events: Iterable[ParkedEvent]) -> None:
         rows = [
@@ -125,20 +140,50 @@ class DeadLetterFile:
             sql = "DELETE FROM dead_letter WHERE record_id = ?"
             return connection.execute(sql, (record_id,)).rowcount > 0
 
+    def settle(self, event: ParkedEvent, by: str) -> bool:
+        if not os.path.exists(self.path):
+            return False
+        now = time.time()
+        with self._connected(create=True) as connection:
+            sql = "DELETE FROM dead_letter WHERE record_id = ?"
+            was_there = connection.execute(sql, (event.record_id,)).rowcount > 0
+            if was_there and event.parked_by != by:
+                connection.execute("DELETE FROM retried WHERE retried_at < ?", (now - _WORD_SECONDS,))
+                connection.execute("INSERT INTO retried VALUES (?, ?)", (event.parked_by, now))
+        return was_there
+
+    def settled_by_others(self, parked_by: str) -> int:
+        changed, settled = self._state()
+        if not changed or changed == self._heard:
+            return 0
+        found = 0
+        with self._connected(create=False) as connection:
+            if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'retried'").fetchone():
+                known = connection.execute("SELECT count(*) FROM retried WHERE parked_by = ?", (parked_by,))
+                if known.fetchone()[0]:
+                    found = connection.execute("DELETE FROM retried WHERE parked_by = ?", (parked_by,)).rowcount
+        self._heard = changed if settled else ()
+        return found
+
     def count(self) -> int:
-        try:
-            seen = os.stat(self.path)
-        except OSError:
+        changed, settled = self._state()
+        if not changed:
             return 0
-        if seen.st_size == 0:  # somebody makes it just now
-            return 0
-        changed = (seen.st_mtime_ns, seen.st_size, seen.st_ino)
         if self._counted[0] != changed:
             with self._connected(create=False) as connection:
                 found = int(connection.execute("SELECT count(*) FROM dead_letter").fetchone()[0])
-            settled = time.time() - seen.st_mtime > _CLOCK_SECONDS
             self._counted = (changed if settled else (), found)
         return self._counted[1]
+
+    def _state(self) -> tuple[tuple[int, ...], bool]:
+        """Return what changes with the file, and whether that is certain by now; nothing where there is no file."""
+        try:
+            seen = os.stat(self.path)
+        except OSError:
+            return (), False
+        if seen.st_size == 0:  # somebody makes it just now
+            return (), False
+        return (seen.st_mtime_ns, seen.st_size, seen.st_ino), time.time() - seen.st_mtime > _CLOCK_SECONDS
 
     def size_bytes(self) -> int:
         try:
@@ -196,6 +241,12 @@ class MemoryDeadLetters:
     def remove(self, record_id: str) -> bool:
         with self._lock:
             return self._events.pop(record_id, None) is not None
+
+    def settle(self, event: ParkedEvent, by: str) -> bool:
+        return self.remove(event.record_id)
+
+    def settled_by_others(self, parked_by: str) -> int:
+        return 0  # there are none who could
 
     def count(self) -> int:
         return len(self._events)

@@ -11,6 +11,7 @@ import random
 import sqlite3
 import threading
 import time
+import uuid
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -583,6 +584,7 @@ class Lane:
 
     def stats(self) -> AuditStats:
         """Return the counters of this lane at one instant."""
+        self._count_settled_by_others()
         held, ages = 0, []
         for store in self.stores:
             with suppress(OutboxError):  # what cannot be read is told by the health; the books are whole
@@ -594,6 +596,12 @@ class Lane:
             all_held=self.gate.state is GateState.HELD,
             oldest_pending_seconds=max(time.time() - min(ages), 0.0) if ages else 0.0,
         )
+
+    def _count_settled_by_others(self) -> None:
+        with suppress(OutboxError):  # where they cannot be read, the health says so
+            settled = self.dead_letters.settled_by_others(self.identity) if self.books.failed else 0
+            if settled:
+                self.books.count(failed=-settled, succeeded=settled)
 
     def health(self, thresholds: HealthThresholds) -> AuditHealth:
         """Return the health of this lane at one instant; where the outbox cannot be read, that is the reason."""
@@ -653,6 +661,7 @@ class Lane:
         closed = self.closed
         self._begin()
         self.closed = closed
+        self.identity = uuid.uuid4().hex
         self.sink.renew_after_fork()
 
 

@@ -77,7 +77,7 @@ class DeadLetters:
             again = replace(parked, error=str(error), code=error.code, attempts=parked.attempts + 1)
             self._lane.dead_letters.park([again])
             return False
-        if not self._lane.dead_letters.remove(parked.record_id):
+        if not self._lane.dead_letters.settle(parked, self._lane.identity):
             return True  # somebody else has retried or dropped it meanwhile, and counted it
         if parked.parked_by == self._lane.identity:
             self._lane.books.count(failed=-1, succeeded=1)

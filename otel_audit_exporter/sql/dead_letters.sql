@@ -8,3 +8,8 @@ CREATE TABLE IF NOT EXISTS dead_letter (
     parked_at REAL NOT NULL,
     parked_by TEXT NOT NULL
 );
+-- Which process had parked a letter that another one retried with success, until that one has counted it.
+CREATE TABLE IF NOT EXISTS retried (
+    parked_by TEXT NOT NULL,
+    retried_at REAL NOT NULL
+);

@@ -7,7 +7,7 @@ import threading
 from otel_audit_exporter import flush_audit
 from tests.operations.conftest import Configure
 from tests.operations.stubs import BAD_ROW, StubExporter, emit
-from tests.sinks.running import in_threads
+from tests.sinks.running import in_threads, run_in_child
 
 
 def test_a_dead_letter_that_two_retry_at_once_is_counted_once(configured: Configure, stub: StubExporter) -> None:
@@ -23,6 +23,48 @@ def test_a_dead_letter_that_two_retry_at_once_is_counted_once(configured: Config
     stats = pipeline.stats()
     assert (stats.succeeded, stats.failed, stats.pending) == (2, 0, 0)
     assert len(pipeline.dead_letters()) == 0
+
+
+def test_a_dead_letter_that_another_process_retries_is_no_failure_any_more_where_it_was_parked(
+    configured: Configure, stub: StubExporter
+) -> None:
+    pipeline = configured()
+    emit(1)
+    assert flush_audit()
+    stub.sink.fail(BAD_ROW)
+    (receipt,) = emit(1)
+    assert flush_audit()
+    assert (pipeline.stats().failed, pipeline.health().level) == (1, "critical")
+
+    def child() -> None:
+        stub.sink.heal()
+        assert pipeline.dead_letters().retry(receipt.record_id) == 1
+        stats = pipeline.stats()
+        assert (stats.submitted, stats.recovered, stats.succeeded, stats.failed) == (0, 1, 1, 0)
+
+    assert run_in_child(child)
+    for _ in range(2):  # it is counted once
+        stats = pipeline.stats()
+        assert (stats.submitted, stats.succeeded, stats.failed, stats.success_rate) == (2, 2, 0, 100.0)
+    assert pipeline.health().level == "good"
+
+
+def test_a_dead_letter_of_a_process_that_is_gone_is_counted_where_it_is_retried(
+    configured: Configure, stub: StubExporter
+) -> None:
+    pipeline = configured()
+
+    def child() -> None:
+        emit(1)
+        assert flush_audit()
+        stub.sink.fail(BAD_ROW)
+        emit(1)
+        assert flush_audit()
+
+    assert run_in_child(child)
+    assert pipeline.dead_letters().retry() == 1
+    stats = pipeline.stats()
+    assert (stats.submitted, stats.recovered, stats.succeeded, stats.failed) == (0, 1, 1, 0)
 
 
 def wait_at(barrier: threading.Barrier) -> None:
