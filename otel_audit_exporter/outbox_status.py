@@ -41,13 +41,13 @@ class OutboxFileStatus:
 class DestinationStatus:
     """The outbox files of one destination; ``destination`` is None where its description cannot be read.
 
-    ``dead_letters`` is how many events are parked; 0 where that cannot be read.
+    ``dead_letters`` is how many events are parked, None where that cannot be read.
     """
 
     path: Path
     destination: Destination | None
     files: tuple[OutboxFileStatus, ...]
-    dead_letters: int
+    dead_letters: int | None
 
 
 def read_outbox_status(root: str | os.PathLike[str]) -> list[DestinationStatus]:
@@ -101,9 +101,14 @@ def _file_status(path: Path, held: bool) -> OutboxFileStatus | None:
     return OutboxFileStatus(path, int(name[1]) if name else None, held, events, oldest, size_bytes, problem)
 
 
-def _count_dead_letters(path: Path) -> int:
-    with suppress(sqlite3.Error, OSError), _read_only(path) as connection:
-        return int(connection.execute("SELECT count(*) FROM dead_letter").fetchone()[0])
+def _count_dead_letters(path: Path) -> int | None:
+    with suppress(FileNotFoundError):
+        with suppress(sqlite3.Error, PermissionError):
+            if path.stat().st_size == 0:  # somebody makes it just now
+                return 0
+            with _read_only(path) as connection:
+                return int(connection.execute("SELECT count(*) FROM dead_letter").fetchone()[0])
+        return None
     return 0
 
 

@@ -77,7 +77,7 @@ def drain(
 
 def _rows(destination: DestinationStatus) -> list[tuple[str, ...]]:
     name = str(destination.destination or destination.path.name)
-    letters = f"{destination.dead_letters:,}"
+    letters = "?" if destination.dead_letters is None else f"{destination.dead_letters:,}"
     files = [_row(file) for file in destination.files] or [("", "no files", "0", "", "0 B")]
     return [
         (name if first else "", *file, letters if first else "")

@@ -22,6 +22,7 @@ from otel_audit_exporter.settings import default_outbox_dir, load_settings
 
 _COLUMNS = ("destination", "process", "state", "pending", "oldest", "size", "parked")
 _NUMBERS = frozenset({"pending", "oldest", "size", "parked"})
+_LONG = frozenset({"destination", "state"})
 
 
 def status(
@@ -74,7 +75,10 @@ def _watch(root: str, form: Format, interval: float) -> None:
 
 def _view(root: str) -> Group:
     found, now = read_outbox_status(root), _now()
-    headings = [Column(name, justify="right" if name in _NUMBERS else "left", overflow="fold") for name in _COLUMNS]
+    headings = [
+        Column(name, justify="right" if name in _NUMBERS else "left", no_wrap=name not in _LONG, overflow="fold")
+        for name in _COLUMNS
+    ]
     table = Table(*headings, box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for row in _rows(found, now):
         table.add_row(*(Text(talk.clean(cell), style=_style(cell)) for cell in row))
@@ -88,10 +92,12 @@ def _style(cell: str) -> str:
 
 def _summary(root: str, found: Sequence[DestinationStatus], now: datetime) -> str:
     pending = sum(_pending(one) for one in found)
-    parked = sum(one.dead_letters for one in found)
+    parked = sum(one.dead_letters or 0 for one in found)
     oldest = _oldest(found)
     waits = f", the oldest for {_age(oldest, now)}" if oldest is not None else ""
-    return f"{root}: {talk.amount(pending, 'event')} pending{waits}, {parked:,} parked"
+    unread = sum((one.dead_letters is None) + sum(file.events is None for file in one.files) for one in found)
+    more = f"; {talk.amount(unread, 'file')} not counted: cannot be read" if unread else ""
+    return f"{root}: {talk.amount(pending, 'event')} pending{waits}, {parked:,} parked{more}"
 
 
 def _rows(found: Sequence[DestinationStatus], now: datetime) -> Iterator[tuple[str, ...]]:
@@ -100,7 +106,8 @@ def _rows(found: Sequence[DestinationStatus], now: datetime) -> Iterator[tuple[s
         files = [_row(file, now) for file in one.files] or [("", "no process", "0", "", "")]
         for place, row in enumerate(files):
             first = place == 0
-            yield (name if first else "", *row, f"{one.dead_letters:,}" if first else "")
+            parked = "?" if one.dead_letters is None else f"{one.dead_letters:,}"
+            yield (name if first else "", *row, parked if first else "")
 
 
 def _row(file: OutboxFileStatus, now: datetime) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from otel_audit_exporter import shutdown_audit
+from otel_audit_exporter.cli.status import _view
 from tests.operations.conftest import Configure
 from tests.operations.stubs import AWAY, BAD_ROW, StubExporter, emit
 from tests.stack.waiting import wait_until
@@ -76,6 +79,28 @@ def test_the_table_says_the_same_to_people() -> None:
         "live",
         "orphaned",
     ]
+
+
+@pytest.mark.usefixtures("waiting")
+def test_what_cannot_be_read_is_not_told_as_nothing(tmp_path: Path) -> None:
+    (folder,) = (tmp_path / "outbox").iterdir()
+    (folder / "dead-letters.db").write_bytes(b"damaged" * 1000)
+    (folder / "1-aaaaaaaaaaaa.outbox").write_bytes(b"damaged" * 1000)
+    done = status()
+    assert "7 events pending" in done.stderr
+    assert "2 files not counted: cannot be read" in done.stderr
+    assert done.stdout.splitlines()[1].split()[-1] == "?"
+    (document,) = as_json()
+    assert document["parked"] is None
+    assert [one["pending"] for one in document["processes"] if one["problem"]] == [None]
+
+
+@pytest.mark.usefixtures("waiting")
+def test_on_a_narrow_terminal_no_number_is_broken() -> None:
+    written = io.StringIO()
+    Console(width=70, file=written).print(_view(os.environ["OTEL_AUDIT_OUTBOX_DIR"]))
+    lines = written.getvalue().splitlines()
+    assert any(str(os.getpid()) in line and "KiB" in line for line in lines)
 
 
 def test_an_empty_directory_has_nothing_to_tell(tmp_path: Path) -> None:
