@@ -557,6 +557,12 @@ class Lane:
 
     def wait_until_settled(self, deadline: float, nudge: Callable[[], None]) -> bool:
         """Wait until everything accepted so far is stored or parked; False where it is not at ``deadline``."""
+        try:
+            return self._wait_until_settled(deadline, nudge)
+        except OutboxError:  # which has been said: what waits in there is not settled
+            return False
+
+    def _wait_until_settled(self, deadline: float, nudge: Callable[[], None]) -> bool:
         if self.closed:
             return self.books.pending <= 0
         marks = [(store, store.last_seq) for store in self.stores]
@@ -583,19 +589,24 @@ class Lane:
     # --- looking ----------------------------------------------------------------------------------------------
 
     def stats(self) -> AuditStats:
-        """Return the counters of this lane at one instant."""
+        """Return the counters of this lane at one instant; they are told where the outbox cannot be read, too."""
+        try:
+            return self._stats(*self._waiting())
+        except OutboxError:
+            return self._stats(0, 0.0)
+
+    def _stats(self, held: int, oldest_pending_seconds: float) -> AuditStats:
         self._count_settled_by_others()
-        held, ages = 0, []
-        for store in self.stores:
-            with suppress(OutboxError):  # what cannot be read is told by the health; the books are whole
-                held += store.count_refused()
-                if (at := store.oldest_accepted_at()) is not None:
-                    ages.append(at)
         return self.books.stats(
-            held=held,
-            all_held=self.gate.state is GateState.HELD,
-            oldest_pending_seconds=max(time.time() - min(ages), 0.0) if ages else 0.0,
+            held=held, all_held=self.gate.state is GateState.HELD, oldest_pending_seconds=oldest_pending_seconds
         )
+
+    def _waiting(self) -> tuple[int, float]:
+        """Return how many events wait that were refused, and the age of the oldest event."""
+        stores = self.stores
+        ages = [at for store in stores if (at := store.oldest_accepted_at()) is not None]
+        held = sum(store.count_refused() for store in stores)
+        return held, max(time.time() - min(ages), 0.0) if ages else 0.0
 
     def _count_settled_by_others(self) -> None:
         with suppress(OutboxError):  # where they cannot be read, the health says so
@@ -607,12 +618,13 @@ class Lane:
         """Return the health of this lane at one instant; where the outbox cannot be read, that is the reason."""
         own = self._own
         try:
-            stats = self.stats()
+            stats = self._stats(*self._waiting())
             left, most = (None, None) if own is None or own.closed else own.room_bytes()
             overdue = self._overdue() if stats.pending else 0
             parked = self.dead_letters.count()
         except (OutboxError, OSError) as error:
-            return broken(f"the outbox or the dead letters cannot be read: {error}")
+            told = assess(self.stats(), thresholds, cycle_seconds=self.options.cycle_seconds)
+            return broken(told, f"the outbox or the dead letters cannot be read: {error}")
         return assess(
             stats,
             thresholds,

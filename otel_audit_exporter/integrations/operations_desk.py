@@ -21,7 +21,7 @@ import orjson
 from otel_audit_exporter.attributes import INDEX
 from otel_audit_exporter.configure import get_audit_pipeline
 from otel_audit_exporter.deadletters import ParkedEvent
-from otel_audit_exporter.errors import AuditDeliveryError, AuditError
+from otel_audit_exporter.errors import AuditDeliveryError, AuditError, OutboxError
 from otel_audit_exporter.event import parse_json, split
 from otel_audit_exporter.health import AuditHealth
 from otel_audit_exporter.integrations.operations_page import NOTICES, PageData, render_page
@@ -153,6 +153,12 @@ class Desk:
         lane = pipeline.exporters[0].lane
         return [self._letter(pipeline, parked) for parked in lane.dead_letters.all(limit)]
 
+    def _letters_or_none(self, pipeline: AuditPipeline) -> list[dict[str, Any]] | None:
+        try:
+            return self._letters(pipeline, _PAGE_LIMIT)
+        except OutboxError:  # the page is there for such a time
+            return None
+
     def _letter(self, pipeline: AuditPipeline, parked: ParkedEvent) -> dict[str, Any]:
         fragments = split(parked.body)
         letter = {
@@ -196,7 +202,7 @@ class Desk:
             health=pipeline.health(),
             samples=pipeline.samples,
             errors=pipeline.latest_errors,
-            letters=self._letters(pipeline, _PAGE_LIMIT),
+            letters=self._letters_or_none(pipeline),
             notice=request.query.get("retried", ""),
         )
         html, policy = render_page(data)

@@ -48,14 +48,16 @@ NOTICES: Final[Mapping[str, tuple[str, str]]] = {
 
 @dataclass(frozen=True)
 class PageData:
-    """What the page shows. ``letters`` are as in the JSON document; ``notice`` is a key of :data:`NOTICES`."""
+    """What the page shows. ``letters`` are as in the JSON document, None where they cannot be read; ``notice`` is a
+    key of :data:`NOTICES`.
+    """
 
     target: str
     stats: AuditStats
     health: AuditHealth
     samples: Sequence[Sample]
     errors: Sequence[NotedError]
-    letters: Sequence[Mapping[str, Any]]
+    letters: Sequence[Mapping[str, Any]] | None
     notice: str = ""
 
 
@@ -235,7 +237,9 @@ def _times(error: NotedError) -> str:
     return "" if error.times == 1 else f", {error.times:,} times in a row since {_moment(error.first_at)}"
 
 
-def _letters(letters: Sequence[Mapping[str, Any]], count: int) -> str:
+def _letters(letters: Sequence[Mapping[str, Any]] | None, count: int) -> str:
+    if letters is None:
+        return '<p class="none">They cannot be read.</p>'
     if not letters:
         return '<p class="none">None.</p>'
     items = "".join(_letter(letter) for letter in letters)

@@ -278,6 +278,38 @@ def test_overdue_events_are_counted_beyond_what_is_counted_one_by_one(
     wait_until(lambda: pipeline.health().overdue == 250, "all are overdue")
 
 
+def test_an_outbox_that_cannot_be_read_is_told_with_what_is_counted_all_the_same(
+    configured: Configure, stub: StubExporter, tmp_path: Path
+) -> None:
+    told: list[AuditHealth] = []
+    pipeline = configured(on_health_change=told.append, health_thresholds={"overdue_critical": 10**6})
+    stub.sink.fail(AWAY)
+    emit(4000, new_values={"text": "x" * 3000})  # more than is kept in memory of it
+    wait_until(lambda: [health.level for health in told] == ["warning"], "the outage is told")
+    for file in (tmp_path / "outbox").glob("*/*.outbox*"):
+        if not file.name.endswith(".lock"):
+            file.write_bytes(os.urandom(file.stat().st_size))
+    wait_until(lambda: told[-1].level == "critical", "the damage is told")
+    assert "cannot be read" in told[-1].reasons[0]
+    assert (pipeline.stats().submitted, pipeline.stats().pending, pipeline.health().pending) == (4000, 4000, 4000)
+    assert pipeline.shutdown(1000) is False
+
+
+def test_dead_letters_that_cannot_be_read_are_told(configured: Configure, stub: StubExporter, tmp_path: Path) -> None:
+    told: list[AuditHealth] = []
+    pipeline = configured(on_health_change=told.append)
+    emit(1000)
+    stub.sink.fail(BAD_ROW, containing=b"bad")
+    emit(1, action="bad")
+    assert flush_audit()
+    wait_until(lambda: [health.level for health in told] == ["warning"], "the parked event is told")
+    (file,) = (tmp_path / "outbox").glob("*/dead-letters.db")
+    file.write_bytes(b"damaged" * 1000)
+    wait_until(lambda: told[-1].level == "critical", "the damage is told")
+    assert "dead letters cannot be read" in told[-1].reasons[0]
+    assert (pipeline.stats().succeeded, pipeline.stats().failed) == (1000, 1)
+
+
 def test_health_can_be_asked_for_after_shutdown(configured: Configure, stub: StubExporter) -> None:
     pipeline = configured()
     stub.sink.fail(AWAY)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -498,6 +499,22 @@ def test_whatever_can_have_the_focus_is_found_again_when_the_page_is_renewed(
     assert len(found) == 3 + 2 * 3
     assert None not in found
     assert len(set(found)) == len(found)
+
+
+@KINDS
+def test_the_page_is_there_where_the_dead_letters_cannot_be_read(
+    configured: Configure, stub: StubExporter, make: Make, tmp_path: Path
+) -> None:
+    configured()
+    park(stub)
+    (file,) = (tmp_path / "outbox").glob("*/dead-letters.db")
+    file.write_bytes(b"damaged" * 1000)
+    with visiting(make) as client:
+        page, letters = client.get("/"), client.get("/dead-letters")
+    assert page.status_code == 200
+    assert "<b>critical</b>" in page.text
+    assert "They cannot be read." in page.text
+    assert letters.status_code == 503
 
 
 def test_a_page_with_everything_at_its_largest_stays_a_page(configured: Configure) -> None:
