@@ -171,6 +171,10 @@ class OutboxFile:
                 self._execute("INSERT INTO event VALUES (?, ?, ?)", (seq, time.time(), body))
             except sqlite3.Error as error:
                 raise _outbox_error(self.path, error) from error
+            except BaseException:  # a signal's handler raised, perhaps after the commit: what is here is counted
+                if self._holds(seq):
+                    then()
+                raise
             then()
         if seq % CHECKPOINT_EVENTS == 0:
             self.on_growth(self)
@@ -212,7 +216,11 @@ class OutboxFile:
         except OutboxError as error:
             group.error = error
         except BaseException:
-            group.error = OutboxError("the thread that commits for others was interrupted: the event is not recorded")
+            if self._holds(group.first_seq):
+                group.count()
+            else:
+                said = "the thread that commits for others was interrupted: the event is not recorded"
+                group.error = OutboxError(said)
             raise
         finally:
             group.done.set()
@@ -224,10 +232,14 @@ class OutboxFile:
         rows = [(group.first_seq + place, now, body) for place, (body, _) in enumerate(group.bodies)]
         with _transaction(self._connection):
             self._connection.executemany("INSERT INTO event VALUES (?, ?, ?)", rows)
-        for _, then in group.bodies:
-            then()
+        group.count()
         if len(rows) > group.first_seq % CHECKPOINT_EVENTS:
             self.on_growth(self)
+
+    def _holds(self, seq: int) -> bool:
+        with self.lock, suppress(sqlite3.Error):
+            return self._connection.execute("SELECT 1 FROM event WHERE seq = ?", (seq,)).fetchone() is not None
+        return False
 
     def read(self, after: int, upto: int | None, limit: int, max_bytes: int) -> list[Entry]:
         with self.lock, _as_outbox_error(self.path):
@@ -547,7 +559,14 @@ class _Group:
         self.bodies: list[tuple[bytes, Callable[[], None]]] = []
         self.done = threading.Event()
         self.first_seq = 0
+        self.counted = 0
         self.error: OutboxError | None = None
+
+    def count(self) -> None:
+        """Run what follows the commit, for those events for which it has not run yet."""
+        for _, then in self.bodies[self.counted :]:
+            self.counted += 1
+            then()
 
 
 def count_events(path: str | os.PathLike[str]) -> int:
@@ -637,14 +656,14 @@ def _prepare(connection: sqlite3.Connection, *, durable: bool, max_pages: int) -
 
 @contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
     try:
+        connection.execute("BEGIN IMMEDIATE")
         yield
+        connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:  # a full disk ends it by itself
             connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
 
 
 @contextmanager

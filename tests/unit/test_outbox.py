@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -58,11 +59,70 @@ def refusal(seq: int, next_try_at: float = 50.0) -> Refusal:
     return Refusal(seq, "23514", "refused", 1, 10.0, next_try_at)
 
 
+class _InterruptedAfter:
+    """A connection during one of whose statements a signal comes, whose handler raises when it has been executed."""
+
+    def __init__(self, connection: sqlite3.Connection, statement: str) -> None:
+        self._connection = connection
+        self._statement = statement
+
+    def execute(self, sql: str, parameters: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        cursor = self._connection.execute(sql, parameters)
+        if sql == self._statement:
+            raise KeyboardInterrupt
+        return cursor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
 class TestStore:
     def test_events_are_numbered_in_the_order_in_which_they_come(self, store: AnyStore) -> None:
         assert fill(store, 3) == [1, 2, 3]
         assert store.last_seq == 3
         assert store.read(0, None, 10, 2**20) == [(1, b"[0]"), (2, b"[1]"), (3, b"[2]")]
+
+    def test_what_was_committed_when_a_signal_s_handler_raised_is_counted(self, path: Path) -> None:
+        store = OutboxFile(path)
+        execute, counted = store._execute, []
+
+        def interrupted(*arguments: Any) -> sqlite3.Cursor:
+            execute(*arguments)
+            raise KeyboardInterrupt
+
+        store._execute = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            store.append(b"[1]", lambda: counted.append(1))
+        assert (store.count(), counted) == (1, [1])
+        store.close()
+
+    def test_what_was_not_committed_when_a_signal_s_handler_raised_is_not_counted(self, path: Path) -> None:
+        store = OutboxFile(path)
+        counted: list[int] = []
+
+        def interrupted(*arguments: Any) -> sqlite3.Cursor:
+            raise KeyboardInterrupt
+
+        store._execute = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            store.append(b"[1]", lambda: counted.append(1))
+        assert (store.count(), counted) == (0, [])
+        store.close()
+
+    @pytest.mark.parametrize(("statement", "kept"), [("COMMIT", 1), ("BEGIN IMMEDIATE", 0)])
+    def test_with_syncs_too_what_was_committed_when_a_handler_raised_is_counted(
+        self, path: Path, statement: str, kept: int
+    ) -> None:
+        store = OutboxFile(path, durable=True)
+        counted: list[int] = []
+        store._connection = cast("sqlite3.Connection", _InterruptedAfter(store._connection, statement))
+        with pytest.raises(KeyboardInterrupt):
+            store.append(b"[1]", lambda: counted.append(1))
+        assert (store.count(), len(counted)) == (kept, kept)
+        store._connection = store._connection._connection  # type: ignore[attr-defined]
+        store.append(b"[2]", nothing)
+        assert store.count() == kept + 1
+        store.close()
 
     def test_a_new_store_is_empty(self, store: AnyStore) -> None:
         assert store.count() == 0
