@@ -5,10 +5,11 @@ It never raises and never waits: what cannot be recorded is logged and counted (
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from logging import CRITICAL, ERROR
-from typing import Any, Final
+from typing import Any
 
 from otel_audit_exporter.announce import logger
 from otel_audit_exporter.configure import configure_audit, running_pipeline, say_once
@@ -19,8 +20,6 @@ from otel_audit_exporter.stats import AuditStats, stats_document
 
 __all__ = ["get_audit_stats", "shutdown_audit_logger", "write_audit_log_async"]
 
-_PAYLOAD_KEYS: Final = ("yacht_id", "entity_type", "action", "entity_id", "user_id", "old_values", "new_values")
-
 
 class _Built:
     """The pipeline that the first call has built, and around what."""
@@ -30,6 +29,14 @@ class _Built:
     pipeline: AuditPipeline | None = None
     told = False
     rejected = 0  # before there was any pipeline
+
+
+def _renew_lock_after_fork() -> None:
+    _Built.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock_after_fork)
 
 
 def write_audit_log_async(db: Any, payload: Mapping[str, Any]) -> None:
@@ -83,8 +90,8 @@ def _pipeline_for(db: Any) -> AuditPipeline:
         return running
     with _Built.lock:
         if running_pipeline() is None:
+            _Built.db = db  # first: whoever sees the pipeline compares
             _Built.pipeline = configure_audit("supabase", client=db, on_outbox_error="log")
-            _Built.db = db
         return running_pipeline() or configure_audit()
 
 

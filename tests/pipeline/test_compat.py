@@ -16,7 +16,7 @@ from supabase import Client, ClientOptions, create_client
 import otel_audit_exporter
 from otel_audit_exporter import configure_audit, get_audit_pipeline
 from otel_audit_exporter.compat import get_audit_stats, shutdown_audit_logger, write_audit_log_async
-from tests.pipeline.said import USER, YACHT, sqlite_rows
+from tests.pipeline.said import USER, YACHT, run_python, sqlite_rows
 from tests.stack import AuditTable, Stack
 from tests.stack.waiting import wait_until
 
@@ -225,3 +225,26 @@ def test_both_get_audit_stats_tell_of_the_same_pipeline(db: Client) -> None:
     wait_until(lambda: get_audit_stats()["succeeded"] == 1, "the row is stored")
     assert otel_audit_exporter.get_audit_stats().succeeded == 1
     assert get_audit_pipeline().name == "supabase"
+
+
+def test_a_child_that_is_forked_in_the_middle_of_the_first_call_is_not_blocked() -> None:
+    program = """
+import os, signal, threading, warnings
+warnings.simplefilter("ignore")  # of a fork beside threads, which is what this is about
+from otel_audit_exporter import compat
+held, over = threading.Event(), threading.Event()
+def first_call():
+    with compat._Built.lock:
+        held.set()
+        over.wait()
+threading.Thread(target=first_call, daemon=True).start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    compat.write_audit_log_async(None, {})
+    os._exit(compat.get_audit_stats()["rejected"])
+over.set()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run_python(program).strip() == "1"
