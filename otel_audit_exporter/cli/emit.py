@@ -61,6 +61,8 @@ def emit(
 @contextmanager
 def _opened(file: str) -> Iterator[BinaryIO]:
     if file == "-":
+        if sys.stdin is None:
+            raise AuditConfigurationError("stdin is closed: there is nothing to read")
         yield sys.stdin.buffer
         return
     try:

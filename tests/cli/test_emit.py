@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -91,6 +92,13 @@ def test_a_line_that_is_not_utf8_is_reported(workspace: Workspace) -> None:
     assert done.code == 1
     assert "line 1: is not UTF-8 (byte 16)" in done.err
     assert [row["action"] for row in workspace.rows()] == ["after"]
+
+
+def test_a_closed_stdin_is_said_in_words(workspace: Workspace) -> None:
+    command = f"exec {shlex.quote(sys.executable)} -m otel_audit_exporter.cli emit - <&-"
+    done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True, cwd=workspace.directory)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "otel-audit: stdin is closed: there is nothing to read\n"
 
 
 def test_a_dash_reads_stdin_and_blank_lines_and_a_byte_order_mark_are_passed_over(workspace: Workspace) -> None:
