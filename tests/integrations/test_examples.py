@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Example:
         file = self.folder / "pms_audit_log.db"
         if not file.exists():
             return []
-        with sqlite3.connect(file) as connection:
+        with closing(sqlite3.connect(file)) as connection:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute("SELECT * FROM pms_audit_log")]
 
