@@ -17,6 +17,7 @@ from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter.announce import Repeats, logger
 from otel_audit_exporter.attributes import SCOPE_NAME
+from otel_audit_exporter.context import current_scope, overlay
 from otel_audit_exporter.errors import AuditError, AuditEventError, AuditShutdownError, OutboxError
 from otel_audit_exporter.event import AuditEvent, ComposedEvent
 from otel_audit_exporter.exits import end_with_multiprocessing_child
@@ -111,10 +112,12 @@ class AuditPipeline:
     def emit(self, event: AuditEvent) -> PendingReceipt:
         """Accept one event, and return at once (in sync mode: when the first attempt has ended).
 
-        Raises :class:`AuditEventError` for what this pipeline's settings do not allow, and
-        :class:`OutboxError` where the outbox refuses the event (see ``on_outbox_error``).
+        What it does not say is filled in from the ``audit_context`` that is open here, as in ``audit_event``.
+        Raises :class:`AuditEventError` for what this pipeline's settings do not allow, and :class:`OutboxError`
+        where the outbox refuses the event (see ``on_outbox_error``).
         """
-        return self.submit(event.arguments())
+        said, scope = event.arguments(), current_scope()
+        return self.submit(said if scope is None else overlay(scope.merged(), said))
 
     def submit(self, said: Mapping[str, Any]) -> PendingReceipt:
         """Accept one event said as arguments of ``audit_event``."""

@@ -21,6 +21,7 @@ from otel_audit_exporter import (
     InMemoryAuditExporter,
     SQLiteAuditExporter,
     SupabaseAuditExporter,
+    audit_context,
     audit_event,
     configure_audit,
     flush_audit,
@@ -28,7 +29,7 @@ from otel_audit_exporter import (
     get_audit_stats,
     shutdown_audit,
 )
-from tests.pipeline.said import YACHT, arguments, sqlite_rows
+from tests.pipeline.said import USER, YACHT, arguments, sqlite_rows
 from tests.stack import AuditTable, Stack
 
 
@@ -105,6 +106,15 @@ class TestOnce:
         with pytest.raises(AuditEventError) as caught:
             pipeline.emit(AuditEvent(action="a", yacht_id="no uuid"))
         assert set(caught.value.problems) == {"entity_type", "entity_id", "user_id", "yacht_id"}
+
+    def test_an_emitted_event_object_is_filled_in_from_the_context(self) -> None:
+        pipeline = configure_audit("sqlite")
+        with audit_context(yacht_id=YACHT, user_id=YACHT, metadata={"a": 1}):
+            pipeline.emit(AuditEvent("a", entity_type="t", entity_id=YACHT))
+            pipeline.emit(AuditEvent("a", entity_type="t", entity_id=YACHT, user_id=USER, metadata={"b": 2}))
+        assert pipeline.force_flush()
+        rows = [(str(row["created_by"]), row["new_values"]["_audit"]) for row in sqlite_rows("pms_audit_log.db")]
+        assert sorted(rows) == [(YACHT, {"metadata": {"a": 1}}), (USER, {"metadata": {"a": 1, "b": 2}})]
 
     def test_what_is_rejected_at_the_call_is_counted_and_recorded_nowhere(self) -> None:
         pipeline = configure_audit("sqlite")
