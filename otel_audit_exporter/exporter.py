@@ -11,7 +11,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from logging import CRITICAL, ERROR
+from logging import CRITICAL, ERROR, INFO, WARNING
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -222,8 +222,9 @@ class AuditExporter(LogRecordExporter):
         mine.setdefault(ticket.store, []).append((ticket.seq, body))
 
     def _say_left_out(self, field: str) -> None:
-        logger.info(
-            "audit %s: events have a %s, and no column takes it: it is left out (see the `columns` setting)",
+        logger.log(
+            WARNING if field in self._mapping.lost else INFO,
+            "audit %s: events say %s, and no column takes it: it is left out (see the `columns` setting)",
             self.exporter_name,
             field,
         )

@@ -39,6 +39,7 @@ _SAID: Final = {
     "metadata": b"null",
     "signature": b"null",
 }
+UNSAID: Final[Mapping[str, str | None]] = {field: orjson.loads(value) for field, value in _SAID.items()}
 # Known from the surroundings: into the metadata column where there is one, else left out.
 _SURROUNDINGS: Final = ("source_ip", "request_id", "user_agent")
 _TRACE: Final = ("trace_id", "span_id")
@@ -85,14 +86,15 @@ class TableMapping:
         self._names_event = "event_name" in taken
         self._watched: tuple[int, ...] = ()
         self._on_left_out: Callable[[str], None] = lambda field: None
-        # Outcome and kind of actor are always there; of the rest it is told where it is lost.
-        lost = ("on_behalf_of", "metadata", "signature") if unmapped == "fold" and not self._folds else ()
-        self.left_out = frozenset(field for field in (*_SURROUNDINGS, *_TRACE, *lost) if not self._takes(field, taken))
+        self.lost = frozenset(field for field in self._may_lose() if not self._takes(field, taken))
+        around = ("timestamp", *_SURROUNDINGS, *_TRACE)
+        self.left_out = self.lost.union(field for field in around if not self._takes(field, taken))
         self._usual = tuple(_SAID[FIELDS[position]] for position in self._foldable)
         self._pick = itemgetter(*self._foldable) if len(self._foldable) > 1 else None
         self._template, self._indexes = self._compile()
         columns_end = all(INDEX[field] < _PLAIN_FROM for field in self._fields.values())
-        self._cuts_off = columns_end and not self._defaults
+        loses_more = not self.left_out.isdisjoint(FIELDS[:_PLAIN_FROM])
+        self._cuts_off = columns_end and not self._defaults and not loses_more
 
     @property
     def key_column(self) -> str:
@@ -138,7 +140,7 @@ class TableMapping:
             return bytes(self._template % self._indexes(body[1:-end].split(SEPARATOR)))
         fragments = split(body)
         for at in self._watched:
-            if fragments[at] != _NULL:
+            if fragments[at] not in (_NULL, _SAID.get(FIELDS[at])):
                 self._watched = tuple(other for other in self._watched if other != at)
                 self._on_left_out(FIELDS[at])
         if self._is_unusual(fragments):
@@ -159,6 +161,14 @@ class TableMapping:
         if traced and _TRACE_AT.isdisjoint(self._watched):
             return _TRACED_END_BYTES
         return 0
+
+    def _may_lose(self) -> Iterable[str]:
+        """Return what a caller may say and lose without having asked for it."""
+        if self.unmapped == "drop":
+            return ()
+        folded = self._folds or self.unmapped == "error"
+        said = (field for field in DEFAULT_COLUMNS.values() if field != "timestamp")
+        return (*said, *(() if folded else _SAID))
 
     def _takes(self, field: str, taken: set[str]) -> bool:
         in_metadata = field in ("on_behalf_of", *_SURROUNDINGS)
@@ -187,8 +197,11 @@ class TableMapping:
             for field in self._metadata_parts
             if fragments[INDEX[field]] != _NULL
         }
-        if parts:
-            fragments[at] = _merged(orjson.dumps(parts), fragments[at])
+        if not parts:
+            return
+        if _says_any(fragments[at], parts):  # neither is lost, and what a caller's document says passes for no field
+            fragments[at] = b'{"metadata":' + fragments[at] + b"}"
+        fragments[at] = _merged(orjson.dumps(parts), fragments[at])
 
     def _row_with_defaults(self, fragments: list[bytes]) -> bytes:
         values = []
@@ -240,8 +253,13 @@ def _says_audit(new_values: bytes) -> bool:
     return b'"_audit":' in new_values and "_audit" in parse_json(new_values)
 
 
+def _says_any(metadata: bytes, names: Iterable[str]) -> bool:
+    mentioned = [name for name in names if b'"%b":' % name.encode() in metadata]
+    return bool(mentioned) and not parse_json(metadata).keys().isdisjoint(mentioned)
+
+
 def _merged(document: bytes, more: bytes) -> bytes:
-    """Return the object ``document`` with the members of the object ``more`` after its own (the last one counts)."""
+    """Return the object ``document`` with the members of the object ``more`` after its own."""
     if document in (_NULL, b"{}"):
         return more
     if more in (_NULL, b"{}"):

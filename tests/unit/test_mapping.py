@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 import pytest
@@ -201,6 +201,33 @@ class TestDropAndError:
         assert TableMapping().refused == frozenset()
 
 
+class TestLost:
+    ODD: ClassVar[dict[str, Any]] = {"outcome": "failure", "actor_type": "service", "signature": {"s": 1}}
+
+    def told(self, mapping: TableMapping, **said: Any) -> list[str]:
+        fields: list[str] = []
+        mapping.tell_left_out(fields.append)
+        for _ in range(2):
+            row(mapping)
+            row(mapping, **said)
+        return sorted(fields)
+
+    def test_what_cannot_be_folded_is_told_once(self) -> None:
+        mapping = TableMapping({name: field for name, field in DEFAULT_COLUMNS.items() if field != "new_values"})
+        assert self.told(mapping, **self.ODD, new_values=[1]) == ["actor_type", "new_values", "outcome", "signature"]
+        assert mapping.lost >= {"outcome", "new_values"}
+
+    def test_what_was_said_and_no_column_takes_is_told_once(self) -> None:
+        mapping = TableMapping({"id": "record_id", "action": "action", "more": "new_values"})
+        told = ["entity_id", "entity_type", "old_values", "timestamp", "user_id", "yacht_id"]
+        assert self.told(mapping, **self.ODD, old_values=[1]) == told
+        assert "timestamp" not in mapping.lost
+
+    def test_what_the_settings_drop_or_fold_is_not_told(self) -> None:
+        assert self.told(TableMapping({"id": "record_id", "at": "timestamp"}, unmapped="drop"), **self.ODD) == []
+        assert self.told(TableMapping(), **self.ODD) == []
+
+
 class TestMetadataColumn:
     def test_it_gathers_what_has_no_column_of_its_own(self) -> None:
         made = row(
@@ -230,6 +257,18 @@ class TestMetadataColumn:
         made = row(mapping, source_ip="10.0.0.1", request_id="r")
         assert made["ip"] == "10.0.0.1"
         assert made["metadata"] == {"request_id": "r"}
+
+    def test_a_key_of_the_caller_s_passes_for_no_field(self) -> None:
+        made = row(TableMapping(FULL), metadata={"source_ip": "6.6.6.6", "m": 1}, source_ip="10.0.0.1", request_id="r")
+        assert made["metadata"] == {
+            "metadata": {"source_ip": "6.6.6.6", "m": 1},
+            "source_ip": "10.0.0.1",
+            "request_id": "r",
+        }
+        deeper = {"m": {"source_ip": "6.6.6.6"}}
+        made = row(TableMapping(FULL), metadata=deeper, source_ip="10.0.0.1")
+        assert made["metadata"] == {**deeper, "source_ip": "10.0.0.1"}
+        assert row(TableMapping(FULL), metadata={"source_ip": "6.6.6.6"})["metadata"] == {"source_ip": "6.6.6.6"}
 
     def test_what_only_the_surroundings_said_is_left_out_elsewhere(self) -> None:
         assert TableMapping().left_out == {"source_ip", "request_id", "user_agent", "trace_id", "span_id"}
