@@ -14,7 +14,7 @@ from urllib.parse import quote
 from otel_audit_exporter.attributes import FIELDS, JSON_FIELDS
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.event import parse_json
-from otel_audit_exporter.mapping import DEFAULT_COLUMNS, TableMapping
+from otel_audit_exporter.mapping import DEFAULT_COLUMNS, UNSAID, TableMapping
 from otel_audit_exporter.settings import Settings
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.table_settings import table_exporter
@@ -48,8 +48,8 @@ class Question:
 class Position:
     """Where an event stands in the order of time and id, as the table writes both."""
 
-    timestamp: str
-    record_id: str
+    timestamp: Any
+    record_id: Any
 
 
 class Columns:
@@ -81,11 +81,16 @@ class Columns:
             conditions.append((self.of["timestamp"], "<", _iso(question.until)))
         return conditions
 
-    def event(self, row: Mapping[str, Any]) -> Event:
-        """Return a row as an event: field to value, JSON as structures, what was folded in unfolded."""
+    def event(self, row: Mapping[str, Any], *, all_text: bool = False) -> Event:
+        """Return a row as an event: field to value, the time in UTC, JSON as structures, what was folded in unfolded.
+
+        ``all_text``: documents that are no object or array are JSON text, too.
+        """
         event = {name: row[self.of[name]] for name in self.fields}
         for name in JSON_FIELDS & event.keys():
-            event[name] = _document(event[name])
+            event[name] = _document(event[name], all_text=all_text)
+        moment = moment_of(event)
+        event["timestamp"] = event["timestamp"] if moment is None else _iso(moment)
         return _unfolded(event)
 
 
@@ -158,13 +163,12 @@ class Follower:
 
     def begin(self, shown: list[Event]) -> list[Event]:
         """Take note of what was shown; return what has come since then."""
-        latest = max((moment_of(event) for event in shown), default=None)
+        moments = [moment for event in shown if (moment := moment_of(event))]
         for event in shown:
-            self._seen[str(event["record_id"])] = moment_of(event)
-        if latest is not None:
-            self._latest = latest
+            self._seen[str(event["record_id"])] = moment_of(event) or self._latest
+        latest = self._latest = max(moments, default=self._latest)
         found = self.poll()
-        return [event for event in found if latest is None or moment_of(event) > latest]
+        return [event for event in found if not moments or (moment_of(event) or latest) > latest]
 
     def poll(self) -> list[Event]:
         """Return the events that were not seen before, the oldest first."""
@@ -178,26 +182,33 @@ class Follower:
             if str(event["record_id"]) not in self._seen
         ]
         for event in fresh:
-            self._seen[str(event["record_id"])] = moment_of(event)
-            self._latest = max(self._latest, moment_of(event))
+            moment = moment_of(event) or self._latest
+            self._seen[str(event["record_id"])] = moment
+            self._latest = max(self._latest, moment)
         oldest = self._latest - self._overlap
         self._seen = {known: at for known, at in self._seen.items() if at >= oldest}
         return fresh
 
 
-def moment_of(event: Event) -> datetime:
-    """Return an event's time, in UTC where the table does not say otherwise."""
-    moment = datetime.fromisoformat(str(event["timestamp"]))
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+def moment_of(event: Event) -> datetime | None:
+    """Return an event's time, in UTC where the table does not say otherwise; None where it is no time of a calendar's.
+
+    (PostgreSQL's ``infinity`` and years before 1 or after 9999 are none, nor is whatever else a SQLite column holds.)
+    """
+    try:
+        moment = datetime.fromisoformat(event["timestamp"])
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _document(value: Any) -> Any:
+def _document(value: Any, *, all_text: bool) -> Any:
     """Return what a JSON column holds, also where the column is one of text."""
-    if isinstance(value, str) and value[:1] in ("{", "["):
+    if isinstance(value, str) and (all_text or value[:1] in ("{", "[")):
         try:
             return parse_json(value.encode())
         except ValueError:
@@ -206,15 +217,20 @@ def _document(value: Any) -> Any:
 
 
 def _unfolded(event: Event) -> Event:
-    """Return the event with what was kept under `_audit` of its new values where it belongs."""
+    """Return the event with what was kept under `_audit` of its new values where it belongs.
+
+    A column that a table got later says of older rows what goes without saying; one that says more was there before,
+    and `_audit` is the caller's own.
+    """
     values = event.get("new_values")
     folded = values.get("_audit") if isinstance(values, dict) else None
-    if not isinstance(folded, dict) or not isinstance(values, dict):
+    if not isinstance(folded, dict) or not isinstance(values, dict) or not folded or folded.keys() - UNSAID.keys():
+        return event
+    if any(event.get(name) not in (None, UNSAID[name]) for name in folded):
         return event
     rest = {name: value for name, value in values.items() if name != "_audit"}
     inner = rest["value"] if list(rest) == ["value"] else rest or None
-    lifted = {name: value for name, value in folded.items() if name in FIELDS and name not in event}
-    return {**event, "new_values": inner, **lifted}
+    return {**event, "new_values": inner, **folded}
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------------------
@@ -234,16 +250,17 @@ class PostgresReader:
     def page(self, question: Question, *, newest_first: bool, beyond: Position | None, limit: int) -> list[Event]:
         """Return the next events in the order of time and id."""
         at, key = (_in_statement(self.columns.of[name]) for name in ("timestamp", "record_id"))
-        conditions = [f"{_in_statement(column)} {operator} %s" for column, operator, _ in self.columns.asked(question)]
+        conditions = [f"{at} is not null"]  # what has no time has no place in the order of time
+        conditions += [f"{_in_statement(column)} {operator} %s" for column, operator, _ in self.columns.asked(question)]
         values = [value for _, _, value in self.columns.asked(question)]
         if beyond is not None:
             conditions.append(f"({at}, {key}) {'<' if newest_first else '>'} (%s, %s)")
             values += [beyond.timestamp, beyond.record_id]
         order = "desc" if newest_first else "asc"
         selected = ", ".join(_in_statement(column) for column in dict.fromkeys(self.columns.of.values()))
-        where = f" where {' and '.join(conditions)}" if conditions else ""
+        where = " and ".join(conditions)
         query = (
-            f"select row_to_json(r)::text from (select {selected} from {self._table}{where}"  # noqa: S608  # quoted names
+            f"select row_to_json(r)::text from (select {selected} from {self._table} where {where}"  # noqa: S608  # quoted names
             f" order by {at} {order}, {key} {order} limit {int(limit)}) r"
         )
         return [_positioned(self.columns, parse_json(row.encode())) for (row,) in self._run(query, values)]
@@ -303,6 +320,7 @@ class SupabaseReader:
         selected = ",".join(_in_quotes(column) for column in dict.fromkeys(self.columns.of.values()))
         order = "desc" if newest_first else "asc"
         parameters = [("select", selected), ("order", f"{at}.{order},{key}.{order}"), ("limit", str(limit))]
+        parameters.append((at, "not.is.null"))  # what has no time has no place in the order of time
         for column, operator, value in self.columns.asked(question):
             parameters.append((_in_quotes(column), f"{_OPERATORS[operator]}.{value}"))
         if beyond is not None:
@@ -342,19 +360,21 @@ class SQLiteReader:
         if not self._path.exists():
             raise AuditConfigurationError(f"{self._path} is not there (OTEL_AUDIT_SQLITE_PATH)")
         at, key = (_sqlite_name(self.columns.of[name]) for name in ("timestamp", "record_id"))
-        conditions = [f"{_sqlite_name(column)} {operator} ?" for column, operator, _ in self.columns.asked(question)]
+        conditions = [f"{at} IS NOT NULL"]  # what has no time has no place in the order of time
+        conditions += [f"{_sqlite_name(column)} {operator} ?" for column, operator, _ in self.columns.asked(question)]
         values = [value for _, _, value in self.columns.asked(question)]
         if beyond is not None:
             conditions.append(f"({at}, {key}) {'<' if newest_first else '>'} (?, ?)")
             values += [beyond.timestamp, beyond.record_id]
         order = "DESC" if newest_first else "ASC"
         selected = list(dict.fromkeys(self.columns.of.values()))
-        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        where = " AND ".join(conditions)
         query = (
-            f"SELECT {', '.join(map(_sqlite_name, selected))} FROM {self._table}{where}"  # noqa: S608  # quoted names
+            f"SELECT {', '.join(map(_sqlite_name, selected))} FROM {self._table} WHERE {where}"  # noqa: S608  # quoted names
             f" ORDER BY {at} {order}, {key} {order} LIMIT {int(limit)}"
         )
-        return [_positioned(self.columns, dict(zip(selected, row, strict=True))) for row in self._run(query, values)]
+        rows = (dict(zip(selected, row, strict=True)) for row in self._run(query, values))
+        return [_positioned(self.columns, row, all_text=True) for row in rows]
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -373,7 +393,7 @@ def _sqlite_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _positioned(columns: Columns, row: Mapping[str, Any]) -> Event:
-    event = columns.event(row)
-    event[""] = Position(str(row[columns.of["timestamp"]]), str(row[columns.of["record_id"]]))
+def _positioned(columns: Columns, row: Mapping[str, Any], *, all_text: bool = False) -> Event:
+    event = columns.event(row, all_text=all_text)
+    event[""] = Position(row[columns.of["timestamp"]], row[columns.of["record_id"]])
     return event

@@ -7,13 +7,14 @@ import functools
 import io
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Annotated, Any, Final
 
 import orjson
 import typer
+from rich.cells import cell_len
 from rich.text import Text
 
 from otel_audit_exporter.cli import talk
@@ -24,9 +25,13 @@ from otel_audit_exporter.reading import Event, Follower, Question, moment_of, op
 from otel_audit_exporter.settings import load_settings
 from otel_audit_exporter.sinks.base import SinkError
 
+_HEADINGS: Final = ("time", "action", "entity", "user", "yacht", "changes")
+_GAP: Final = 3
+_NARROWEST_CHANGES: Final = 24
 _LONGEST_VALUE: Final = 80
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 # Inside JSON these stand in strings only, where an escape says the same.
+_NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _STEERING: Final = re.compile("[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
 
 
@@ -148,7 +153,7 @@ def _follow(follower: Follower, shown: list[Event], printer: _Printer, interval:
     told = False
     look: Callable[[], list[Event]] = functools.partial(follower.begin, shown)
     try:
-        while True:
+        while not talk.nobody_reads():
             try:
                 printer.go_on(look())
                 look, told = follower.poll, False
@@ -193,7 +198,7 @@ class _CsvPrinter(_Printer):
 
     def go_on(self, events: Iterable[Event]) -> None:
         for event in events:
-            self._print_line([_one_line(_text(event.get(name))) for name in self.fields])
+            self._print_line([_cell(event.get(name)) for name in self.fields])
 
     @staticmethod
     def _print_line(cells: list[str]) -> None:
@@ -202,15 +207,25 @@ class _CsvPrinter(_Printer):
         print(line.getvalue(), flush=True)
 
 
+def _cell(value: Any) -> str:
+    """Return a cell that no spreadsheet takes for a formula."""
+    text = _one_line(_text(value))
+    formula = isinstance(value, str) and text.startswith(("=", "+", "-", "@")) and not _NUMBER.fullmatch(text)
+    return f"'{text}" if formula else text
+
+
 class _TablePrinter(_Printer):
     """Prints a table for people: when, what, to which, by whom, and the fields that changed."""
 
     def show(self, events: Iterable[Event]) -> None:
         rows = [self._cells(event) for event in events]
-        if rows:
-            talk.print_table(("time", "action", "entity", "user", "yacht", "changes"), rows)
-        else:
+        if not rows:
             talk.say("no events")
+        elif _fits(rows):
+            talk.print_table(_HEADINGS, rows, whole=_HEADINGS[:-1])
+        else:
+            stacked = [_stacked(row) for row in rows]
+            talk.print_table(("event", "changes"), stacked, whole=("event",) if _fits(stacked) else ())
 
     def go_on(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -226,7 +241,27 @@ class _TablePrinter(_Printer):
         if event.get("actor_type") not in (None, "user"):
             by = f"{by} ({_one_line(_text(event['actor_type']))})".strip()
         changes = "\n".join(changed_fields(event.get("old_values"), event.get("new_values")))
-        return [talk.moment(moment_of(event)), action, entity.strip(), by, yacht, changes]
+        moment = moment_of(event)
+        at = talk.moment(moment) if moment else _one_line(_text(event["timestamp"]))
+        return [at, action, entity.strip(), by, yacht, changes]
+
+
+def _fits(rows: Sequence[Sequence[str | Text]]) -> bool:
+    """Tell whether the terminal has room for all cells unbroken, but for the changes beside them."""
+    widths = (max(map(_width, cells)) for cells in zip(*(row[:-1] for row in rows), strict=True))
+    return sum(width + _GAP for width in widths) + _NARROWEST_CHANGES <= talk.data().width
+
+
+def _width(cell: str | Text) -> int:
+    return max(map(cell_len, str(cell).splitlines()), default=0)
+
+
+def _stacked(cells: Sequence[str | Text]) -> list[str | Text]:
+    """Return the cells of a row below each other, but for the changes."""
+    at, action, entity, by, yacht, changes = cells
+    who = Text(f"by {by}" if by else "")
+    lines = [Text.assemble(f"{at} ", action), Text(str(entity)), who, Text(f"on {yacht}" if yacht else "")]
+    return [Text("\n").join(line for line in lines if line), changes]
 
 
 _PRINTERS: Final[Mapping[Format, type[_Printer]]] = {

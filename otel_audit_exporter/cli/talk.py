@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import select
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,16 @@ def data() -> Console:
 NOTES: Final = Console(stderr=True, highlight=False, emoji=False, markup=False)
 
 
+def nobody_reads() -> bool:
+    """Tell whether stdout is a pipe whose reader is gone."""
+    try:
+        pipe = select.poll()
+        pipe.register(sys.stdout, 0)
+    except (AttributeError, OSError, ValueError):  # not on Windows, and not where stdout is no file
+        return False
+    return any(event & select.POLLERR for _, event in pipe.poll(0))
+
+
 def say(text: str) -> None:
     """Tell the person at the terminal something."""
     NOTES.print(Text(clean(text)), soft_wrap=not NOTES.is_terminal)
@@ -40,14 +51,23 @@ def problem(text: str) -> None:
     NOTES.print(Text.assemble(("otel-audit: ", "bold red"), clean(text)), soft_wrap=not NOTES.is_terminal)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Sequence[str] = ()) -> None:
-    """Print a table to stdout; ``right`` names the columns of numbers. Where no column has a name there is no head."""
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    right: Sequence[str] = (),
+    whole: Sequence[str] = ("id",),
+) -> None:
+    """Print a table to stdout. Where no column has a name there is no head.
+
+    ``right`` names the columns of numbers, ``whole`` those that are not broken into lines where there is room.
+    """
     console = data()
     headings = [
         Column(
             name,
             justify="right" if name in right else "left",
-            no_wrap=name == "id",
+            no_wrap=name in whole,
             overflow="fold",
             header_style="bold",
         )

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import os
+import pty
+import re
 import signal
+import sqlite3
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -18,6 +25,8 @@ import pytest
 
 from otel_audit_exporter import audit_event, configure_audit, reading
 from otel_audit_exporter.cli.history import changed_fields
+from otel_audit_exporter.mapping import DEFAULT_COLUMNS
+from otel_audit_exporter.table_sql import columns_text
 from tests.cli.conftest import Workspace
 from tests.stack import AuditTable, Stack
 
@@ -146,6 +155,87 @@ def test_what_was_folded_into_new_values_is_read_where_it_belongs(workspace: Wor
     assert "receive (failure)" in workspace.run("tail").out
 
 
+def add_columns(stack: Stack, audit_table: AuditTable, workspace: Workspace, kind: str) -> None:
+    """Give the table two columns of the full one."""
+    if kind == "sqlite":
+        with closing(sqlite3.connect(workspace.database)) as connection:
+            connection.execute(f"alter table {audit_table.name} add outcome text not null default 'success'")
+            connection.execute(f"alter table {audit_table.name} add metadata text")
+    else:
+        audit_table.alter("add outcome text not null default 'success', add metadata jsonb")
+        stack.reload_schema_cache()
+
+
+def test_a_failed_action_never_reads_as_a_done_one_in_a_column_added_later(
+    stack: Stack, audit_table: AuditTable, workspace: Workspace, environment: Environment, kind: str
+) -> None:
+    write({"outcome": "failure", "new_values": {"a": 1}, "metadata": {"m": 1}}, {"new_values": {"b": 1}})
+    add_columns(stack, audit_table, workspace, kind)
+    environment("OTEL_AUDIT_COLUMNS", columns_text({**DEFAULT_COLUMNS, "outcome": "outcome", "metadata": "metadata"}))
+    own = {"_audit": {"by": "the caller", "outcome": "success"}}
+    write(
+        {"outcome": "failure", "new_values": own},
+        {"outcome": "failure", "new_values": {"_audit": {"outcome": "success"}}},
+    )
+    lines = workspace.run("history", "--since", "2026-01-01", "--format", "json").lines
+    said = {(line["outcome"], orjson.dumps(line["new_values"]), orjson.dumps(line["metadata"])) for line in lines}
+    assert said == {
+        ("failure", b'{"a":1}', b'{"m":1}'),
+        ("success", b'{"b":1}', b"null"),
+        ("failure", orjson.dumps(own), b"null"),
+        ("failure", b'{"_audit":{"outcome":"success"}}', b"null"),
+    }
+
+
+def test_values_that_are_no_objects_are_read_as_they_were_said(workspace: Workspace, kind: str) -> None:
+    values = ["text", "5", "true", "", 5, 2.5, True, None, [1], {"a": 1}]
+    write(*({"new_values": value} for value in values))
+    assert [line["new_values"] for line in workspace.run("tail", "--format", "json").lines] == values
+
+
+@pytest.mark.parametrize("type_", ["timestamp", "timestamptz"])
+@pytest.mark.parametrize("kind", ["postgres", "supabase"], indirect=True)
+def test_times_are_told_in_utc_whatever_the_column_and_the_session_have(
+    stack: Stack, audit_table: AuditTable, workspace: Workspace, kind: str, type_: str
+) -> None:
+    audit_table.alter(f"alter created_at type {type_}")
+    stack.sql(
+        "alter role authenticator set timezone = 'America/New_York'; alter role postgres set timezone = 'Asia/Tokyo'"
+    )
+    stack.postgres.terminate_backends()
+    try:
+        stack.wait_until_serving()
+        stack.reload_schema_cache()
+        write({}, {"timestamp": START.replace(microsecond=0)})
+        lines = workspace.run("tail", "--format", "json").lines
+        asked = workspace.run("tail", "--since", START.isoformat(), "--format", "json").lines
+    finally:
+        stack.sql("alter role authenticator reset timezone; alter role postgres reset timezone")
+        stack.postgres.terminate_backends()
+        stack.wait_until_serving()
+    assert [line["timestamp"] for line in lines] == ["2026-03-04T05:06:07.000000+00:00", START.isoformat()]
+    assert ids(asked) == ids(lines)[1:]
+
+
+@pytest.mark.parametrize("kind", ["postgres", "supabase"], indirect=True)
+def test_rows_of_others_with_odd_times_or_none_are_in_nobodys_way(
+    stack: Stack, audit_table: AuditTable, workspace: Workspace, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "PAGE", 2)
+    audit_table.alter("alter created_at drop not null")
+    written = write({}, {})
+    for time in ("'infinity'", "'-infinity'", "'0044-03-15 BC'", "'20000-01-01'", "null", "null"):
+        stack.sql(
+            f"insert into {audit_table.name} select gen_random_uuid(), yacht_id, entity_type, 'odd', entity_id,"
+            f" created_by, {time} from {audit_table.name} limit 1"
+        )
+    lines = workspace.run("tail", "-n", 0, "--format", "json").lines
+    assert [line["action"] for line in lines] == ["odd", "odd", "receive", "receive", "odd", "odd"]
+    assert [line["timestamp"] for line in lines][::5] == ["-infinity", "infinity"]
+    assert ids(workspace.run("tail", "-n", 4, "--format", "json").lines)[:2] == written
+    assert "-infinity " in workspace.run("tail").out
+
+
 def test_a_table_shows_the_fields_that_changed(workspace: Workspace, kind: str) -> None:
     write({"old_values": {"qty": 1, "same": 0, "gone": "x"}, "new_values": {"qty": 2, "same": 0, "made": [1]}})
     out = workspace.run("tail").out
@@ -156,12 +246,63 @@ def test_a_table_shows_the_fields_that_changed(workspace: Workspace, kind: str) 
     assert "same" not in out
 
 
+def on_a_terminal(columns: int, *arguments: str) -> str:
+    """What the command shows on a terminal of this width, without its colours."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    command = [sys.executable, "-m", "otel_audit_exporter.cli", *arguments]
+    with subprocess.Popen(command, stdout=theirs, env=environ | {"TERM": "xterm-256color"}) as process:
+        os.close(theirs)
+        shown = b""
+        with open(ours, "rb", buffering=0) as screen, suppress(OSError):  # Linux's word for the end of a terminal
+            while more := screen.read(65536):
+                shown += more
+    assert process.returncode == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("columns", [80, 120, 240])
+def test_a_terminal_shows_ids_unbroken_and_lines_that_fit(workspace: Workspace, kind: str, columns: int) -> None:
+    write({"new_values": {"note": "x" * 79}}, {"actor_type": "service", "user_id": None})
+    lines = on_a_terminal(columns, "tail").splitlines()
+    assert max(map(len, lines)) <= columns
+    for whole in (f"part {PARTS[0]}", USERS[0], YACHTS[0], "2026-03-04 05:06:08Z", "(service)"):
+        assert any(whole in line for line in lines), whole
+    assert "".join(lines).count("x") == 79
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_a_terminal_that_is_too_narrow_loses_nothing(workspace: Workspace, kind: str) -> None:
+    write({"action": "a" * 200, "new_values": {"z": "z" * 70}})
+    shown = on_a_terminal(40, "tail")
+    assert (shown.count("z"), max(map(len, shown.splitlines()))) == (71, 40)
+    assert shown.count("a") >= 200
+
+
 def test_csv_has_a_heading_and_a_line_for_each_event(workspace: Workspace, kind: str) -> None:
     write({"new_values": {"note": 'a "b", c'}}, {"action": "dispose, finally"})
     rows = list(csv.DictReader(io.StringIO(workspace.run("tail", "--format", "csv").out)))
     assert [row["action"] for row in rows] == ["receive", "dispose, finally"]
     assert orjson.loads(rows[0]["new_values"]) == {"note": 'a "b", c'}
     assert (rows[1]["new_values"], rows[0]["user_id"]) == ("", USERS[0])
+
+
+def test_no_cell_of_csv_is_a_formula_to_a_spreadsheet(
+    workspace: Workspace, environment: Environment, kind: str
+) -> None:
+    write(
+        {"action": "=1+2", "new_values": "@SUM(A1)"},
+        {"action": "-5", "new_values": -5},
+        {"action": "+x", "new_values": "\t=1"},
+    )
+    rows = list(csv.DictReader(io.StringIO(workspace.run("tail", "--format", "csv").out)))
+    assert [(row["action"], row["new_values"]) for row in rows] == [
+        ("'=1+2", "'@SUM(A1)"),
+        ("-5", "-5"),
+        ("'+x", "\\t=1"),
+    ]
 
 
 @pytest.mark.parametrize("form", ["table", "json", "csv"])
@@ -189,6 +330,19 @@ def test_with_follow_what_comes_is_printed_once(workspace: Workspace, kind: str)
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == b""
         assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_following_ends_when_nobody_reads_any_more(workspace: Workspace, kind: str) -> None:
+    write({"timestamp": datetime.now(UTC)})
+    command = [sys.executable, "-m", "otel_audit_exporter.cli", "tail", "--follow", "--interval", "0.05"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, "--format", "json"], stdout=pipe, stderr=pipe, env=os.environ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert (process.wait(60), process.stderr.read()) == (0, b"")
 
 
 @pytest.mark.parametrize("kind", ["supabase"], indirect=True)
