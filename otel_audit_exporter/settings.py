@@ -92,7 +92,8 @@ def _some_names(value: Any) -> tuple[str, ...]:
 def _columns(value: Any) -> dict[str, str]:
     if isinstance(value, Mapping):
         return _checked_columns(dict(value))
-    pairs = [pair.partition("=") for pair in str(value).split(",") if pair.strip()]
+    # The last one, because a column's name may hold one, and no field's does.
+    pairs = [pair.rpartition("=") for pair in str(value).split(",") if pair.strip()]
     if not pairs or not all(column.strip() and name.strip() for column, _, name in pairs):
         raise ValueError("must be column=field pairs with commas between them")
     return _checked_columns({column.strip(): name.strip() for column, _, name in pairs})

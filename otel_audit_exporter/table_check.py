@@ -365,8 +365,9 @@ class _Guess:
             if said is None and column.name in self._present.columns:
                 continue  # its type is wrong: a made-up value would hide that
             empty = column.filled is False if said is None else said not in _ALWAYS_SAID | {"user_id"}
-            if column.not_null and empty and column.name not in found and _base(column.type) in _BY_TYPE:
-                found[column.name] = {} if said in JSON_FIELDS else _BY_TYPE[_base(column.type)]
+            value = {} if said in JSON_FIELDS else _BY_TYPE.get(_base(column.type), "" if column.any_type else None)
+            if column.not_null and empty and column.name not in found and value is not None:
+                found[column.name] = value
         return found
 
     def _fits(self, column: Column, said: str) -> bool:

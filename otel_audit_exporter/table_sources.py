@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 _SQL: Final = files(__package__).joinpath("sql", "describe_for_check.sql")
 _NO_TABLE: Final = "42P01"
 _GENERATED: Final = "428C9"
+# A check or a trigger, which may let other events pass.
+_OWN_RULES: Final = frozenset({"23514", "P0001", "SQLITE_CONSTRAINT_CHECK", "SQLITE_CONSTRAINT_TRIGGER"})
+_SQLITE_GENERATED: Final = (2, 3)
+_SQLITE_SECONDS: Final = 10.0
 
 
 class TableSource(Protocol):
@@ -65,7 +70,7 @@ def _judge(verdict: Verdict, said: str, code: str | None, findings: Findings) ->
     said = f"{said}: {verdict.remedy}" if verdict.remedy else said
     if verdict.foreign_key:
         findings.notes.append(f"a trial event was refused for its made-up ids: {said}; try with --yacht and --user")
-    elif code in ("23514", "P0001") and verdict.fault is Fault.RECORD:
+    elif code in _OWN_RULES and verdict.fault is Fault.RECORD:
         findings.notes.append(f"a trial event was refused: {said}; see whether your own events pass")
     else:
         findings.faults.append(said)
@@ -368,6 +373,7 @@ class SQLiteTable:
     def __init__(self, settings: Settings) -> None:
         self._path = Path(settings.path).absolute()
         self._table = settings.table
+        self._there = False
         self.target = f"{self._path} {settings.table}"
 
     def describe(self) -> TableFacts | None:
@@ -383,13 +389,35 @@ class SQLiteTable:
             raise SinkError(classify_sqlite(error), "the file cannot be read as a SQLite database") from None
 
     def try_insert(self, fit: Fit, row: bytes) -> Findings:
-        """Look whether file and directory can be written to."""
+        """Look whether file and directory can be written to; into a table that is there insert, and roll back."""
         findings = Findings()
         for place in (self._path.parent, self._path):
             made_on_use = place == self._path and not place.exists()
             if not made_on_use and not os.access(place, os.W_OK):
                 findings.faults.append(f"{place} cannot be written to by this process, or is not there")
+        if self._there and not findings.faults:
+            self._insert_and_roll_back(fit, row, findings)
         return findings
+
+    def _insert_and_roll_back(self, fit: Fit, row: bytes, findings: Findings) -> None:
+        from otel_audit_exporter.sinks.sqlite import SQLiteSink
+
+        mapping = TableMapping(fit.columns, fit.defaults)
+        sink = SQLiteSink(
+            self._path,
+            table=self._table,
+            columns=mapping.columns,
+            key_columns=fit.key_columns or (fit.id_column,),
+            json_columns=mapping.json_columns,
+        )
+        with closing(sink):
+            try:
+                if not sink.try_insert(row, time.monotonic() + _SQLITE_SECONDS):
+                    findings.faults.append("a trigger of the table drops the row")
+            except SinkError as error:
+                if error.verdict.fault is Fault.TRANSIENT:
+                    raise
+                _judge(error.verdict, str(error), error.code, findings)
 
     def _read(self, connection: sqlite3.Connection) -> TableFacts | None:
         described = connection.execute(
@@ -398,6 +426,7 @@ class SQLiteTable:
         rows = described.fetchall()
         if not rows:
             return None
+        self._there = True
         listed = connection.execute("SELECT strict FROM pragma_table_list(?) WHERE type = 'table'", [self._table])
         strict = any(one for (one,) in listed)
         primary = tuple(name for name, *_, pk, _ in sorted(rows, key=lambda row: row[4]) if pk)
@@ -409,8 +438,8 @@ class SQLiteTable:
                     name,
                     type_.lower() or "any",
                     bool(not_null),
-                    default is not None or rowid,
-                    hidden in (2, 3),
+                    default is not None or rowid or hidden in _SQLITE_GENERATED,
+                    hidden in _SQLITE_GENERATED,
                     any_type=not rowid and not (strict and type_.upper() != "ANY"),
                 )
             )

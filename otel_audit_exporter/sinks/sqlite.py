@@ -81,6 +81,21 @@ class SQLiteSink:
         while not self._stored(values, deadline):
             time.sleep(min(_PAUSE_SECONDS, seconds_left(deadline)))
 
+    def try_insert(self, row: bytes, deadline: float) -> bool:
+        """Insert a row and roll back; tell whether it was in the table until then. Raises as :meth:`insert` does."""
+        with self._locked(deadline):
+            try:
+                connection = self._connect()
+                connection.execute(f"PRAGMA busy_timeout = {int(seconds_left(deadline) * 1000)}")
+                connection.execute("BEGIN IMMEDIATE")
+                before = connection.total_changes
+                connection.execute(self._insert, self._values(row))
+                return connection.total_changes > before
+            except sqlite3.Error as error:
+                raise _sink_error(error) from None
+            finally:
+                self._disconnect()  # which rolls back
+
     def close(self) -> None:
         """Close the file; a later insert opens it again."""
         with self._lock:

@@ -516,3 +516,39 @@ def test_a_sqlite_file_that_is_not_there_yet_fits_and_a_foreign_one_gets_its_set
     assert workspace.run("check", "--write").code == 0
     workspace.database.write_bytes(b"no database at all" * 100)
     assert workspace.run("check").code == 1
+
+
+NINE = "id text primary key, yacht_id, entity_type, action, entity_id, created_by, created_at, old_values"
+REFUSING = "create trigger t before insert on pms_audit_log begin select raise({}); end"
+
+
+@pytest.mark.parametrize(
+    ("columns", "more", "code", "says", "mended_by"),
+    [
+        (f"{NINE}, new_values, s text not null generated always as (action) stored", "", 0, "the database", ""),
+        (f'{NINE}, new_values not null, lvl int not null, "x=y" not null', "", 1, '"lvl" is NOT NULL', ""),
+        (NINE.replace("action", '"a = b"') + ", new_values", "", 1, '"action" is missing', ""),
+        (f"{NINE}, new_values, check (action <> 'otel_audit_check')", "", 0, "see whether your own events", ""),
+        (f"{NINE}, new_values", REFUSING.format("abort, 'SECRET'"), 0, "see whether your own", "drop trigger t"),
+        (f"{NINE}, new_values", REFUSING.format("ignore"), 1, "drops the row", "drop trigger t"),
+    ],
+    ids=["generated", "not null", "renamed", "check", "refusing trigger", "dropping trigger"],
+)
+def test_a_sqlite_table_is_tried_and_left_as_it_was(
+    workspace: Workspace, environment: Environment, columns: str, more: str, code: int, says: str, mended_by: str
+) -> None:
+    with closing(sqlite3.connect(workspace.database)) as connection:
+        connection.executescript(f"create table pms_audit_log ({columns}); {more}")
+        done = workspace.run("check")
+        assert done.code == code, done
+        assert says in done.out
+        assert "SECRET" not in done.out + done.err
+        assert connection.execute("select count(*) from pms_audit_log").fetchone() == (0,)
+        connection.executescript(mended_by)
+        for variable, value in settings_in(done).items():
+            environment(
+                variable, value.replace("old_values=", "a = b=action,old_values=") if "a = b" in columns else value
+            )
+        assert workspace.run("check").code == 0
+        assert lands(uuid4)
+        assert connection.execute("select count(*) from pms_audit_log").fetchone() == (1,)
