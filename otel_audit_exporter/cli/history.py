@@ -49,9 +49,9 @@ def _moment(text: str) -> datetime:
         if ago:
             return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         moment = datetime.fromisoformat(text.strip())
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise typer.BadParameter("give ISO 8601 (2026-03-04, 2026-03-04T05:06Z) or an age (30m, 2h, 7d)") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 _EntityOption = Annotated[

@@ -390,8 +390,9 @@ def test_what_cannot_be_read_is_told(workspace: Workspace, environment: Environm
 
 def test_history_asks_whose_and_wrong_times_are_told(workspace: Workspace) -> None:
     assert workspace.run("history").code == 2
-    done = workspace.run("tail", "--since", "yesterday")
-    assert (done.code, "ISO 8601" in done.err) == (2, True)
+    for wrong in ("yesterday", "2026-13-01", "5M", "99999999w", "0001-01-01T00:00:00+14:00"):
+        done = workspace.run("tail", "--since", wrong)
+        assert (done.code, "ISO 8601" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize(
