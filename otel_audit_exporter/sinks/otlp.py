@@ -31,6 +31,7 @@ _CREDENTIAL_PROVIDERS: Final = (
     "OTEL_PYTHON_EXPORTER_OTLP_HTTP_LOGS_CREDENTIAL_PROVIDER",
 )
 _LEAST_SECONDS: Final = 0.001
+_ANSWER_BYTES: Final = 64 * 1024
 
 _WRONG_ADDRESS: Final = Verdict(
     Fault.CONFIGURATION,
@@ -164,7 +165,7 @@ class _Session(requests.Session):
         response = None
         try:
             response = self._ask(*args, **kwargs)
-            exchange.refusal = refusal_of(response)
+            exchange.refusal = refusal_of(response, self._body(response))
         except (requests.RequestException, ValueError) as error:
             exchange.refusal = failure_of(error)
         if response is None or exchange.refusal is not None:
@@ -181,19 +182,34 @@ class _Session(requests.Session):
             return self._ask_once(*args, **kwargs)
 
     def _ask_once(self, *args: Any, **kwargs: Any) -> requests.Response:
-        kwargs["timeout"] = max(seconds_left(self.exchange.deadline), _LEAST_SECONDS)
+        kwargs.setdefault("verify", self.verify)  # said here it goes before REQUESTS_CA_BUNDLE
+        kwargs |= {"timeout": max(seconds_left(self.exchange.deadline), _LEAST_SECONDS), "stream": True}
         return super().request(*args, **kwargs)
+
+    def _body(self, response: requests.Response) -> bytes:
+        """Read the answer byte by byte: a longer read would wait for all of it, however slowly it comes."""
+        body = bytearray()
+        for byte in response.iter_content(1):
+            body += byte
+            late = seconds_left(self.exchange.deadline) == 0
+            if late or len(body) == _ANSWER_BYTES:
+                response.close()
+            if late:
+                raise requests.ReadTimeout
+            if len(body) == _ANSWER_BYTES:
+                break
+        return bytes(body)
 
 
 def _session() -> _Session | None:
     return None if any(map(os.environ.get, _CREDENTIAL_PROVIDERS)) else _Session()
 
 
-def refusal_of(response: requests.Response) -> SinkError | None:
+def refusal_of(response: requests.Response, body: bytes) -> SinkError | None:
     """Say what an answer is that does not prove that a collector has taken the records; None for one that does."""
     status = response.status_code
     if 200 <= status < 300:
-        return _refusal_in(response)
+        return _refusal_in(response, body)
     if status < 400:
         return SinkError(_WRONG_ADDRESS, "the address answers with a redirect: nothing was stored", status=status)
     verdict = _VERDICTS.get(status, _RECORD if status < 500 else CUT_OFF)
@@ -201,14 +217,14 @@ def refusal_of(response: requests.Response) -> SinkError | None:
     return SinkError(verdict, "the receiver refuses the request", status=status, retry_after=retry_after)
 
 
-def _refusal_in(response: requests.Response) -> SinkError | None:
+def _refusal_in(response: requests.Response, body: bytes) -> SinkError | None:
     kind = response.headers.get("content-type", "")
     if "html" in kind:
         return SinkError(_WRONG_ADDRESS, "a web page answers: nothing was stored", status=response.status_code)
     if "protobuf" not in kind:
         return None
     try:
-        rejected = ExportLogsServiceResponse.FromString(response.content).partial_success.rejected_log_records
+        rejected = ExportLogsServiceResponse.FromString(body).partial_success.rejected_log_records
     except Exception:  # of the protobuf library's own kinds
         return None
     return SinkError(_RECORD, f"the receiver rejects {rejected} record(s)") if rejected > 0 else None
