@@ -45,7 +45,7 @@ class InMemoryAuditExporter(AuditExporter):
         sink.clear()
 
     def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
-        return MemorySink(key_columns=settings.key_columns or (mapping.key_column,))
+        return MemorySink(key_columns=_written_keys(settings, mapping))
 
 
 class SQLiteAuditExporter(AuditExporter):
@@ -67,7 +67,7 @@ class SQLiteAuditExporter(AuditExporter):
             settings.path,
             table=settings.table,
             columns=mapping.columns,
-            key_columns=settings.key_columns or (mapping.key_column,),
+            key_columns=_written_keys(settings, mapping),
             json_columns=mapping.json_columns,
         )
 
@@ -264,6 +264,15 @@ class NoAuditExporter(AuditExporter):
 
         logger.warning("audit: switched off on purpose (exporter none): events are not recorded anywhere")
         return NoSink()
+
+
+def _written_keys(settings: Settings, mapping: TableMapping) -> Sequence[str]:
+    """Return the key's columns, of a table that gives none of them a value by itself."""
+    keys: Sequence[str] = settings.key_columns or (mapping.key_column,)
+    unwritten = [name for name in keys if name not in mapping.columns]
+    if unwritten:
+        raise ValueError(f"key_columns (OTEL_AUDIT_KEY_COLUMNS): no field goes to {', '.join(unwritten)} (see columns)")
+    return keys
 
 
 def taken_from_client(options: Mapping[str, Any]) -> dict[str, Any]:

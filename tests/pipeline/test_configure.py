@@ -362,6 +362,11 @@ class TestFaults:
             audit_event(**arguments())
         assert not [thread.name for thread in threading.enumerate() if "relay" in thread.name]
 
+    @pytest.mark.parametrize("exporter", ["sqlite", "memory"])
+    def test_a_key_that_is_not_written_is_told(self, exporter: str) -> None:
+        with pytest.raises(AuditConfigurationError, match=r"OTEL_AUDIT_KEY_COLUMNS.* no field goes to nowhere"):
+            configure_audit(exporter, key_columns=["id", "nowhere"])
+
     def test_a_resource_is_one_of_the_sdk_s(self) -> None:
         with pytest.raises(AuditConfigurationError, match="resource"):
             configure_audit("memory", resource={"service.name": "shop"})  # type: ignore[arg-type]
