@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -15,9 +16,9 @@ from opentelemetry.trace import TraceFlags
 
 from otel_audit_exporter.attributes import SCOPE_NAME
 from otel_audit_exporter.event import decode
-from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.faults import OUT_OF_TIME, Fault, Verdict
 from otel_audit_exporter.records import to_attributes
-from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.sinks.base import SinkError, seconds_left
 
 _SCOPE: Final = InstrumentationScope(SCOPE_NAME)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,9 +38,22 @@ class ForwardingSink:
         self.target = shown_endpoint(exporter) or type(exporter).__name__
         self._exporter = exporter
         self._resource = resource or Resource.create()
+        self._turn = threading.Lock()
 
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
-        """Export the events; the exporter's own timeout applies, it knows of no deadline."""
+        """Export the events; the exporter's own timeout applies, it knows of no deadline.
+
+        One call at a time, which is what OpenTelemetry promises to exporters.
+        """
+        if not self._turn.acquire(timeout=seconds_left(deadline)):
+            raise SinkError(OUT_OF_TIME, "another export is under way")
+        try:
+            self.export(rows)
+        finally:
+            self._turn.release()
+
+    def export(self, rows: Sequence[bytes]) -> None:
+        """Give the events to the exporter; raise :class:`SinkError` for any answer but SUCCESS."""
         records = [ReadableLogRecord(_record(body), self._resource, _SCOPE) for body in rows]
         if self._exporter.export(records) is not LogRecordExportResult.SUCCESS:
             raise SinkError(_FAILED, "the exporter answered FAILURE")
@@ -50,6 +64,7 @@ class ForwardingSink:
 
     def renew_after_fork(self) -> None:
         """Leave the exporter to its own ways of surviving a fork."""
+        self._turn = threading.Lock()
 
 
 def shown_endpoint(exporter: LogRecordExporter) -> str:

@@ -89,15 +89,16 @@ class OTLPSink(ForwardingSink):
             raise SinkError(OUT_OF_TIME, "no time left to send")
         session = self._opened()
         if session is None:
-            super().insert(rows, deadline)
+            self.export(rows)
             return
         with session.until(deadline) as exchange:
             try:
-                super().insert(rows, deadline)
+                self.export(rows)
                 return
-            except Exception:
+            except Exception as error:
                 refusal = exchange.refusal
-                if refusal is None and exchange.asked:
+                no_record = isinstance(error, SinkError) and error.verdict.fault is Fault.RECORD
+                if refusal is None and (exchange.asked or no_record):
                     raise
         if refusal is None and (self._closed or session is not self._session):
             refusal = SinkError(OUT_OF_TIME, "the exporter was shut down meanwhile")

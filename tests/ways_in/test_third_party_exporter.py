@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -113,6 +114,34 @@ def test_events_that_an_exporter_never_takes_hold_up_no_others() -> None:
     theirs.bad = frozenset()
     assert flush_audit(60_000)
     assert {receipt.record_id for receipt in bad} <= set(theirs.taken)
+
+
+class Counting(Theirs):
+    """Counts how many of its exports were under way at once."""
+
+    def __init__(self) -> None:
+        super().__init__(*[FAILURE] * 3)
+        self.under_way = 0
+        self.most = 0
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        result = super().export(batch)
+        time.sleep(0.005)  # so that another one, if there were any, would come in
+        self.under_way -= 1
+        return result
+
+
+def test_exports_come_one_at_a_time() -> None:
+    theirs = Counting()
+    theirs.let_go.clear()
+    configure_audit(theirs, schedule_delay_millis=5, max_export_batch_size=64, max_queue_size=64)
+    ids = {audit_event(**arguments()).record_id for _ in range(10_000)}
+    theirs.let_go.set()
+    assert flush_audit(90_000)
+    assert set(theirs.taken) == ids
+    assert theirs.most == 1
 
 
 def test_an_exporter_that_hangs_holds_up_neither_the_caller_nor_the_end(hanging: Theirs) -> None:
