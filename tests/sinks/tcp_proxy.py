@@ -40,8 +40,8 @@ class TcpProxy:
             one.close()
 
     def cut(self) -> None:
-        """Close every connection on both sides."""
-        for one in self._sockets:
+        """Close every connection on both sides, but none that is made meanwhile."""
+        for one in list(self._sockets):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
