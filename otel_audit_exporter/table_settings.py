@@ -20,8 +20,10 @@ def table_exporter(settings: Settings) -> str:
     chosen = [name.strip().lower() for name in str(settings.exporter or DEFAULT_EXPORTER).split(",")]
     name = next((name for name in chosen if name in NEEDED), None)
     if name is None:
+        # A DSN that came here by mistake is not repeated.
+        shown = [name if name.isidentifier() else "that was given" for name in chosen]
         raise AuditConfigurationError(
-            f"exporter {', '.join(chosen)} (OTEL_AUDIT_EXPORTER): has no table that can be read; "
+            f"exporter {', '.join(shown)} (OTEL_AUDIT_EXPORTER): has no table that can be read; "
             f"those of {', '.join(NEEDED)} can"
         )
     missing = [

@@ -413,7 +413,14 @@ def test_settings_that_are_missing_are_named(workspace: Workspace, environment: 
     assert done.code == 2
     assert "SUPABASE_URL" in done.err
     environment("OTEL_AUDIT_EXPORTER", "console")
-    assert "has no table" in workspace.run("check").err
+    assert "exporter console (OTEL_AUDIT_EXPORTER): has no table" in workspace.run("check").err
+
+
+def test_a_dsn_in_the_place_of_the_exporter_is_not_repeated(workspace: Workspace, environment: Environment) -> None:
+    environment("OTEL_AUDIT_EXPORTER", "postgresql://u:s3cret@h/d")
+    done = workspace.run("check")
+    assert done.code == 2
+    assert "s3cret" not in done.err + done.out
 
 
 def on_the_description(request: Request) -> bool:
