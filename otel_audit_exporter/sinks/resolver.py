@@ -6,7 +6,9 @@ import encodings.idna  # noqa: F401  # which a look-up would import, perhaps in 
 import ipaddress
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
 
 from otel_audit_exporter.sinks.base import seconds_left
 
@@ -39,7 +41,7 @@ class Resolver:
             if known is not None:
                 return known
             future = self._asking[host, port] = Future()
-        _run(self._answer, host, port, future)
+        run_aside(self._answer, host, port, future)
         return future
 
     def _answer(self, host: str, port: int, future: Future[list[str]]) -> None:
@@ -52,12 +54,14 @@ class Resolver:
                 self._asking.pop((host, port), None)
 
 
-def _run(target: object, *args: object) -> None:
-    thread = threading.Thread(target=target, args=args, name="audit-resolver", daemon=True)  # type: ignore[arg-type]
+def run_aside(target: Callable[..., None], *args: object) -> None:
+    """Run something that knows no timeout in a thread of its own, in the caller's context."""
+    run = copy_context().run
+    thread = threading.Thread(target=run, args=(target, *args), name="audit-resolver", daemon=True)
     try:
         thread.start()
     except RuntimeError:  # no thread can be started while the interpreter ends
-        target(*args)  # type: ignore[operator]
+        target(*args)
 
 
 def _look_up(host: str, port: int) -> list[str]:

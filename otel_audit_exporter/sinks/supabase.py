@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +31,7 @@ from otel_audit_exporter.faults import (
     parse_retry_after,
 )
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
+from otel_audit_exporter.sinks.resolver import run_aside
 
 if TYPE_CHECKING:
     import httpx
@@ -83,8 +85,8 @@ class SupabaseSink:
     """Insert rows through PostgREST; a row whose key is known is ignored.
 
     ``url``: the project's address. ``key``: any of its keys (``apikey`` header). ``token``: the token of a
-    lesser role, or a callable that gives one, called once per insert in the sending thread (so it should be
-    quick, and cache). ``columns``: those that every row has. ``key_columns``: what a unique constraint of the
+    lesser role, or a callable that gives one, called once per insert in a thread of its own (it should be quick,
+    and cache). ``columns``: those that every row has. ``key_columns``: what a unique constraint of the
     table is on. Proxies come from the environment. Raises ``ValueError`` for what cannot work.
     """
 
@@ -110,7 +112,7 @@ class SupabaseSink:
 
         self._url = project_url(url)
         self._key = header_value(key)
-        self._token = token if callable(token) or token is None else header_value(token)
+        self._token = _Asked(token) if callable(token) else None if token is None else header_value(token)
         self._table = table
         self._schema = schema
         self._path = quote(table, safe="")
@@ -149,6 +151,8 @@ class SupabaseSink:
         """Forget the parent's connections, which stay referenced so that nothing closes them."""
         self._lock = threading.Lock()
         self._pid = os.getpid()
+        if isinstance(self._token, _Asked):
+            self._token = _Asked(self._token.ask)
         if self._rest is not None:
             self._inherited.append(self._rest)
             self._rest = None
@@ -157,7 +161,7 @@ class SupabaseSink:
         return f"<SupabaseSink {self.target}>"
 
     def _exchange(self, body: bytes, deadline: float) -> _Answer:
-        headers = self._headers()
+        headers = self._headers(deadline)
         with self._connected() as rest:
             return self._send(rest, headers, body, deadline)
 
@@ -176,7 +180,7 @@ class SupabaseSink:
                 raise transport_error(error) from None
         raise AssertionError("the last attempt returns or raises")
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self, deadline: float) -> dict[str, str]:
         headers = {
             "apikey": self._key,
             "Content-Profile": self._schema,
@@ -185,18 +189,18 @@ class SupabaseSink:
             "Accept": "application/json",
             "Accept-Encoding": "identity",
         }
-        bearer = self._bearer()
+        bearer = self._bearer(deadline)
         if bearer:
             headers["Authorization"] = f"Bearer {bearer}"
         return headers
 
-    def _bearer(self) -> str | None:
+    def _bearer(self, deadline: float) -> str | None:
         if self._token is None:
             # Keys of the new kind are no JWTs, and stand in the apikey header alone.
             return None if self._key.startswith("sb_") else self._key
         if isinstance(self._token, str):
             return self._token
-        return called_token(self._token)
+        return self._token.answer(deadline)
 
     @contextmanager
     def _connected(self) -> Iterator[_Rest]:
@@ -229,6 +233,42 @@ class SupabaseSink:
         client = create_client(self._url, self._key, options)
         address = httpx.URL(f"{client.rest_url}/{self._path}", params=self._query)
         return _Rest(client.postgrest.session, address, deadline)
+
+
+class _Asked:
+    """A token callable. One that hangs ends with the deadline, and costs one thread."""
+
+    def __init__(self, ask: Callable[[], str]) -> None:
+        self.ask = ask
+        self._lock = threading.Lock()
+        self._asking: Future[str] | None = None
+
+    def answer(self, deadline: float) -> str:
+        """Return the token; raise :class:`SinkError` where there is none by ``deadline``."""
+        with self._lock:
+            future, is_new = self._asking or Future(), self._asking is None
+            self._asking = future
+        if is_new:
+            run_aside(self._run, future)
+        try:
+            return future.result(seconds_left(deadline))
+        except TimeoutError:
+            raise SinkError(_NO_TOKEN, "the token callable does not return") from None
+
+    def _run(self, future: Future[str]) -> None:
+        token, refusal = "", None
+        try:
+            token = called_token(self.ask)
+        except SinkError as error:
+            refusal = error
+        except BaseException as error:  # SystemExit, say, which would end this thread without a word
+            refusal = SinkError(_NO_TOKEN, f"the token callable raised {type(error).__name__}")
+        with self._lock:
+            self._asking = None  # before anybody has this answer: the next insert asks anew
+        if refusal is None:
+            future.set_result(token)
+        else:
+            future.set_exception(refusal)
 
 
 def make_session() -> httpx.Client:

@@ -108,6 +108,38 @@ def test_the_target_names_project_and_table_and_no_key() -> None:
     assert "S3CRET" not in repr(sink)
 
 
+def test_a_token_callable_that_hangs_ends_with_the_deadline_and_costs_one_thread(
+    stack: Stack, audit_table: AuditTable
+) -> None:
+    let_go = threading.Event()
+    asked: list[str] = []
+
+    def token() -> str:
+        asked.append(threading.current_thread().name)
+        let_go.wait(60)
+        return stack.service_key
+
+    with closing(sink_with(stack, audit_table, stack.anon_key, token=token)) as sink:
+        for _ in range(3):
+            error = refusal(sink, seconds=0.2)
+            assert (error.verdict.fault, error.verdict.perhaps_stored) == (TRANSIENT, False)
+            assert "token callable" in error.message
+        assert len(asked) == 1
+        let_go.set()
+        sink.insert([new_row()], soon())
+    assert audit_table.count() == 1
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, TimeoutError])
+def test_a_token_callable_may_raise_anything(kind: type[BaseException]) -> None:
+    def token() -> str:
+        raise kind("S3CRET")
+
+    error = refusal(SupabaseSink("http://127.0.0.1:9", "k", token=token, columns=COLUMNS))
+    assert error.verdict.fault is TRANSIENT
+    assert error.message == f"the token callable raised {kind.__name__}"
+
+
 # What the answer means
 
 
