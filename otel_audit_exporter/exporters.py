@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -142,11 +141,8 @@ class PostgresAuditExporter(AuditExporter):
         return None if settings.dsn else "missing: the connection (argument dsn, or OTEL_AUDIT_POSTGRES_DSN)"
 
     def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
-        from otel_audit_exporter.sinks.postgres import PostgresSink, read_dsn
+        from otel_audit_exporter.sinks.postgres import PostgresSink
 
-        ports = str(read_dsn(settings.dsn).get("port") or "")
-        if not re.fullmatch(r"[0-9,]*", ports):  # it may be a part of the password, and is not to be shown
-            raise ValueError("the port in the DSN is no number (percent-encode what is special in the password)")
         sink = PostgresSink(
             settings.dsn,
             table=settings.table,

@@ -86,9 +86,9 @@ class Waiter:
         """Whether the event is stored or parked."""
         return self._settled.is_set()
 
-    def wait_for_attempt(self, seconds: float) -> None:
-        """Wait until an attempt has ended, or the seconds are over."""
-        self._attempted.wait(seconds)
+    def wait_for_attempt(self, seconds: float) -> bool:
+        """Wait until an attempt has ended, or the seconds are over; tell whether it has ended."""
+        return self._attempted.wait(seconds)
 
     def wait_until_settled(self, seconds: float) -> None:
         """Wait until the event is stored or parked, or the seconds are over."""

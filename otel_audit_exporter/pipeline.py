@@ -106,6 +106,7 @@ class AuditPipeline:
         self._forked = False
         self._told_broken_road = False
         self._keys: OrderedDict[str, bytes] = OrderedDict()
+        self._waited_in_vain_at = -1
 
     # --- the events ---------------------------------------------------------------------------------------------
 
@@ -187,7 +188,7 @@ class AuditPipeline:
         for exporter in self._exporters[1:]:
             exporter.relay.wake()
         lane = self._primary.lane
-        if lane.closed or not lane.gate.flowing:
+        if lane.closed or not lane.gate.flowing or lane.attempts_ended == self._waited_in_vain_at:
             self._primary.relay.wake()
             return
         ticket = tickets[lane.name]
@@ -196,7 +197,8 @@ class AuditPipeline:
         lane.watch(ticket, waiter)
         try:
             self._primary.relay.hurry()
-            waiter.wait_for_attempt(self.settings.export_timeout_millis / 1000)
+            if not waiter.wait_for_attempt(self.settings.export_timeout_millis / 1000):
+                self._waited_in_vain_at = lane.attempts_ended  # no call waits again before that attempt has ended
         finally:
             lane.unwatch(ticket, waiter)
 

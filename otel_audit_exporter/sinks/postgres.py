@@ -65,8 +65,15 @@ _FOREIGN_PARAMETERS: Final = frozenset(
         "statement_cache_size",
         "prepared_statement_name_func",
         "schema",
+        "socket_timeout",
+        "max_idle_connection_lifetime",
+        "command_timeout",
+        "supa",
+        "uselibpqcompat",
     }
 )
+# What says how TLS is to be checked must not be dropped in silence.
+_FOREIGN_TLS: Final = frozenset({"sslaccept", "sslidentity"})
 
 
 class PostgresSink:
@@ -240,9 +247,12 @@ def read_dsn(dsn: str) -> dict[str, Any]:
         raise ImportError(_MISSING) from error
     text = dsn.strip()
     try:
-        return dict(conninfo_to_dict(_libpq_url(text) if "://" in text else text))
+        parameters = dict(conninfo_to_dict(_libpq_url(text) if "://" in text else text))
     except psycopg.ProgrammingError:
         raise ValueError("the DSN holds something that libpq does not know") from None
+    if not re.fullmatch(r"[0-9,]*", str(parameters.get("port") or "")):  # it may be a part of the password
+        raise ValueError("the port in the DSN is no number (percent-encode what is special in the password)")
+    return parameters
 
 
 def _libpq_url(url: str) -> str:
@@ -252,6 +262,9 @@ def _libpq_url(url: str) -> str:
         raise ValueError("the DSN is not of the form postgresql://user:password@host:port/database")
     address, _, query = rest.partition("?")
     pairs = [_libpq_parameter(*pair) for pair in parse_qsl(query, keep_blank_values=True)]
+    for name, _ in pairs:
+        if name in _FOREIGN_TLS:
+            raise ValueError(f"the DSN has {name}, which libpq does not know: say it as sslmode, sslrootcert and sslcert")
     kept = urlencode([pair for pair in pairs if pair[0] not in _FOREIGN_PARAMETERS], quote_via=quote)
     return f"postgresql://{address}?{kept}" if kept else f"postgresql://{address}"
 

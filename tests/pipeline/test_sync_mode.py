@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from otel_audit_exporter import AuditPipeline, audit_event, configure_audit, get_audit_stats
+from otel_audit_exporter.sinks.memory import MemorySink
+from otel_audit_exporter.testing import FaultySink
 from tests.pipeline.said import arguments, sqlite_rows
 from tests.stack import AuditTable, Stack, faults
 from tests.stack.faults import Delay, Hang, Place
@@ -75,6 +77,21 @@ def test_after_a_transient_failure_calls_do_not_wait_until_a_probe_succeeds(
     hang.remove()
     wait_until(lambda: audit_table.count() == 51, "every row is stored")
     wait_until(lambda: audit_event(**arguments()).state == "stored", "calls wait for their row again")
+
+
+def test_calls_do_not_wait_behind_one_that_waited_in_vain_for_a_sink_that_hangs() -> None:
+    (exporter,) = configure_audit("memory", mode="sync", export_timeout_millis=300).exporters
+    exporter.lane.sink = sink = FaultySink(MemorySink())
+    sink.hang()
+    assert audit_event(**arguments()).state == "pending"
+    sink.wait_until_hanging()
+    began = time.monotonic()
+    receipts = [audit_event(**arguments()) for _ in range(50)]
+    assert time.monotonic() - began < 50 * 0.3
+    assert {receipt.state for receipt in receipts} == {"pending"}
+    sink.release()
+    receipts[-1].result(30)
+    assert audit_event(**arguments()).state == "stored"
 
 
 def test_a_failure_lets_every_call_go_that_waits(stack: Stack, audit_table: AuditTable) -> None:
