@@ -255,3 +255,14 @@ class TestSpans:
         assert {str(row["new_values"]) for row in sqlite_rows(ROWS)} == {"{'a': 1}"}
         assert len(said_lines(caplog, "trace_id")) == 1
         assert len(said_lines(caplog, "span_id")) == 1
+
+    def test_what_a_call_says_and_no_column_can_keep_is_warned_of_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "otel_audit_exporter")
+        columns = {"id": "record_id", "action": "action", "entity_id": "entity_id", "at": "timestamp"}
+        configure_audit("sqlite", columns=columns)
+        for _ in range(3):
+            audit_event(**arguments(outcome="failure")).result(30)
+        for field in ("outcome", "new_values", "yacht_id", "user_id", "entity_type"):
+            (record,) = said_lines(caplog, f"events say {field},")
+            assert record.levelno == logging.WARNING
+        assert said_lines(caplog, "events say actor_type") == []
