@@ -6,12 +6,13 @@ is then held over a fork. It keeps a rollback journal, as files that several pro
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -20,6 +21,7 @@ from typing import Any, Final, Protocol
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.forks import quiet
 
+logger: Final = logging.getLogger("otel_audit_exporter")
 _BUSY_SECONDS: Final = 10.0
 _CLOCK_SECONDS: Final = 2.0  # no file system's clock is coarser: a younger change may hide another one
 
@@ -122,8 +124,42 @@ class DeadLetterFile:
             (e.record_id, e.body, e.error, e.code, e.attempts, e.first_failed_at, e.parked_at, e.parked_by)
             for e in events
         ]
+        seen = self._inode()
+        try:
+            self._keep(rows)
+        except OutboxError as error:
+            name = getattr(error.__cause__, "sqlite_errorname", "")
+            if name not in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
+                raise
+            self._keep([*self._set_aside(seen), *rows])
+
+    def _keep(self, rows: Sequence[tuple[Any, ...]]) -> None:
         with self._connected(create=True) as connection:
             connection.executemany("INSERT OR REPLACE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def _inode(self) -> int | None:
+        try:
+            return os.stat(self.path).st_ino
+        except OSError:
+            return None
+
+    def _set_aside(self, damaged: int | None) -> list[tuple[Any, ...]]:
+        """Keep a damaged file under another name, and return what can be read of it."""
+        if self._inode() != damaged:  # another process has done so just now
+            return []
+        saved = self._readable()
+        aside = f"{self.path}.damaged-{int(time.time())}"
+        for suffix in ("", "-journal"):
+            with suppress(FileNotFoundError):
+                os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
+        logger.error("dead letters damaged: %d saved from the file, which is kept as %s", len(saved), aside)
+        return saved
+
+    def _readable(self) -> list[tuple[Any, ...]]:
+        saved: list[tuple[Any, ...]] = []
+        with suppress(OutboxError), self._connected(create=False) as connection:
+            saved.extend(connection.execute("SELECT * FROM dead_letter"))
+        return saved
 
     def all(self, limit: int | None = None) -> list[ParkedEvent]:
         most = -1 if limit is None else limit

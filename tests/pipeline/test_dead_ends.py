@@ -21,6 +21,7 @@ from otel_audit_exporter import AuditPipeline, OutboxError, audit_event, configu
 from otel_audit_exporter.event import decode
 from otel_audit_exporter.lane import Lane
 from otel_audit_exporter.outbox import OutboxFile
+from otel_audit_exporter.testing import FaultySink
 from tests.pipeline.said import arguments, sqlite_rows
 from tests.stack.waiting import wait_until
 
@@ -158,6 +159,37 @@ def test_a_look_that_fails_once_leaves_its_events_to_the_next(tmp_path: Path, mo
     audit_event(**arguments())
     wait_until(lambda: pipeline.stats().pending == 0, "the event is stored")
     assert failures == []
+
+
+def one_more_passes_and_all_is_settled(pipeline: AuditPipeline) -> bool:
+    audit_event(**arguments())
+    return pipeline.force_flush(1000)
+
+
+@pytest.mark.parametrize("damage", ["header", "middle"])
+def test_damaged_dead_letters_are_set_aside_and_the_next_bad_row_is_parked(
+    outbox_dir: str, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    pipeline = configure_audit("sqlite", path="t.db", schedule_delay_millis=10)
+    lane = lane_of(pipeline)
+    sink = FaultySink(lane.sink)
+    sink.refuse_rows(lambda row: row["action"] == "bad")
+    lane.sink = sink
+    for _ in range(40):
+        audit_event(**arguments(action="bad", new_values={"text": "x" * 2000}))
+    wait_until(lambda: one_more_passes_and_all_is_settled(pipeline), "every bad row is parked")
+    (letters,) = Path(outbox_dir).rglob("dead-letters.db")
+    with letters.open("r+b") as file:
+        file.seek(0 if damage == "header" else letters.stat().st_size // 2 // 4096 * 4096)
+        file.write(b"\xff" * 4096 * 4)
+    bad = audit_event(**arguments(action="bad"))
+    wait_until(lambda: one_more_passes_and_all_is_settled(pipeline), "the next one is parked")
+    assert bad.state == "parked"
+    assert pipeline.dead_letters().get(bad.record_id) is not None
+    if damage == "header":
+        assert len(pipeline.dead_letters()) == 1
+        assert "dead letters damaged: 0 saved" in caplog.text
+        assert len(list(letters.parent.glob("dead-letters.db.damaged-*"))) == 1
 
 
 def test_a_folder_s_lock_that_cannot_be_opened_is_told_of_and_stops_nobody(
