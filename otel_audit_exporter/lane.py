@@ -351,9 +351,10 @@ class Lane:
         sink = TimedSink(self.sink, self.writes, self.on_write)
         settle = partial(self._settle, store)
         accepted_before = self.books.accepted_by_sink
+        in_doubt = not (proved or self.gate.flowing)
         try:
             result = attempt(sink, entries, self._rows, deadline, settle, doubts_sink=not proved)
-            self._judge(store, result, accepted_before)
+            self._judge(store, result, accepted_before, in_doubt=in_doubt)
             self._conclude(store, result, again=again)
         finally:
             if self.closed:  # meanwhile, and the sink may have opened a new connection since
@@ -398,24 +399,24 @@ class Lane:
                 self.announcer.delivering()
         self._tell(store, array("q", map(seq_of, result.waiting)), settled=False)
 
-    def _judge(self, store: AnyStore, result: Attempt[Entry], accepted_before: int) -> None:
+    def _judge(self, store: AnyStore, result: Attempt[Entry], accepted_before: int, *, in_doubt: bool) -> None:
         """Park what is proved to be at fault by itself; let the rest wait for a proof.
 
         ``accepted_before``: what the sink had accepted when the attempt began. What passed since then on other
-        threads may have passed after these refusals, and proves nothing yet.
+        threads may have passed after these refusals, and proves nothing yet. ``in_doubt``: the table may be at
+        fault, so that a code alone says nothing.
         """
         refused = result.refused
         if not refused:
             return
         now = time.time()
+        codes_count = self.books.accepted_by_sink > 0 and not (result.every_row_refused or in_doubt)
         known = {refusal.seq: refusal for refusal in store.refusals()}
         park: list[tuple[Refused[Entry], Refusal]] = []
         hold: list[Refusal] = []
         for one in refused:
             refusal = self._refusal(store, one, known.get(seq_of(one.item)), now)
-            by_code = (
-                one.error.verdict.park_at_once and self.books.accepted_by_sink > 0 and not result.every_row_refused
-            )
+            by_code = codes_count and one.error.verdict.park_at_once
             before = refusal.attempts > 1 and self._others_passed(store, refusal, accepted_before)
             if (by_code or one.proved or before) and not self._may_yet_fit(refusal, now):
                 park.append((one, refusal))

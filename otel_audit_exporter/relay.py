@@ -186,7 +186,8 @@ class Relay:
         backlog = _Backlog(store, store.last_seq if upto is None else upto)
         first = backlog.take()
         if first and not self._lane.gate.flowing:  # should the oldest all be refused, the newest may tell why
-            first.extend(store.read(max(seq_of(first[-1]), store.last_seq - 1), None, 1, BATCH_BYTES))
+            after = max(seq_of(first[-1]), store.last_seq - BATCH_ROWS)
+            first.extend(store.read(after, None, BATCH_ROWS, BATCH_BYTES)[-1:])
         if first:
             self._tell_closed_road(store, seq_of(first[-1]))
             self._lane.attempt(store, first)

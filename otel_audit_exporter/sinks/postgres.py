@@ -264,7 +264,9 @@ def _libpq_url(url: str) -> str:
     pairs = [_libpq_parameter(*pair) for pair in parse_qsl(query, keep_blank_values=True)]
     for name, _ in pairs:
         if name in _FOREIGN_TLS:
-            raise ValueError(f"the DSN has {name}, which libpq does not know: say it as sslmode, sslrootcert and sslcert")
+            raise ValueError(
+                f"the DSN has {name}, which libpq does not know: say it as sslmode, sslrootcert and sslcert"
+            )
     kept = urlencode([pair for pair in pairs if pair[0] not in _FOREIGN_PARAMETERS], quote_via=quote)
     return f"postgresql://{address}?{kept}" if kept else f"postgresql://{address}"
 
