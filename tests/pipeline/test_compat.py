@@ -18,6 +18,7 @@ from otel_audit_exporter import configure_audit, get_audit_pipeline
 from otel_audit_exporter.compat import get_audit_stats, shutdown_audit_logger, write_audit_log_async
 from tests.pipeline.said import USER, YACHT, run_python, sqlite_rows
 from tests.stack import AuditTable, Stack
+from tests.stack.faults import Delay
 from tests.stack.waiting import wait_until
 
 
@@ -176,6 +177,15 @@ def test_a_shutdown_keeps_to_its_time(stack: Stack, db: Client) -> None:
     began = time.monotonic()
     assert not shutdown_audit_logger(wait=True, timeout=1.0)
     assert time.monotonic() - began < 4
+
+
+def test_a_shutdown_without_a_limit_waits_until_everything_is_delivered(
+    stack: Stack, db: Client, audit_table: AuditTable
+) -> None:
+    stack.gateway.inject(Delay(0.5), times=1)
+    write_audit_log_async(db, payload())
+    assert shutdown_audit_logger(wait=True, timeout=None)
+    assert audit_table.count() == 1
 
 
 def test_a_shutdown_need_not_wait(stack: Stack, db: Client) -> None:
