@@ -147,15 +147,15 @@ class TestAFileTakenOver:
 def test_a_look_that_fails_once_leaves_its_events_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = again(tmp_path)
     failures = [OutboxError("a disk error"), OutboxError("a disk error")]
-    present = OutboxFile.present
+    count_between = OutboxFile.count_between
 
-    def failing(store: OutboxFile, first: int, last: int) -> set[int]:
+    def failing(store: OutboxFile, first: int, last: int) -> int:
         if failures:
             raise failures.pop()
-        return present(store, first, last)
+        return count_between(store, first, last)
 
     (tmp_path / "away").mkdir()
-    monkeypatch.setattr(OutboxFile, "present", failing)
+    monkeypatch.setattr(OutboxFile, "count_between", failing)
     audit_event(**arguments())
     wait_until(lambda: pipeline.stats().pending == 0, "the event is stored")
     assert failures == []
