@@ -8,6 +8,7 @@ deadline.
 from __future__ import annotations
 
 import math
+import socket
 import ssl
 import threading
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ import httpx
 from otel_audit_exporter.sinks.base import seconds_left
 from otel_audit_exporter.sinks.resolver import Resolver
 
-# Slices that one send() takes whole, so that a peer that reads slowly is noticed between them.
+# Slices that one send() by TLS takes whole, so that a peer that reads slowly is noticed between them.
 _WRITE_BYTES: Final = 16 * 1024
 
 
@@ -126,8 +127,21 @@ class _Stream(httpcore.NetworkStream):
             share = self._deadline.share(timeout)
             if share <= 0:
                 raise httpcore.WriteTimeout("no time left to write")
-            self._inner.write(rest[:_WRITE_BYTES], share)  # type: ignore[arg-type]  # sent as it is, uncopied
-            rest = rest[_WRITE_BYTES:]
+            rest = rest[self._send(rest, share) :]
+
+    def _send(self, rest: memoryview, seconds: float) -> int:
+        """Send as much as goes at once: a peer that gets many small pieces has much more to do."""
+        plain = self._inner.get_extra_info("socket")
+        if type(plain) is not socket.socket:  # TLS sends a slice whole
+            self._inner.write(bytes(rest[:_WRITE_BYTES]), seconds)
+            return min(len(rest), _WRITE_BYTES)
+        try:
+            plain.settimeout(seconds)
+            return plain.send(rest)
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore.WriteError(str(error)) from error
 
     def close(self) -> None:
         self._inner.close()

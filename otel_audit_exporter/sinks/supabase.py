@@ -132,7 +132,7 @@ class SupabaseSink:
             return
         if os.getpid() != self._pid:
             self.renew_after_fork()
-        answer = self._exchange(b"[" + b",".join(rows) + b"]", deadline)
+        answer = self._exchange(b"[%b]" % b",".join(rows), deadline)
         if not _proves_storage(answer):
             raise _refusal(answer)
 

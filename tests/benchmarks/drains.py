@@ -7,7 +7,7 @@ from typing import Final
 
 from tests.benchmarks.apart import Result, column, run_apart
 from tests.benchmarks.delivery_jobs import drained, drained_into_file, left_behind, taken_over
-from tests.benchmarks.limits import copied, copied_by_row, inserted_in_sqlite, pooled, posted
+from tests.benchmarks.limits import copied, copied_by_row, inserted, inserted_in_sqlite, pooled, posted
 from tests.benchmarks.measurement import Bench, Measurement
 from tests.benchmarks.rows import Budget, Row, alone, compared
 
@@ -53,10 +53,20 @@ def _postgres(bench: Bench) -> Sequence[Row]:
         "prepared": _on_empty_table(bench, lambda: run_apart(copied, access)),
         "by row": _on_empty_table(bench, lambda: run_apart(copied_by_row, access)),
     }
-    results = bench.in_turns(bench.sizes.backlog_rounds, sides)
+    inserts = {f"{count} connection(s)": _insert(bench, access, count) for count in bench.sizes.connections}
+    results = bench.in_turns(bench.sizes.backlog_rounds, sides | inserts)
     ours = _rates(results, "ours")
     by_row, prepared = _rates(results, "by row"), _rates(results, "prepared")
+    best = max(inserts, key=lambda name: sum(_rates(results, name)))
     return [
+        compared(
+            "drain",
+            "backlog, direct PostgreSQL",
+            ours,
+            f"raw bulk inserts that ignore known ids, {best}",
+            _rates(results, best),
+            "rows/s",
+        ),
         compared(
             "drain",
             "backlog, direct PostgreSQL",
@@ -143,6 +153,11 @@ def _post(bench: Bench, kept: str, connections: int) -> Callable[[], Result]:
     access = {name: bench.project.supabase[name] for name in ("url", "key")}
     how = {"rows": kept, "connections": connections, "batch": _POST_ROWS}
     return _on_empty_table(bench, lambda: run_apart(posted, {**access, **how}))
+
+
+def _insert(bench: Bench, access: dict[str, str], connections: int) -> Callable[[], Result]:
+    how = {**access, "connections": connections, "batch": _POST_ROWS}
+    return _on_empty_table(bench, lambda: run_apart(inserted, how))
 
 
 def _pool(bench: Bench, rows: int) -> Callable[[], Result]:

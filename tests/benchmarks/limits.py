@@ -29,6 +29,11 @@ COLUMNS: Final = (
 )  # fmt: skip
 _PATH: Final = "/rest/v1/pms_audit_log?on_conflict=id&columns=" + ",".join(COLUMNS)
 _COPY: Final = f"COPY public.pms_audit_log ({', '.join(COLUMNS)}) FROM STDIN"
+_INSERT_MANY: Final = (
+    f"INSERT INTO public.pms_audit_log ({', '.join(COLUMNS)}) SELECT {', '.join(COLUMNS)}"
+    " FROM jsonb_to_recordset(%s::jsonb) AS r (id uuid, yacht_id uuid, entity_type text, action text, entity_id uuid,"
+    " created_by uuid, created_at timestamptz, old_values jsonb, new_values jsonb) ON CONFLICT (id) DO NOTHING"
+)
 _COPY_CHUNK_ROWS: Final = 500
 _CREATE: Final = f"CREATE TABLE t ({', '.join(f'{name} TEXT' for name in COLUMNS)}, PRIMARY KEY (id))"
 _INSERT: Final = f"INSERT INTO t VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (id) DO NOTHING"
@@ -77,6 +82,22 @@ def copied_by_row(directory: Path, *, dsn: str, rows: str) -> Result:
                 copy.write_row(row)
         connection.commit()
         return {"rows_per_second": len(values) / (time.perf_counter() - begun)}
+
+
+def inserted(directory: Path, *, dsn: str, rows: str, connections: int, batch: int) -> Result:
+    """Insert ``batch`` rows a statement over so many connections at once, ignoring ids that are there."""
+    lines = Path(rows).read_bytes().split(b"\n")
+    bodies = [b"[" + b",".join(lines[at : at + batch]) + b"]" for at in range(0, len(lines), batch)]
+    clients = [psycopg.connect(dsn, autocommit=True) for _ in range(connections)]
+    waiting, lock = iter(bodies), threading.Lock()
+
+    def work(client: psycopg.Connection[Any]) -> None:
+        while (body := _next(waiting, lock)) is not None:
+            client.execute(_INSERT_MANY, [body.decode()])
+
+    begun = time.perf_counter()
+    _together(work, clients)
+    return {"rows_per_second": len(lines) / (time.perf_counter() - begun)}
 
 
 def inserted_in_sqlite(directory: Path, *, rows: str, batch: int) -> Result:
@@ -136,7 +157,7 @@ def _next(waiting: Iterator[bytes], lock: threading.Lock) -> bytes | None:
         return next(waiting, None)
 
 
-def _together(work: Any, clients: Sequence[http.client.HTTPConnection]) -> None:
+def _together(work: Any, clients: Sequence[Any]) -> None:
     with ThreadPoolExecutor(len(clients)) as pool:
         list(pool.map(work, clients))
 

@@ -6,8 +6,8 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,19 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "audit.db"
 
 
+Opened = Callable[..., SQLiteSink]
+
+
 @pytest.fixture
-def sink(path: Path) -> Iterator[SQLiteSink]:
-    sink = SQLiteSink(path, columns=COLUMNS)
-    yield sink
-    sink.close()
+def opened() -> Iterator[Opened]:
+    """Make sinks that are closed at the end."""
+    with ExitStack() as stack:
+        yield lambda path, **options: stack.enter_context(closing(SQLiteSink(path, **options)))
+
+
+@pytest.fixture
+def sink(opened: Opened, path: Path) -> SQLiteSink:
+    return opened(path, columns=COLUMNS)
 
 
 def read(path: Path, query: str = "SELECT * FROM pms_audit_log ORDER BY rowid") -> list[dict[str, Any]]:
@@ -146,9 +154,9 @@ def test_a_trigger_may_refuse_and_its_words_are_not_repeated(sink: SQLiteSink, p
     assert refusal(sink).verdict.fault is Fault.RECORD
 
 
-def test_a_missing_column_is_the_configurations_fault_until_it_is_added(path: Path) -> None:
-    SQLiteSink(path, columns=COLUMNS).insert([new_row()], soon())
-    sink = SQLiteSink(path, columns=[*COLUMNS, "outcome"])
+def test_a_missing_column_is_the_configurations_fault_until_it_is_added(path: Path, opened: Opened) -> None:
+    opened(path, columns=COLUMNS).insert([new_row()], soon())
+    sink = opened(path, columns=[*COLUMNS, "outcome"])
     error = refusal(sink, new_row(outcome="success"))
     assert error.verdict.fault is Fault.CONFIGURATION
     assert "outcome" in error.message
@@ -157,17 +165,17 @@ def test_a_missing_column_is_the_configurations_fault_until_it_is_added(path: Pa
     assert len(read(path)) == 2
 
 
-def test_a_missing_directory_is_the_configurations_fault(tmp_path: Path) -> None:
-    sink = SQLiteSink(tmp_path / "missing" / "audit.db", columns=COLUMNS)
+def test_a_missing_directory_is_the_configurations_fault(tmp_path: Path, opened: Opened) -> None:
+    sink = opened(tmp_path / "missing" / "audit.db", columns=COLUMNS)
     error = refusal(sink)
     assert (error.verdict.fault, error.code) == (Fault.CONFIGURATION, "SQLITE_CANTOPEN")
     (tmp_path / "missing").mkdir()
     sink.insert([new_row()], soon())
 
 
-def test_a_file_that_is_something_else_is_the_configurations_fault(path: Path) -> None:
+def test_a_file_that_is_something_else_is_the_configurations_fault(path: Path, opened: Opened) -> None:
     path.write_bytes(b"not a database, " * 100)
-    error = refusal(SQLiteSink(path, columns=COLUMNS))
+    error = refusal(opened(path, columns=COLUMNS))
     assert (error.verdict.fault, error.code) == (Fault.CONFIGURATION, "SQLITE_NOTADB")
 
 
@@ -221,8 +229,8 @@ def test_a_dropped_table_is_made_again(sink: SQLiteSink, path: Path) -> None:
     assert len(read(path)) == 1
 
 
-def test_threads_and_sinks_write_the_same_file_at_once(path: Path) -> None:
-    sinks = [SQLiteSink(path, columns=COLUMNS) for _ in range(2)]
+def test_threads_and_sinks_write_the_same_file_at_once(path: Path, opened: Opened) -> None:
+    sinks = [opened(path, columns=COLUMNS) for _ in range(2)]
 
     def write(sink: SQLiteSink) -> None:
         for _ in range(10):
@@ -257,9 +265,9 @@ def test_a_fork_under_load_spoils_nobodys_rows(sink: SQLiteSink, path: Path) -> 
     assert read(path, "PRAGMA integrity_check") == [{"integrity_check": "ok"}]
 
 
-def test_names_are_quoted(path: Path) -> None:
+def test_names_are_quoted(path: Path, opened: Opened) -> None:
     columns = ['i"d', "select", "old values"]
-    sink = SQLiteSink(path, table='t"; drop', columns=columns, key_columns=columns[:1], not_null=())
+    sink = opened(path, table='t"; drop', columns=columns, key_columns=columns[:1], not_null=())
     sink.insert([orjson.dumps(dict.fromkeys(columns, "x"))] * 2, soon())
     assert read(path, 'SELECT * FROM "t""; drop"') == [dict.fromkeys(columns, "x")]
 
