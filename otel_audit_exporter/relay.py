@@ -19,7 +19,7 @@ from otel_audit_exporter.forks import survive_forks
 from otel_audit_exporter.lane import AnyStore, Lane
 from otel_audit_exporter.outbox import Entry, body_of, seq_of
 
-BATCH_ROWS: Final = 1000  # a PostgreSQL takes the rows of larger requests more slowly
+BATCH_ROWS: Final = 2000
 BATCH_BYTES: Final = 4 * 2**20
 BACKLOG_SENDERS: Final = 4  # batches of a large backlog under way at once
 ADOPT_SECONDS: Final = 60.0
