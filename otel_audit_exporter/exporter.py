@@ -32,13 +32,12 @@ from otel_audit_exporter.outbox import Entry
 from otel_audit_exporter.records import AuditLogRecord, is_audit_record, raw_body, said_by
 from otel_audit_exporter.redaction import Redactor
 from otel_audit_exporter.relay import Relay, deliver_hot
-from otel_audit_exporter.settings import Settings, default_outbox_dir, load_settings, read_settings
+from otel_audit_exporter.settings import MAY_BE_EMPTY, Settings, default_outbox_dir, load_settings, read_settings
 from otel_audit_exporter.sinks.base import Sink, SinkError
 
 # In the order in which they were made.
 _standalone: Final[weakref.WeakKeyDictionary[AuditExporter, None]] = weakref.WeakKeyDictionary()
 _COLD_AFTER_SECONDS: Final = 2.0
-_MAY_BE_EMPTY: Final = frozenset({"redact_keys"})
 
 
 class AuditExporter(LogRecordExporter):
@@ -316,7 +315,7 @@ def said_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in options.items()
-        if value is not None and not (value == "" and name not in _MAY_BE_EMPTY)
+        if value is not None and not (value == "" and name not in MAY_BE_EMPTY)
     }
 
 

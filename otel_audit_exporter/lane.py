@@ -24,7 +24,7 @@ from typing import Final
 
 from otel_audit_exporter.announce import Announcer, Repeats, logger
 from otel_audit_exporter.attributes import INDEX
-from otel_audit_exporter.claims import Claims, as_run
+from otel_audit_exporter.claims import Claims, Numbers
 from otel_audit_exporter.deadletters import DeadLetterStore, ParkedEvent
 from otel_audit_exporter.delivery import Attempt, Refused, attempt
 from otel_audit_exporter.errors import AuditConfigurationError, AuditShutdownError, OutboxError
@@ -335,7 +335,7 @@ class Lane:
             return
         claimed = self._claims.take(store, array("q", map(seq_of, entries)))
         try:
-            mine = _still_in(store, [entry for entry in entries if seq_of(entry) in claimed])
+            mine = _still_in(store, [entry for entry in entries if seq_of(entry) in claimed], claimed)
             if mine:
                 self._offer(store, mine, again=again, proved=proved)
         finally:
@@ -698,14 +698,12 @@ def _may_hold(store: AnyStore, upto: int) -> bool:
         return True
 
 
-def _still_in(store: AnyStore, entries: list[Entry]) -> list[Entry]:
-    """Return those of the entries that nobody has settled since they were read."""
-    seqs = list(map(seq_of, entries))
-    run = as_run(seqs)
-    if run is None:
-        present = set(map(seq_of, store.get(seqs)))
-    elif store.count_between(run.start, run.stop - 1) == len(run):
+def _still_in(store: AnyStore, entries: list[Entry], numbers: Numbers) -> list[Entry]:
+    """Return those of the entries, whose numbers these are, that nobody has settled since they were read."""
+    if not isinstance(numbers, range):
+        present = set(map(seq_of, store.get(numbers)))
+    elif store.count_between(numbers.start, numbers.stop - 1) == len(numbers):
         return entries
     else:
-        present = store.present(run.start, run.stop - 1)
+        present = store.present(numbers.start, numbers.stop - 1)
     return [entry for entry in entries if seq_of(entry) in present]

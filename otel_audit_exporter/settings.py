@@ -420,7 +420,7 @@ SETTINGS: Final = (
 
 _BY_ARGUMENT: Final = {setting.argument: setting for setting in SETTINGS}
 # An empty variable is an unset one (as in OpenTelemetry), but for a list that may be empty on purpose.
-_MAY_BE_EMPTY: Final = frozenset({"redact_keys"})
+MAY_BE_EMPTY: Final = frozenset({"redact_keys"})
 
 
 @dataclass(frozen=True)
@@ -494,7 +494,7 @@ def _find(setting: Setting, arguments: Mapping[str, Any], environ: Mapping[str, 
         return setting.argument, arguments[setting.argument]
     for variable in setting.variables:
         text = environ.get(variable)
-        if text is not None and (text.strip() or setting.argument in _MAY_BE_EMPTY):
+        if text is not None and (text.strip() or setting.argument in MAY_BE_EMPTY):
             return variable, text
     return None, None
 
