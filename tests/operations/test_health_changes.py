@@ -93,35 +93,17 @@ def complaints(caplog: pytest.LogCaptureFixture) -> int:
     return sum("on_health_change raised" in line for line in caplog.messages)
 
 
+@pytest.mark.parametrize("raised", [RuntimeError("the pager is away"), SystemExit()], ids=["error", "end of thread"])
 def test_a_callback_that_raises_is_logged_and_called_again_at_the_next_change(
-    configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture
+    configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture, raised: BaseException
 ) -> None:
     levels: list[str] = []
 
     def complain(health: AuditHealth) -> None:
         levels.append(health.level)
-        raise RuntimeError("the pager is away")
+        raise raised
 
     configured(on_health_change=complain)
-    stub.sink.fail(MISCONFIGURED)
-    emit(1)
-    wait_until(lambda: levels == ["warning"], "the hold is told")
-    stub.sink.heal()
-    assert flush_audit()
-    wait_until(lambda: levels == ["warning", "good"], "its end is told")
-    wait_until(lambda: complaints(caplog) == 2, "both are logged")
-
-
-def test_a_callback_that_ends_its_thread_is_called_again_at_the_next_change(
-    configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture
-) -> None:
-    levels: list[str] = []
-
-    def leave(health: AuditHealth) -> None:
-        levels.append(health.level)
-        raise SystemExit
-
-    configured(on_health_change=leave)
     stub.sink.fail(MISCONFIGURED)
     emit(1)
     wait_until(lambda: levels == ["warning"], "the hold is told")

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import threading
 
-from otel_audit_exporter import flush_audit
+from otel_audit_exporter import AuditPipeline, PendingReceipt, flush_audit
 from tests.operations.conftest import Configure
 from tests.operations.stubs import BAD_ROW, StubExporter, emit
 from tests.sinks.running import in_threads, run_in_child
 
 
-def test_a_dead_letter_that_two_retry_at_once_is_counted_once(configured: Configure, stub: StubExporter) -> None:
+def with_one_parked(configured: Configure, stub: StubExporter) -> tuple[AuditPipeline, PendingReceipt]:
+    """Return a pipeline with one event stored and one parked, and the receipt of the latter."""
     pipeline = configured()
     emit(1)
     assert flush_audit()
     stub.sink.fail(BAD_ROW)
     (receipt,) = emit(1)
     assert flush_audit()
+    return pipeline, receipt
+
+
+def test_a_dead_letter_that_two_retry_at_once_is_counted_once(configured: Configure, stub: StubExporter) -> None:
+    pipeline, receipt = with_one_parked(configured, stub)
     both_are_at_it = threading.Barrier(2)
     stub.sink.behaviour = lambda rows: wait_at(both_are_at_it)
     in_threads([lambda: pipeline.dead_letters().retry(receipt.record_id)] * 2)
@@ -28,12 +34,7 @@ def test_a_dead_letter_that_two_retry_at_once_is_counted_once(configured: Config
 def test_a_dead_letter_that_another_process_retries_is_no_failure_any_more_where_it_was_parked(
     configured: Configure, stub: StubExporter
 ) -> None:
-    pipeline = configured()
-    emit(1)
-    assert flush_audit()
-    stub.sink.fail(BAD_ROW)
-    (receipt,) = emit(1)
-    assert flush_audit()
+    pipeline, receipt = with_one_parked(configured, stub)
     assert (pipeline.stats().failed, pipeline.health().level) == (1, "critical")
 
     def child() -> None:
