@@ -36,7 +36,7 @@ def test_an_outage_is_told_once_and_so_is_its_end(
 ) -> None:
     caplog.set_level(logging.INFO)
     changes: list[AuditHealth] = []
-    pipeline = configured(on_health_change=changes.append)
+    pipeline = configured(on_health_change=changes.append, health_thresholds={"overdue_warning": 20})
     stub.sink.fail(AWAY)
     emit(20)
     wait_until(lambda: bool(changes), "the outage is told")

@@ -128,7 +128,7 @@ class TestAFileTakenOver:
         assert_balanced(pipeline)
         assert not pipeline.force_flush(0)
         (tmp_path / "away").mkdir()
-        assert lane.adopt_orphans() == 3001
+        wait_until(lambda: lane.adopt_orphans() == 3001, "all that is left in it is taken over again")
         assert pipeline.force_flush(60_000)
         assert len(sqlite_rows(tmp_path / "away" / "rows.db")) == 3002
         assert_balanced(pipeline)
