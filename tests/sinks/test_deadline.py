@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -15,6 +14,7 @@ import pytest
 from otel_audit_exporter.sinks import resolver as resolver_module
 from otel_audit_exporter.sinks.http_deadline import Deadline, keep_deadline
 from otel_audit_exporter.sinks.resolver import Resolver
+from tests.sinks.listening import listening
 from tests.sinks.rows import soon
 
 
@@ -78,29 +78,16 @@ def test_a_look_up_works_while_no_thread_can_be_started(monkeypatch: pytest.Monk
     assert "127.0.0.1" in Resolver().addresses("localhost", 80, soon())
 
 
-@contextmanager
-def answering() -> Iterator[int]:
-    """Answer every connection's first request, in a thread."""
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            connection.recv(65_536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, daemon=True).start()
-        yield listener.getsockname()[1]
+def answer(connection: socket.socket) -> None:
+    connection.recv(65_536)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 
 def test_an_address_that_swallows_everything_does_not_use_up_all_of_the_time(names: SlowNames) -> None:
     names.addresses = ["192.0.2.1", "127.0.0.1"]  # the first is a documentation address: no one answers there
     names.answer.set()
     deadline = Deadline()
-    with answering() as port, httpx.Client(trust_env=False) as client:
+    with listening(answer) as port, httpx.Client(trust_env=False) as client:
         assert keep_deadline(client, deadline)
         with deadline.until(soon(4)):
             assert client.get(f"http://two.example:{port}").text == "ok"
@@ -128,7 +115,7 @@ def test_the_deadline_is_the_threads_own() -> None:
 
 def test_it_says_whether_a_new_connection_was_made() -> None:
     deadline = Deadline()
-    with answering() as port, httpx.Client(trust_env=False) as client:
+    with listening(answer) as port, httpx.Client(trust_env=False) as client:
         keep_deadline(client, deadline)
         with deadline.until(soon()):
             client.get(f"http://127.0.0.1:{port}")

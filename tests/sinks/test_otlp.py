@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from otel_audit_exporter.faults import Fault
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.otlp import OTLPSink
 from tests.pipeline.said import arguments
+from tests.sinks.listening import listening
 from tests.sinks.tls import serving_tls
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 1000000\r\n\r\n"
@@ -41,21 +42,16 @@ def answering(start: bytes, *, dripping: bytes = b"") -> Iterator[int]:
     ended = threading.Event()
 
     def answer(connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            connection.recv(100_000)
-            connection.sendall(start)
-            while dripping and not ended.wait(0.05):
-                connection.sendall(dripping)
+        connection.recv(100_000)
+        connection.sendall(start)
+        while dripping and not ended.wait(0.05):
+            connection.sendall(dripping)
 
-    def serve() -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, daemon=True).start()
-        yield listener.getsockname()[1]
-        ended.set()
+    with listening(answer) as port:
+        try:
+            yield port
+        finally:
+            ended.set()
 
 
 def test_an_answer_that_drips_ends_with_the_deadline() -> None:

@@ -7,13 +7,15 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from tests.sinks.listening import listening
 
 _HELD_SECONDS = 30.0
 
@@ -49,18 +51,16 @@ def serving_tls(directory: Path, *, dripping: bytes = b"") -> Iterator[int]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*make_certificate(directory))
     ended = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=_serve, args=(listener, context, dripping, ended), daemon=True).start()
-        yield listener.getsockname()[1]
-        ended.set()
 
+    def answer(plain: socket.socket) -> None:
+        with context.wrap_socket(plain, server_side=True) as connection:
+            for byte in dripping:
+                connection.sendall(bytes([byte]))
+                ended.wait(0.1)
+            ended.wait(_HELD_SECONDS)
 
-def _serve(listener: socket.socket, context: ssl.SSLContext, dripping: bytes, ended: threading.Event) -> None:
-    with suppress(OSError):
-        while True:
-            plain, _ = listener.accept()
-            with suppress(OSError), context.wrap_socket(plain, server_side=True) as connection:
-                for byte in dripping:
-                    connection.sendall(bytes([byte]))
-                    ended.wait(0.1)
-                ended.wait(_HELD_SECONDS)
+    with listening(answer) as port:
+        try:
+            yield port
+        finally:
+            ended.set()
