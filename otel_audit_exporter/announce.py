@@ -11,7 +11,8 @@ import time
 from typing import Final
 
 from otel_audit_exporter.attributes import INDEX
-from otel_audit_exporter.event import parse_json, split
+from otel_audit_exporter.event import parse_json
+from otel_audit_exporter.event_bytes import split
 from otel_audit_exporter.sinks.base import SinkError
 
 logger: Final = logging.getLogger("otel_audit_exporter")

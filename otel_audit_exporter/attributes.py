@@ -5,9 +5,10 @@ The ``audit.*`` names are those of the draft OpenTelemetry Audit signal (OTEP 02
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
-# The order is the format of an event's bytes (event.py): new fields go to the end.
+# The order is the format of an event's bytes (event_bytes.py): new fields go to the end.
 FIELDS: Final = (
     "record_id",
     "yacht_id",
@@ -30,6 +31,19 @@ FIELDS: Final = (
     "span_id",
     "event_name",
 )
+DEFAULT_COLUMNS: Final[Mapping[str, str]] = {
+    "id": "record_id",
+    "yacht_id": "yacht_id",
+    "entity_type": "entity_type",
+    "action": "action",
+    "entity_id": "entity_id",
+    "created_by": "user_id",
+    "created_at": "timestamp",
+    "old_values": "old_values",
+    "new_values": "new_values",
+}
+"""The columns of the default table, and the field that each takes: the first of ``FIELDS``, in their order."""
+
 INDEX: Final = {name: position for position, name in enumerate(FIELDS)}
 
 # Fields whose value is a JSON document; as an attribute they are the text of that document.

@@ -49,6 +49,8 @@ def as_run(numbers: Sequence[int]) -> range | None:
 
 
 def _compact(numbers: Sequence[int]) -> Numbers:
+    if isinstance(numbers, range):
+        return numbers
     run = as_run(numbers)
     return frozenset(numbers) if run is None else run
 

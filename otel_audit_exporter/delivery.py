@@ -35,7 +35,7 @@ class Refused(Generic[T]):
 class Attempt(Generic[T]):
     """What became of the items of one attempt: each is in one of the three lists."""
 
-    stored: list[T] = field(default_factory=list)
+    stored: Sequence[T] = field(default_factory=list)
     refused: list[Refused[T]] = field(default_factory=list)
     waiting: list[T] = field(default_factory=list)
     error: SinkError | None = None  # why the rest waits
@@ -50,7 +50,7 @@ class _Run(Generic[T]):
     def __init__(
         self,
         sink: Sink,
-        rows_of: Callable[[Sequence[T]], list[bytes]],
+        rows_of: Callable[[Sequence[T]], Sequence[bytes]],
         deadline: float,
         on_stored: Callable[[Sequence[T]], None],
         doubts_sink: bool,
@@ -143,7 +143,7 @@ class _Run(Generic[T]):
         except BaseException as error:  # whatever it raises, the events wait, and everybody who waits is told
             return unforeseen(error)
         self._accepted += len(items)
-        self._attempt.stored.extend(items)
+        self._attempt.stored = [*self._attempt.stored, *items] if self._attempt.stored else items
         self._on_stored(items)
         return None
 
@@ -170,7 +170,7 @@ class _Run(Generic[T]):
 def attempt(
     sink: Sink,
     items: Sequence[T],
-    rows_of: Callable[[Sequence[T]], list[bytes]],
+    rows_of: Callable[[Sequence[T]], Sequence[bytes]],
     deadline: float,
     on_stored: Callable[[Sequence[T]], None],
     *,

@@ -1,7 +1,7 @@
 """The audit event: what a caller says, checked and frozen into bytes at the call.
 
-An event's bytes are a JSON array of the values of :data:`~otel_audit_exporter.attributes.FIELDS`, one to a
-line. It is plain JSON for whoever reads it, and a row is cut out of it without parsing (mapping.py).
+An event's bytes are plain JSON for whoever reads them (event_bytes.py), and a row is cut out of them without
+parsing (mapping.py).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from opentelemetry.trace import SpanContext, get_current_span
 from otel_audit_exporter.attributes import ACTOR_TYPES, FIELDS, INDEX, OUTCOMES
 from otel_audit_exporter.encoding import Encoder
 from otel_audit_exporter.errors import AuditEventError
+from otel_audit_exporter.event_bytes import UNSAID_JSON, assemble, split
 from otel_audit_exporter.json_text import plain_json
 
 if hasattr(os, "register_at_fork"):  # a child must not draw the ids that its parent draws
@@ -32,7 +33,6 @@ if hasattr(os, "register_at_fork"):  # a child must not draw the ids that its pa
 Ids = Literal["uuid", "text"]
 
 _NULL: Final = b"null"
-SEPARATOR: Final = b",\n"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _IDEMPOTENCY_NAMESPACE: Final = uuid.UUID("6f0a3b52-7a3c-5c0e-9c39-1d5b8f0e2a77")
@@ -161,7 +161,7 @@ class EventRules:
         action = _plain_text(said["action"])
         return ComposedEvent(
             record_id,
-            b"[" + SEPARATOR.join(fragments) + b"]",
+            assemble(fragments),
             action,
             said.get("event_name") or f"{_plain_text(said.get('entity_type', 'audit'))}.{action}",
             timestamp_ns,
@@ -236,7 +236,7 @@ class EventRules:
 
     def _refuse_unmapped(self, fragments: list[bytes], problems: dict[str, str]) -> None:
         for name in self._refused:
-            if fragments[INDEX[name]] not in (_NULL, _UNSAID.get(name)):
+            if fragments[INDEX[name]] not in (_NULL, UNSAID_JSON.get(name)):
                 problems[name] = "no column takes it (see the `columns` and `unmapped` settings)"
 
     def _text_id(self, value: object) -> bytes:
@@ -264,12 +264,6 @@ _SURROUNDINGS: Final = tuple(
 )
 _TRACE_IDS: Final = (("trace_id", 32), ("span_id", 16))
 _USUAL: Final = _ARGUMENTS - {name for name, _ in _SURROUNDINGS}
-_UNSAID: Final = {"outcome": b'"success"', "actor_type": b'"user"'}
-
-
-def split(body: bytes) -> list[bytes]:
-    """Return the JSON fragments of an event's bytes, in the order of ``FIELDS``."""
-    return body[1:-1].split(SEPARATOR)
 
 
 def decode(body: bytes) -> dict[str, Any]:
@@ -343,7 +337,7 @@ def _document(name: str, fragment: bytes, problems: dict[str, str]) -> bytes:
 
 def _digest(fragments: list[bytes]) -> bytes:
     said = fragments[1:6] + fragments[7:14]
-    return blake2b(SEPARATOR.join(said), digest_size=16).digest()
+    return blake2b(b"\n".join(said), digest_size=16).digest()
 
 
 # The running second and its text, replaced as one value: a timestamp costs one format, not one calendar.

@@ -11,7 +11,8 @@ from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter.announce import logger
-from otel_audit_exporter.event import SEPARATOR
+from otel_audit_exporter.attributes import FIELDS
+from otel_audit_exporter.event_bytes import split
 from otel_audit_exporter.exporter import AuditExporter
 from otel_audit_exporter.lane import RowsOf
 from otel_audit_exporter.mapping import TableMapping
@@ -282,7 +283,7 @@ def taken_from_client(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _whole(bodies: Sequence[bytes]) -> list[bytes]:
-    if not all(SEPARATOR in body for body in bodies):
+    if not all(len(split(body)) == len(FIELDS) for body in bodies):
         raise ValueError("no event")
     return list(bodies)
 

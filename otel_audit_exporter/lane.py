@@ -14,8 +14,8 @@ import time
 import uuid
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -28,20 +28,21 @@ from otel_audit_exporter.claims import Claims, Numbers
 from otel_audit_exporter.deadletters import DeadLetterStore, ParkedEvent
 from otel_audit_exporter.delivery import Attempt, Refused, attempt
 from otel_audit_exporter.errors import AuditConfigurationError, AuditShutdownError, OutboxError
-from otel_audit_exporter.event import parse_json, split
+from otel_audit_exporter.event import parse_json
+from otel_audit_exporter.event_bytes import split
 from otel_audit_exporter.faults import FOREIGN_KEY_CODES, Fault, Verdict
 from otel_audit_exporter.folder import HeldFile, OutboxFolder
 from otel_audit_exporter.forks import Lock, survive_forks
 from otel_audit_exporter.health import AuditHealth, HealthThresholds, assess, broken
 from otel_audit_exporter.housekeeper import housekeeper
-from otel_audit_exporter.outbox import Entry, MemoryOutbox, OutboxFile, Refusal, body_of, seq_of
+from otel_audit_exporter.outbox import Entry, MemoryOutbox, OutboxFile, Refusal, bodies_of, body_of, numbers_of, seq_of
 from otel_audit_exporter.retry import OPEN_GATE, Gate, GateState, refusal_delay
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.stats import AuditStats, Books
 from otel_audit_exporter.writes import TimedSink, Writes
 
 AnyStore = OutboxFile | MemoryOutbox
-RowsOf = Callable[[Sequence[bytes]], list[bytes]]
+RowsOf = Callable[[Sequence[bytes]], Sequence[bytes]]
 _REMEMBERED_BATCHES: Final = 256
 _COUNTED_OVERDUE: Final = 2000
 # Connections of a parent process: SQLite's must neither be used nor closed in a child, so they are kept here.
@@ -158,7 +159,7 @@ class Lane:
         self._waiters: dict[tuple[int, int], list[Waiter]] = {}
         self._first_refused: dict[tuple[int, int], int] = {}
         self.dropped: set[str] = set()  # dead letters that were removed for good, by hand
-        self._acknowledged: deque[tuple[AnyStore, array[int], float]] = deque(maxlen=_REMEMBERED_BATCHES)
+        self._acknowledged: deque[tuple[AnyStore, Sequence[int], float]] = deque(maxlen=_REMEMBERED_BATCHES)
         self._held: HeldFile | None = None
         self._adopted: list[tuple[OutboxFolder, HeldFile]] = []
         self._left_in: dict[int, int] = {}  # events in each file that was taken over, by the id of its store
@@ -323,6 +324,17 @@ class Lane:
         """
         self._attempt(store, entries)
 
+    def attempt_run(self, store: AnyStore, numbers: range) -> None:
+        """Do as :meth:`attempt` does with the events of a run, which are read when they are known to be free."""
+        if self.closed:
+            return
+        with self._claiming(store, numbers) as claimed:
+            run: Sequence[Entry] | None = store.read_run(numbers) if claimed == numbers else None
+            if run is None:
+                run = store.get(claimed)
+            if run:
+                self._offer(store, run)
+
     def attempt_refused(self, store: AnyStore, limit: int, *, at_once: bool = False) -> None:
         """Offer events again that were refused by themselves: those that are due, or (``at_once``) all of them."""
         proved, due = self._due_refusals(store, at_once=at_once)
@@ -333,18 +345,23 @@ class Lane:
     def _attempt(self, store: AnyStore, entries: Sequence[Entry], *, again: bool = False, proved: bool = False) -> None:
         if self.closed or not entries:
             return
-        claimed = self._claims.take(store, array("q", map(seq_of, entries)))
-        try:
+        with self._claiming(store, numbers_of(entries)) as claimed:
             mine = _still_in(store, [entry for entry in entries if seq_of(entry) in claimed], claimed)
             if mine:
                 self._offer(store, mine, again=again, proved=proved)
+
+    @contextmanager
+    def _claiming(self, store: AnyStore, numbers: Sequence[int]) -> Iterator[Numbers]:
+        claimed = self._claims.take(store, numbers)
+        try:
+            yield claimed
         finally:
             self._claims.give_back(store, claimed)
             with self._progress:
                 self.attempts_ended += 1
                 self._progress.notify_all()
 
-    def _offer(self, store: AnyStore, entries: Sequence[Entry], *, again: bool, proved: bool) -> None:
+    def _offer(self, store: AnyStore, entries: Sequence[Entry], *, again: bool = False, proved: bool = False) -> None:
         if again or not self.gate.flowing:
             self.books.count(retried=len(entries))
         deadline = time.monotonic() + self.options.export_timeout_seconds
@@ -360,8 +377,8 @@ class Lane:
             if self.closed:  # meanwhile, and the sink may have opened a new connection since
                 self.sink.close()
 
-    def _rows(self, entries: Sequence[Entry]) -> list[bytes]:
-        return self.rows_of(list(map(body_of, entries)))
+    def _rows(self, entries: Sequence[Entry]) -> Sequence[bytes]:
+        return self.rows_of(bodies_of(entries))
 
     def row_of(self, body: bytes) -> bytes:
         """Return the sink's row of one event's bytes."""
@@ -369,7 +386,7 @@ class Lane:
 
     def _settle(self, store: AnyStore, stored: Sequence[Entry]) -> None:
         now = time.time()
-        seqs = array("q", map(seq_of, stored))
+        seqs = numbers_of(stored)
         # The sink first, then the outbox: a kill in between means one more offer of an id that is known there.
         with store.lock:
             gone = store.settle(seqs)
@@ -397,7 +414,7 @@ class Lane:
                 self.gate = self.gate.after_success(now)
             if self.gate.flowing:
                 self.announcer.delivering()
-        self._tell(store, array("q", map(seq_of, result.waiting)), settled=False)
+        self._tell(store, numbers_of(result.waiting), settled=False)
 
     def _judge(self, store: AnyStore, result: Attempt[Entry], accepted_before: int, *, in_doubt: bool) -> None:
         """Park what is proved to be at fault by itself; let the rest wait for a proof.
@@ -522,7 +539,7 @@ class Lane:
             if not waiters:
                 self._waiters.pop(key, None)
 
-    def _tell(self, store: AnyStore, seqs: array[int], *, settled: bool) -> None:
+    def _tell(self, store: AnyStore, seqs: Sequence[int], *, settled: bool) -> None:
         told: list[Waiter] = []
         with self._state_lock:
             if self._waiters:

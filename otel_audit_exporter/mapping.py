@@ -12,50 +12,28 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from otel_audit_exporter.attributes import FIELDS, INDEX, JSON_FIELDS
+from otel_audit_exporter.attributes import DEFAULT_COLUMNS, FIELDS, INDEX, JSON_FIELDS
 from otel_audit_exporter.encoding import Encoder
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event import REQUIRED_BY_DEFAULT, SEPARATOR, parse_json, split
+from otel_audit_exporter.event import REQUIRED_BY_DEFAULT, parse_json
+from otel_audit_exporter.event_bytes import UNSAID_JSON, as_row, as_rows, split
+from otel_audit_exporter.joined import Joined
 
 Unmapped = Literal["fold", "drop", "error"]
 
-DEFAULT_COLUMNS: Final[Mapping[str, str]] = {
-    "id": "record_id",
-    "yacht_id": "yacht_id",
-    "entity_type": "entity_type",
-    "action": "action",
-    "entity_id": "entity_id",
-    "created_by": "user_id",
-    "created_at": "timestamp",
-    "old_values": "old_values",
-    "new_values": "new_values",
-}
+_NULL: Final = b"null"
 
 # Said by the caller: kept under `_audit` where no column takes them. The value is what nobody has to say.
 _SAID: Final = {
-    "outcome": b'"success"',
-    "actor_type": b'"user"',
-    "on_behalf_of": b"null",
-    "metadata": b"null",
-    "signature": b"null",
+    field: UNSAID_JSON.get(field, b"null")
+    for field in ("outcome", "actor_type", "on_behalf_of", "metadata", "signature")
 }
 UNSAID: Final[Mapping[str, str | None]] = {field: orjson.loads(value) for field, value in _SAID.items()}
 # Known from the surroundings: into the metadata column where there is one, else left out.
 _SURROUNDINGS: Final = ("source_ip", "request_id", "user_agent")
 _TRACE: Final = ("trace_id", "span_id")
-_NULL: Final = b"null"
 
-# How an event ends of which nobody said more than its columns, without and with the ids of a trace: such an end is
-# cut off, and not taken apart.
-_PLAIN_FROM: Final = INDEX["outcome"]
 _TRACE_AT: Final = frozenset(INDEX[field] for field in _TRACE)
-_PLAIN_END: Final = (
-    SEPARATOR + SEPARATOR.join([*_SAID.values(), *[_NULL] * (len(FIELDS) - _PLAIN_FROM - len(_SAID))]) + b"]"
-)
-_TRACED_END: Final = SEPARATOR + SEPARATOR.join([*_SAID.values(), *[_NULL] * len(_SURROUNDINGS), b'"'])
-_TRACED_END_BYTES: Final = (
-    len(_TRACED_END) + len(SEPARATOR.join([b"0" * 32 + b'"', b'"' + b"0" * 16 + b'"', _NULL])) + 1
-)
 
 
 class TableMapping:
@@ -92,9 +70,9 @@ class TableMapping:
         self._usual = tuple(_SAID[FIELDS[position]] for position in self._foldable)
         self._pick = itemgetter(*self._foldable) if len(self._foldable) > 1 else None
         self._template, self._indexes = self._compile()
-        columns_end = all(INDEX[field] < _PLAIN_FROM for field in self._fields.values())
-        loses_more = not self.left_out.isdisjoint(FIELDS[:_PLAIN_FROM])
-        self._cuts_off = columns_end and not self._defaults and not loses_more
+        in_row = frozenset(DEFAULT_COLUMNS.values())
+        self._of_row = taken <= in_row and not self._defaults and self.left_out.isdisjoint(in_row)
+        self._is_row = self._of_row and tuple(self._fields.items()) == tuple(DEFAULT_COLUMNS.items())
 
     @property
     def key_column(self) -> str:
@@ -124,20 +102,20 @@ class TableMapping:
         self._on_left_out = tell
         self._watched = _positions(self.left_out)
 
-    def rows(self, bodies: Sequence[bytes]) -> list[bytes]:
+    def rows(self, bodies: Sequence[bytes]) -> Sequence[bytes]:
         """Return the rows of events, each as the bytes of one JSON object."""
-        if not self._cuts_off:
-            return list(map(self.row, bodies))
-        template, indexes, plain, end = self._template, self._indexes, _PLAIN_END, -len(_PLAIN_END)
-        return [
-            template % indexes(body[1:end].split(SEPARATOR)) if body.endswith(plain) else self.row(body)
-            for body in bodies
-        ]
+        if isinstance(bodies, Joined) and self._is_row:
+            rows = as_rows(bodies, traces_too=self._loses_traces())
+            if rows is not None:
+                return rows
+        return list(map(self.row, bodies))
 
     def row(self, body: bytes) -> bytes:
         """Return the row of an event as the bytes of one JSON object."""
-        if self._cuts_off and (end := self._plain_end(body)):
-            return bytes(self._template % self._indexes(body[1:-end].split(SEPARATOR)))
+        if self._of_row:
+            row = as_row(body, traces_too=self._loses_traces())
+            if row is not None:
+                return row if self._is_row else bytes(self._template % self._indexes(row.split(b"\n")[1::2]))
         fragments = split(body)
         for at in self._watched:
             if fragments[at] not in (_NULL, _SAID.get(FIELDS[at])):
@@ -153,14 +131,8 @@ class TableMapping:
             return self._row_with_defaults(fragments)
         return bytes(self._template % self._indexes(fragments))
 
-    def _plain_end(self, body: bytes) -> int:
-        """Return how many bytes at the end say nothing that becomes a part of the row; 0 where they may."""
-        if body.endswith(_PLAIN_END):
-            return len(_PLAIN_END)
-        traced = body.startswith(_TRACED_END, len(body) - _TRACED_END_BYTES)
-        if traced and _TRACE_AT.isdisjoint(self._watched):
-            return _TRACED_END_BYTES
-        return 0
+    def _loses_traces(self) -> bool:
+        return _TRACE_AT.isdisjoint(self._watched)
 
     def _may_lose(self) -> Iterable[str]:
         """Return what a caller may say and lose without having asked for it."""

@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,11 +20,12 @@ from importlib import resources
 from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, overload
 
 from otel_audit_exporter.ballast import Ballast
 from otel_audit_exporter.errors import OutboxError, OutboxFullError
 from otel_audit_exporter.forks import quiet
+from otel_audit_exporter.joined import SEPARATOR, Joined
 
 FORMAT_VERSION: Final = 1
 _BUSY_SECONDS: Final = 5.0
@@ -35,6 +37,7 @@ _SPARE_PAGES: Final = 64  # beyond the quota, for notes on events that are in th
 _VACUUM_PAGES: Final = 2048  # give back to the disk in steps, so that no caller waits long for the lock
 
 
+_NO_RUN: Final = range(0)
 _READ_ROWS: Final = 16  # at a time, so that large events are not read in vain
 
 # One event in a store: its number and its bytes. A plain tuple, as the garbage collector soon looks at those no more,
@@ -42,6 +45,39 @@ _READ_ROWS: Final = 16  # at a time, so that large events are not read in vain
 Entry = tuple[int, bytes]
 seq_of: Final[Callable[[Entry], int]] = itemgetter(0)
 body_of: Final[Callable[[Entry], bytes]] = itemgetter(1)
+
+
+class Run(Sequence[Entry]):
+    """Events with consecutive numbers, their bytes in one piece; entries are made where one is asked for."""
+
+    def __init__(self, numbers: range, bodies: Joined) -> None:
+        self.numbers = numbers
+        self.bodies = bodies
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return zip(self.numbers, self.bodies, strict=True)
+
+    @overload
+    def __getitem__(self, at: int) -> Entry: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Entry]: ...
+    def __getitem__(self, at: int | slice) -> Entry | list[Entry]:
+        if isinstance(at, int):
+            return self.numbers[at], self.bodies[at]
+        return list(zip(self.numbers[at], self.bodies[at], strict=True))
+
+
+def numbers_of(entries: Sequence[Entry]) -> Sequence[int]:
+    """Return the numbers of these events."""
+    return entries.numbers if isinstance(entries, Run) else array("q", map(seq_of, entries))
+
+
+def bodies_of(entries: Sequence[Entry]) -> Sequence[bytes]:
+    """Return the bytes of these events."""
+    return entries.bodies if isinstance(entries, Run) else list(map(body_of, entries))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +108,18 @@ class Store(Protocol):
 
     def read(self, after: int, upto: int | None, limit: int, max_bytes: int) -> list[Entry]:
         """Return the oldest events without a refusal, numbered in ``(after, upto]``."""
+        ...
+
+    def find_run(self, after: int, upto: int, limit: int, max_bytes: int) -> range:
+        """Return the numbers of the oldest events in ``(after, upto]``, ``limit`` of them, for :meth:`read_run`.
+
+        Empty where there are none, where one of these numbers is missing, where they are larger together than
+        ``max_bytes``, and where the store holds any refusal: then :meth:`read` is for them.
+        """
+        ...
+
+    def read_run(self, numbers: range) -> Run | None:
+        """Return all of the numbered events at once; None where one of them is not here any more."""
         ...
 
     def get(self, seqs: Iterable[int]) -> list[Entry]:
@@ -252,6 +300,31 @@ class OutboxFile:
             )
             return _up_to(rows, max_bytes)
 
+    def find_run(self, after: int, upto: int, limit: int, max_bytes: int) -> range:
+        with self.lock, _as_outbox_error(self.path):
+            if self.closed:
+                return _NO_RUN
+            sql = "SELECT min(seq), EXISTS (SELECT 1 FROM refusal) FROM event WHERE seq > ?"
+            first, refusals = self._connection.execute(sql, (after,)).fetchone()
+            if first is None or first > upto or refusals:
+                return _NO_RUN
+            numbers = range(first, min(first + limit, upto + 1))
+            sql = "SELECT count(*), total(length(body)) FROM event WHERE seq BETWEEN ? AND ?"
+            count, size = self._connection.execute(sql, (numbers[0], numbers[-1])).fetchone()
+        return numbers if count == len(numbers) and size <= max_bytes else _NO_RUN
+
+    def read_run(self, numbers: range) -> Run | None:
+        with self.lock, _as_outbox_error(self.path):
+            if self.closed:
+                return None
+            sql = (
+                "SELECT count(*), CAST(group_concat(body, ?) AS BLOB) "
+                "FROM (SELECT body FROM event WHERE seq BETWEEN ? AND ? ORDER BY seq)"
+            )
+            between = (SEPARATOR.decode(), numbers[0], numbers[-1])
+            count, text = self._connection.execute(sql, between).fetchone()
+        return Run(numbers, Joined(text, count)) if count == len(numbers) else None
+
     def get(self, seqs: Iterable[int]) -> list[Entry]:
         with self.lock, _as_outbox_error(self.path):
             found = (
@@ -272,7 +345,7 @@ class OutboxFile:
             return int(self._connection.execute(sql, (first, last)).fetchone()[0])
 
     def settle(self, seqs: Iterable[int]) -> int:
-        runs = _runs(sorted(seqs))
+        runs = _runs(seqs if isinstance(seqs, range) else sorted(seqs))
         with self.lock, _as_outbox_error(self.path):
             try:
                 gone = self._delete(runs)
@@ -470,6 +543,12 @@ class MemoryOutbox:
                 limit -= 1
                 yield seq, body
 
+    def find_run(self, after: int, upto: int, limit: int, max_bytes: int) -> range:
+        return _NO_RUN  # nothing is gained: the bytes are at hand one by one
+
+    def read_run(self, numbers: range) -> Run | None:
+        return None
+
     def get(self, seqs: Iterable[int]) -> list[Entry]:
         with self.lock:
             return [(seq, self._events[seq][1]) for seq in seqs if seq in self._events]
@@ -607,7 +686,7 @@ def salvage(path: str | os.PathLike[str]) -> list[bytes]:
             connection.execute("PRAGMA writable_schema = ON")  # a file that was cut short is read as far as it goes
             rows = connection.execute(f"SELECT seq, body FROM event ORDER BY seq {direction}")  # noqa: S608
             for seq, body in rows:
-                if isinstance(body, bytes) and body.startswith(b"[") and body.endswith(b"]"):
+                if isinstance(body, bytes) and body.startswith((b"[", b"{")) and body.endswith((b"]", b"}")):
                     found[seq] = body
         except sqlite3.Error:
             continue

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
-from otel_audit_exporter.attributes import FIELDS, JSON_FIELDS
+from otel_audit_exporter.attributes import DEFAULT_COLUMNS, FIELDS, JSON_FIELDS
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.event import parse_json
-from otel_audit_exporter.mapping import DEFAULT_COLUMNS, UNSAID, TableMapping
+from otel_audit_exporter.mapping import UNSAID, TableMapping
 from otel_audit_exporter.settings import Settings
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.table_settings import table_exporter

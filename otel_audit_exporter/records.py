@@ -24,7 +24,8 @@ from otel_audit_exporter.attributes import (
     JSON_FIELDS,
 )
 from otel_audit_exporter.encoding import Encoder
-from otel_audit_exporter.event import ComposedEvent, parse_json, split
+from otel_audit_exporter.event import ComposedEvent, parse_json
+from otel_audit_exporter.event_bytes import assemble, split
 
 LARGE_BYTES: Final = 16 * 1024
 _NO_CONTEXT: Final = Context()
@@ -173,8 +174,9 @@ def raw_body(record: LogRecord, encoder: Encoder) -> bytes:
     """Return bytes for a record that cannot become an event, so that it can be parked as it is, but for secrets."""
     said: dict[str, Any] = {"outcome": "unknown", "record_id": str(uuid.uuid4()), **said_by(record)}
     plain = Encoder()
-    fragments = [
-        (plain if isinstance(value, str) and name not in JSON_FIELDS else encoder).value(value)
-        for name, value in ((name, said.get(name)) for name in FIELDS)
-    ]
-    return b"[" + b",\n".join(fragments) + b"]"
+    return assemble(
+        [
+            (plain if isinstance(value, str) and name not in JSON_FIELDS else encoder).value(value)
+            for name, value in ((name, said.get(name)) for name in FIELDS)
+        ]
+    )

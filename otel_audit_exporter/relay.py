@@ -20,6 +20,7 @@ from otel_audit_exporter.lane import AnyStore, Lane
 from otel_audit_exporter.outbox import Entry, body_of, seq_of
 
 BATCH_ROWS: Final = 2000
+RUN_ROWS: Final = 1000
 BATCH_BYTES: Final = 4 * 2**20
 BACKLOG_SENDERS: Final = 4  # batches of a large backlog under way at once
 ADOPT_SECONDS: Final = 60.0
@@ -210,10 +211,13 @@ class Relay:
 
     def _send(self, backlog: _Backlog) -> None:
         while not self._stopping and self._lane.gate.flowing:
-            entries = backlog.take()
-            if not entries:
+            run = backlog.take_run()
+            if run:
+                self._lane.attempt_run(backlog.store, run)
+            elif entries := backlog.take():
+                self._lane.attempt(backlog.store, entries)
+            else:
                 return
-            self._lane.attempt(backlog.store, entries)
 
     def _tell_closed_road(self, store: AnyStore, seq: int) -> None:
         unseen = self._hot and store is self._lane.opened and self._lane.hot_seen < seq <= self._cold_mark
@@ -254,6 +258,14 @@ class _Backlog:
             if self.last:
                 self._after = seq_of(self.last[-1])
             return self.last
+
+    def take_run(self) -> range:
+        """Return the numbers of the next batch where it is a run that can be read at once; empty where it is none."""
+        with self._lock:
+            run = self.store.find_run(self._after, self._upto, RUN_ROWS, BATCH_BYTES)
+            if run:
+                self._after = run[-1]
+            return run
 
 
 class _Assistant:

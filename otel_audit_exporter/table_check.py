@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from otel_audit_exporter.attributes import ACTOR_TYPES, FIELDS, JSON_FIELDS, OUTCOMES
-from otel_audit_exporter.mapping import DEFAULT_COLUMNS
+from otel_audit_exporter.attributes import ACTOR_TYPES, DEFAULT_COLUMNS, FIELDS, JSON_FIELDS, OUTCOMES
 from otel_audit_exporter.table_sql import columns_text
 
 

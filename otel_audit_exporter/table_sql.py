@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final, Literal
 
+from otel_audit_exporter.attributes import DEFAULT_COLUMNS
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.mapping import DEFAULT_COLUMNS
 
 FULL_COLUMNS: Final[Mapping[str, str]] = {
     **DEFAULT_COLUMNS,

@@ -11,12 +11,13 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from otel_audit_exporter.attributes import DEFAULT_COLUMNS
 from otel_audit_exporter.cli import talk
 from otel_audit_exporter.cli.destination import Arguments, configured_pipeline, with_destination
 from otel_audit_exporter.cli.sink_errors import EXIT_REFUSED, told_sink_errors
 from otel_audit_exporter.errors import AuditDeliveryError
 from otel_audit_exporter.event import EventRules
-from otel_audit_exporter.mapping import DEFAULT_COLUMNS, TableMapping
+from otel_audit_exporter.mapping import TableMapping
 from otel_audit_exporter.settings import Settings, load_settings
 from otel_audit_exporter.table_check import MARK, Column, Findings, Fit, TableFacts, examine, suggest, values_that_fit
 from otel_audit_exporter.table_settings import table_exporter

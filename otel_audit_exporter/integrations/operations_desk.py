@@ -22,7 +22,8 @@ from otel_audit_exporter.attributes import INDEX
 from otel_audit_exporter.configure import get_audit_pipeline
 from otel_audit_exporter.deadletters import ParkedEvent
 from otel_audit_exporter.errors import AuditDeliveryError, AuditError, OutboxError
-from otel_audit_exporter.event import parse_json, split
+from otel_audit_exporter.event import parse_json
+from otel_audit_exporter.event_bytes import split
 from otel_audit_exporter.health import AuditHealth
 from otel_audit_exporter.integrations.operations_page import NOTICES, PageData, render_page
 from otel_audit_exporter.pipeline import AuditPipeline

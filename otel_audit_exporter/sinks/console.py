@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import IO
 
 from otel_audit_exporter.attributes import FIELDS, JSON_FIELDS
-from otel_audit_exporter.event import parse_json, split
+from otel_audit_exporter.event import parse_json
+from otel_audit_exporter.event_bytes import split
 
 
 class ConsoleSink:

@@ -23,6 +23,7 @@ from otel_audit_exporter.faults import (
     classify_sqlstate,
     describe_sqlstate,
 )
+from otel_audit_exporter.joined import json_array
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, seconds_left
 from otel_audit_exporter.sinks.postgres_statement import DESCRIBE_TABLE, Insert, ShapeError, TableShape
 from otel_audit_exporter.sinks.resolver import Resolver
@@ -130,7 +131,7 @@ class PostgresSink:
             return
         if os.getpid() != self._pid:
             self.renew_after_fork()
-        values = b"[" + b",".join(rows) + b"]"
+        values = json_array(rows)
         known = self._statement is not None
         try:
             self._insert(values, deadline)

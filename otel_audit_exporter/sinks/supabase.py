@@ -30,6 +30,7 @@ from otel_audit_exporter.faults import (
     describe_http,
     parse_retry_after,
 )
+from otel_audit_exporter.joined import json_array
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
 from otel_audit_exporter.sinks.resolver import run_aside
 
@@ -132,7 +133,7 @@ class SupabaseSink:
             return
         if os.getpid() != self._pid:
             self.renew_after_fork()
-        answer = self._exchange(b"[%b]" % b",".join(rows), deadline)
+        answer = self._exchange(json_array(rows), deadline)
         if not _proves_storage(answer):
             raise _refusal(answer)
 

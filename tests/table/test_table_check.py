@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from otel_audit_exporter.mapping import DEFAULT_COLUMNS, TableMapping
+from otel_audit_exporter.attributes import DEFAULT_COLUMNS
+from otel_audit_exporter.mapping import TableMapping
 from otel_audit_exporter.table_check import Column, Fit, TableFacts, examine, suggest, values_that_fit, wrong_type
 from otel_audit_exporter.table_sql import columns_text
 

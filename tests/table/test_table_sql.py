@@ -12,7 +12,7 @@ from psycopg import errors
 from psycopg.sql import SQL, Composed, Identifier
 
 from otel_audit_exporter import AuditConfigurationError
-from otel_audit_exporter.mapping import DEFAULT_COLUMNS
+from otel_audit_exporter.attributes import DEFAULT_COLUMNS
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.table_sql import FULL_COLUMNS, TablePlan
 from tests.stack import Stack

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from otel_audit_exporter.deadletters import MemoryDeadLetters
 from otel_audit_exporter.event import EventRules
 from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.folder import Destination, OutboxFolder
 from otel_audit_exporter.lane import Lane, LaneOptions, Ticket
 from otel_audit_exporter.sinks.base import SinkError
 from tests.stack.waiting import wait_until
@@ -89,3 +92,42 @@ def test_others_that_passed_while_the_refusal_was_on_its_way_prove_nothing(lane:
     lane.attempt_refused(lane.own, 10)
     assert (lane.books.failed, lane.books.succeeded) == (0, 2)
     assert lane.stats().held == 0
+
+
+@pytest.fixture
+def on_disk(table: Table, tmp_path: Path) -> Iterator[Lane]:
+    folder = OutboxFolder(tmp_path, Destination("lane", "nowhere", "public", "table"))
+    letters = MemoryDeadLetters()
+    lane = Lane("lane", table, list, folders=[folder], dead_letters=letters, options=LaneOptions(), identity="test")
+    table.broken = False
+    with closing(lane):
+        yield lane
+
+
+def test_a_run_is_offered_at_once_and_settled(on_disk: Lane, table: Table) -> None:
+    tickets = [accept(on_disk, f"act {number}") for number in range(5)]
+    bodies = [body for _, body in on_disk.own.read(0, None, 10, 2**20)]
+    on_disk.attempt_run(on_disk.own, range(tickets[0].seq, tickets[-1].seq + 1))
+    assert (table.asked, table.stored) == (1, bodies)
+    assert (on_disk.books.succeeded, on_disk.books.pending, on_disk.own.count()) == (5, 0, 0)
+    assert all(on_disk.acknowledged_at(ticket) for ticket in tickets)
+
+
+def test_of_a_run_only_what_still_waits_is_offered(on_disk: Lane, table: Table) -> None:
+    first, second, third = (accept(on_disk, name) for name in ("first", "second", "third"))
+    offer(on_disk, second)
+    on_disk.attempt_run(on_disk.own, range(first.seq, third.seq + 1))
+    assert (table.asked, len(table.stored)) == (2, 3)
+    assert (on_disk.books.succeeded, on_disk.books.pending) == (3, 0)
+    assert not on_disk.is_pending(first) | on_disk.is_pending(third)
+
+
+def test_a_run_that_somebody_else_is_offering_is_left_to_them(on_disk: Lane, table: Table) -> None:
+    first, second = accept(on_disk, "first"), accept(on_disk, "second")
+    both = range(first.seq, second.seq + 1)
+    claimed = on_disk._claims.take(on_disk.own, [second.seq])
+    on_disk.attempt_run(on_disk.own, both)
+    assert (len(table.stored), on_disk.is_pending(second)) == (1, True)
+    on_disk._claims.give_back(on_disk.own, claimed)
+    on_disk.attempt_run(on_disk.own, both)
+    assert (len(table.stored), on_disk.books.pending) == (2, 0)

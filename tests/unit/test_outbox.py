@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,9 @@ from otel_audit_exporter.outbox import (
     MemoryOutbox,
     OutboxFile,
     Refusal,
+    bodies_of,
     count_events,
+    numbers_of,
     salvage,
 )
 
@@ -395,3 +398,50 @@ def test_what_is_refused_is_noted_where_there_is_no_room_for_events(path: Path) 
 def fill_up(store: OutboxFile) -> None:
     for _ in range(MAX_BYTES // 3000 + 1):
         store.append(b"[%s]" % (b"x" * 3000), nothing)
+
+
+class TestRuns:
+    BODIES = (b'{"a":\n1\n}', b"[\xff]", b"", b"\0", b'{"a":\n[2]\n}')
+
+    @pytest.fixture
+    def filled(self, path: Path) -> Iterator[OutboxFile]:
+        with closing(OutboxFile(path)) as store:
+            for body in self.BODIES:
+                store.append(body, nothing)
+            yield store
+
+    def test_a_run_is_what_is_read_one_by_one(self, filled: OutboxFile) -> None:
+        assert filled.find_run(0, 5, 100, 2**20) == range(1, 6)
+        run = filled.read_run(range(1, 6))
+        assert run is not None
+        assert list(run) == filled.read(0, None, 100, 2**20) == list(enumerate(self.BODIES, 1))
+        assert (len(run), run[1], run[3:]) == (5, (2, b"[\xff]"), list(run)[3:])
+        assert list(numbers_of(run)) == [1, 2, 3, 4, 5]
+        assert tuple(bodies_of(run)) == self.BODIES
+
+    def test_a_run_is_bounded_by_number_count_and_bytes(self, filled: OutboxFile) -> None:
+        assert filled.find_run(0, 5, 2, 2**20) == range(1, 3)
+        assert filled.find_run(3, 5, 2, 2**20) == range(4, 6)
+        assert filled.find_run(0, 3, 100, 2**20) == range(1, 4)
+        assert not filled.find_run(0, 5, 100, sum(map(len, self.BODIES)) - 1)
+        assert not filled.find_run(5, 5, 100, 2**20)
+
+    def test_where_the_first_are_settled_the_run_begins_later(self, filled: OutboxFile) -> None:
+        filled.settle([1, 2])
+        assert filled.find_run(0, 5, 100, 2**20) == range(3, 6)
+        assert not filled.find_run(0, 2, 100, 2**20)
+
+    def test_events_with_others_missing_between_them_are_no_run(self, filled: OutboxFile) -> None:
+        filled.settle([3])
+        assert not filled.find_run(0, 5, 100, 2**20)
+        assert filled.read_run(range(1, 6)) is None
+        assert filled.find_run(3, 5, 100, 2**20) == range(4, 6)
+
+    def test_where_one_is_refused_none_are_read_as_a_run(self, filled: OutboxFile) -> None:
+        filled.refuse([Refusal(5, None, "no", 1, 0.0, 0.0)])
+        assert not filled.find_run(0, 4, 100, 2**20)
+
+    def test_a_closed_file_has_no_run(self, filled: OutboxFile) -> None:
+        filled.close()
+        assert not filled.find_run(0, 5, 100, 2**20)
+        assert filled.read_run(range(1, 6)) is None
