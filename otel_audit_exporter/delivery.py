@@ -105,11 +105,12 @@ class _Run(Generic[T]):
         """
         by_record = True
         if not known_bad or len(items) == 1:
-            error = self._insert(items)
+            accepted = self._accepted
+            items, error = self._insert_all(items)
             if error is None:
                 return True
             by_record = error.verdict.fault is Fault.RECORD
-            refused_at = self._accepted if refused_at is None else refused_at
+            refused_at = accepted if refused_at is None else refused_at
             if len(items) == 1 and by_record:
                 self._refuse(items[0], error, refused_at)
                 return False
@@ -127,6 +128,17 @@ class _Run(Generic[T]):
         self.narrow(items[middle:], refused_at, known_bad=left_stored and by_record)
         return False
 
+    def _insert_all(self, items: Sequence[T]) -> tuple[Sequence[T], SinkError | None]:
+        """Insert ``items``, and again those that the sink passes over while it stores others; return the rest."""
+        error = self._insert(items)
+        while error is not None and error.stored:
+            stored = frozenset(error.stored)
+            items = [item for at, item in enumerate(items) if at not in stored]
+            if error.verdict.fault is not Fault.RECORD:
+                return items, error
+            error = self._insert(items)
+        return items, error
+
     def _insert(self, items: Sequence[T]) -> SinkError | None:
         if time.monotonic() >= self._deadline:
             self._stop(out_of_time(), items)
@@ -139,13 +151,18 @@ class _Run(Generic[T]):
         try:
             self._sink.insert(rows, self._deadline)
         except SinkError as error:
+            if error.stored:
+                self._accept([items[at] for at in error.stored])
             return error
         except BaseException as error:  # whatever it raises, the events wait, and everybody who waits is told
             return unforeseen(error)
+        self._accept(items)
+        return None
+
+    def _accept(self, items: Sequence[T]) -> None:
         self._accepted += len(items)
         self._attempt.stored = [*self._attempt.stored, *items] if self._attempt.stored else items
         self._on_stored(items)
-        return None
 
     def _refuse(self, item: T, error: SinkError, refused_at: int) -> None:
         self._attempt.refused.append(Refused(item, error, proved=self._accepted > refused_at))

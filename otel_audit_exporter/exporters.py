@@ -113,6 +113,7 @@ class SupabaseAuditExporter(AuditExporter):
             schema=settings.schema,
             columns=mapping.columns,
             key_columns=settings.key_columns or (mapping.key_column,),
+            id_column=mapping.key_column,
         )
 
     def _place(self, settings: Settings) -> str:

@@ -20,6 +20,7 @@ from otel_audit_exporter.faults import Fault, Verdict, classify_sqlstate, descri
 from otel_audit_exporter.mapping import TableMapping
 from otel_audit_exporter.settings import Settings
 from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.sinks.postgrest_ids import quoted_list
 from otel_audit_exporter.table_check import Column, Findings, Fit, TableFacts
 from otel_audit_exporter.table_settings import table_exporter
 
@@ -285,8 +286,8 @@ class PostgrestTable:
         return findings
 
     def _trials(self, fit: Fit, row: bytes) -> Iterator[_Trial]:
-        columns = _quoted(TableMapping(fit.columns, fit.defaults).columns)
-        upsert = {"columns": columns, "on_conflict": _quoted(fit.key_columns or (fit.id_column,))}
+        columns = quoted_list(TableMapping(fit.columns, fit.defaults).columns)
+        upsert = {"columns": columns, "on_conflict": quoted_list(fit.key_columns or (fit.id_column,))}
         ignoring = "resolution=ignore-duplicates,return=minimal,tx=rollback"
         yield _Trial(upsert, b"[]", ignoring, None)
         yield _Trial({"columns": columns}, b"[" + row + b"," + row + b"]", "return=minimal,tx=rollback", "23505")
@@ -322,7 +323,7 @@ class PostgrestTable:
         """Ask whether a column is generated, which is not described."""
         if not column.not_null or column.filled:
             return column
-        refusal = self._insert_nothing({"columns": _quoted((column.name,))})
+        refusal = self._insert_nothing({"columns": quoted_list((column.name,))})
         generated = refusal is not None and refusal.code == _GENERATED
         return replace(column, filled=True, generated=True) if generated else column
 
@@ -332,7 +333,7 @@ class PostgrestTable:
             return False
         if not column.name.lower().endswith(("id", "uuid", "key")):
             return False
-        name = _quoted((column.name,))
+        name = quoted_list((column.name,))
         ignoring = "resolution=ignore-duplicates,return=minimal,tx=rollback"
         return self._insert_nothing({"columns": name, "on_conflict": name}, ignoring) is None
 
@@ -355,11 +356,6 @@ class PostgrestTable:
             name for name in definitions if any(word in name.lower() for word in ("audit", "history", "activity"))
         ]
         return _no_such_table(f"{self._schema}.{self._table}", others[:5])
-
-
-def _quoted(names: Sequence[str]) -> str:
-    escaped = (name.replace("\\", "\\\\").replace('"', '\\"') for name in names)
-    return ",".join(f'"{name}"' for name in escaped)
 
 
 # --- SQLite -------------------------------------------------------------------------------------------------------

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
-from otel_audit_exporter.faults import Verdict
+from otel_audit_exporter.faults import Fault, Verdict
 
 JSON_COLUMNS: Final = frozenset({"old_values", "new_values", "metadata", "signature"})
 """The columns that hold JSON documents, where nobody says which they are."""
+
+_DROPPED: Final = Verdict(
+    Fault.RECORD,
+    "see which BEFORE INSERT trigger of the table passes over the row (RETURN NULL, RAISE(IGNORE)), and have it let the"
+    " row through",
+)
 
 
 class SinkError(Exception):
@@ -17,7 +24,8 @@ class SinkError(Exception):
 
     ``verdict`` says what to do. ``code`` is the SQLSTATE, PostgREST's or SQLite's error name, ``status`` the
     HTTP status, ``retry_after`` the seconds that the server asked to be left alone for; each None where there
-    was none. ``message`` is one sentence for people.
+    was none. ``message`` is one sentence for people. ``stored``: the positions of rows that are stored all the
+    same; the error is that of the others.
     """
 
     def __init__(
@@ -28,12 +36,14 @@ class SinkError(Exception):
         code: str | None = None,
         status: int | None = None,
         retry_after: float | None = None,
+        stored: Collection[int] = (),
     ) -> None:
         self.verdict = verdict
         self.message = message
         self.code = code
         self.status = status
         self.retry_after = retry_after
+        self.stored = stored
         super().__init__(message)
 
     def __str__(self) -> str:
@@ -61,8 +71,8 @@ class Sink(Protocol):
 
         Returns only when each row is stored or its id was there already. ``deadline`` is a value of
         ``time.monotonic()``, for everything together, and holds whatever the peer does. Raises
-        :class:`SinkError`, after which either nothing is stored or (``verdict.perhaps_stored``) nobody knows:
-        the same rows may be inserted again.
+        :class:`SinkError`, after which either nothing is stored, or nobody knows (``verdict.perhaps_stored``), or
+        the rows at its ``stored`` are and of the others the same is true: the same rows may be inserted again.
         """
 
     def close(self) -> None:
@@ -75,3 +85,20 @@ class Sink(Protocol):
 def seconds_left(deadline: float) -> float:
     """Say how long it is to ``deadline``, a value of ``time.monotonic()``: never negative."""
     return max(deadline - time.monotonic(), 0.0)
+
+
+def not_stored(stored: Collection[int] = ()) -> SinkError:
+    """Return the error of rows that the table took without a word and does not have; ``stored``: those that it has."""
+    return SinkError(_DROPPED, "the table took the row and did not store it: a trigger drops it", stored=stored)
+
+
+def unproved(error: SinkError, stored: Collection[int] = ()) -> SinkError:
+    """Return the error of a look-up that failed after an insert: of rows not ``stored`` for sure nobody knows."""
+    return SinkError(
+        replace(error.verdict, perhaps_stored=True),
+        error.message,
+        code=error.code,
+        status=error.status,
+        retry_after=error.retry_after,
+        stored=stored,
+    )

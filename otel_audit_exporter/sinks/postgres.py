@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -24,13 +25,21 @@ from otel_audit_exporter.faults import (
     describe_sqlstate,
 )
 from otel_audit_exporter.joined import json_array
-from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, seconds_left
-from otel_audit_exporter.sinks.postgres_statement import DESCRIBE_TABLE, Insert, ShapeError, TableShape
+from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, not_stored, seconds_left, unproved
+from otel_audit_exporter.sinks.postgres_statement import DESCRIBE_TABLE, Insert, ShapeError, Statements, TableShape
 from otel_audit_exporter.sinks.resolver import Resolver
 
 if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
     from otel_audit_exporter.sinks.postgres_wire import Statement, Wire
 
+Which = Callable[[Statements], bytes]
+
+_INSERT: Final[Which] = attrgetter("insert")
+_PLAIN_INSERT: Final[Which] = attrgetter("plain_insert")
+_LOOK_UP: Final[Which] = attrgetter("look_up")
+_KNOWN: Final = "23505"
 
 _MISSING: Final = 'the postgres sink needs psycopg: pip install "otel-audit-exporter[postgres]"'
 
@@ -80,7 +89,8 @@ _FOREIGN_TLS: Final = frozenset({"sslaccept", "sslidentity"})
 class PostgresSink:
     """Insert rows over a direct connection; a row whose key is known is ignored.
 
-    An insert is one transaction in one round trip. Connections are made as they are needed, one for each
+    An insert is one transaction in one round trip; where the table took fewer rows than it was given, one more tells
+    which of them it has. Connections are made as they are needed, one for each
     insert at a time, with TLS as the DSN says. ``dsn``: ``postgresql://...`` (also ``postgres://`` and
     ``postgresql+driver://``) or ``key=value`` pairs. ``columns``: those that every row has. ``key_columns``:
     what a unique constraint of the table is on; None looks for the shortest one that holds ``id_column`` and
@@ -114,7 +124,7 @@ class PostgresSink:
             None if key_columns is None else tuple(key_columns),
             frozenset(json_columns),
         )
-        self._statement: bytes | None = None
+        self._statements: Statements | None = None
         self._inherited: list[object] = []
         self._start()
 
@@ -132,14 +142,16 @@ class PostgresSink:
         if os.getpid() != self._pid:
             self.renew_after_fork()
         values = json_array(rows)
-        known = self._statement is not None
+        known = self._statements is not None
         try:
-            self._insert(values, deadline)
+            result = self._ask(_INSERT, values, deadline)
         except SinkError as error:
-            self._statement = None
+            self._statements = None
             if not known or error.verdict.fault is not Fault.CONFIGURATION:
                 raise
-            self._insert(values, deadline)  # the table may have changed since it was looked at
+            result = self._ask(_INSERT, values, deadline)  # the table may have changed since it was looked at
+        if _row_count(result) < len(rows):
+            self._look_for(len(rows), values, deadline)
 
     def close(self) -> None:
         """Close every connection, those in use after their insert; a later insert opens a new one."""
@@ -161,13 +173,34 @@ class PostgresSink:
         self._open: set[Wire] = set()
         self._idle: deque[Wire] = deque()
 
-    def _insert(self, values: bytes, deadline: float) -> None:
+    def _look_for(self, count: int, values: bytes, deadline: float) -> None:
+        """See whether the rows that the table did not take just now are those that it had already."""
+        try:
+            result = self._ask(_LOOK_UP, values, deadline)
+        except SinkError as error:
+            if error.verdict.fault is Fault.TRANSIENT:
+                raise unproved(error) from None
+            return  # who may not look has to believe the table
+        there = [int(result.get_value(at, 0) or 0) - 1 for at in range(result.ntuples)]
+        if len(there) < count and not (count == 1 and self._is_known(values, deadline)):
+            raise not_stored(there)
+
+    def _is_known(self, values: bytes, deadline: float) -> bool:
+        """Tell by an insert that ignores nothing whether a row is there that the role does not see."""
+        try:
+            return _row_count(self._ask(_PLAIN_INSERT, values, deadline)) > 0
+        except SinkError as error:
+            if error.code == _KNOWN:
+                return True
+            raise
+
+    def _ask(self, which: Which, values: bytes, deadline: float) -> PGresult:
         from otel_audit_exporter.sinks.postgres_wire import ConnectError, ConnectionLostError, ServerError
 
         sent = bool(self._idle)  # on a kept connection that broke the rows may have been stored all the same
         try:
-            if not self._inserted_on_kept(values, deadline):
-                self._write(self._connect(deadline), values, deadline)
+            result = self._ask_on_kept(which, values, deadline)
+            return self._ask_on(self._connect(deadline), which, values, deadline) if result is None else result
         except ConnectError as error:
             if sent:
                 raise SinkError(CUT_OFF, "the connection broke, and no new one can be made") from None
@@ -179,29 +212,29 @@ class PostgresSink:
         except TimeoutError:
             raise SinkError(CUT_OFF, "no answer in time") from None
 
-    def _inserted_on_kept(self, values: bytes, deadline: float) -> bool:
-        """Insert on a connection that was used before; False where there is none, or the server closed it."""
+    def _ask_on_kept(self, which: Which, values: bytes, deadline: float) -> PGresult | None:
+        """Ask on a connection that was used before; None where there is none, or the server closed it."""
         from otel_audit_exporter.sinks.postgres_wire import ConnectionLostError, ServerError
 
         try:
             wire = self._idle.pop()
         except IndexError:
-            return False
+            return None
         try:
-            self._write(wire, values, deadline)
+            return self._ask_on(wire, which, values, deadline)
         except (ConnectionLostError, ServerError):
             if wire.alive:
                 raise
-            return False
-        return True
+            return None
 
-    def _write(self, wire: Wire, values: bytes, deadline: float) -> None:
+    def _ask_on(self, wire: Wire, which: Which, values: bytes, deadline: float) -> PGresult:
         try:
-            statement = self._statement or self._look_at_table(wire, deadline)
-            results = wire.run(_transaction(statement, values, deadline), deadline)
+            statements = self._statements or self._look_at_table(wire, deadline)
+            results = wire.run(_transaction(which(statements), values, deadline), deadline)
             if results[-1].command_status != b"COMMIT":
                 raise SinkError(CUT_OFF, "the server did not commit")
-            self._statement = statement
+            self._statements = statements
+            return results[-2]
         finally:
             self._put_back(wire, deadline)
 
@@ -223,14 +256,14 @@ class PostgresSink:
             self._open.discard(wire)
             wire.close()
 
-    def _look_at_table(self, wire: Wire, deadline: float) -> bytes:
+    def _look_at_table(self, wire: Wire, deadline: float) -> Statements:
         result = wire.run([(DESCRIBE_TABLE.read_bytes(), [self._insertion.name.encode()])], deadline)[0]
         if not result.ntuples:
             schema, table = self._insertion.schema, self._insertion.table
             raise server_error("42P01", f'relation "{schema}.{table}" does not exist')
         types, keys = (orjson.loads(result.get_value(0, at) or empty) for at, empty in enumerate((b"{}", b"[]")))
         try:
-            return self._insertion.statement(TableShape(types, keys)).encode()
+            return Statements(self._insertion, TableShape(types, keys))
         except ShapeError as error:
             raise server_error(error.code, error.message) from None
 
@@ -287,6 +320,10 @@ def _transaction(statement: bytes, values: bytes, deadline: float) -> list[State
         (statement, (values,)),
         (b"COMMIT", ()),
     ]
+
+
+def _row_count(result: PGresult) -> int:
+    return result.command_tuples or 0
 
 
 def server_error(code: str, message: str) -> SinkError:

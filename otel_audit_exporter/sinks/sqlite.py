@@ -22,7 +22,7 @@ import orjson
 from otel_audit_exporter.encoding import Encoder
 from otel_audit_exporter.faults import OUT_OF_TIME, Fault, Verdict
 from otel_audit_exporter.json_text import NOT_JSON, JsonNumber, parse_json
-from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, seconds_left
+from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, not_stored, seconds_left
 
 DEFAULT_NOT_NULL: Final = frozenset({"yacht_id", "entity_type", "action", "entity_id", "created_at"})
 
@@ -41,7 +41,8 @@ _NO_ROW: Final = Verdict(Fault.RECORD, "make rows for this sink's columns")
 class SQLiteSink:
     """Insert rows into a table of a SQLite file; file and table are made where they are missing.
 
-    An insert is one transaction, synced to the disk. ``path``: the file, in an existing directory.
+    An insert is one transaction, synced to the disk; a row that a trigger drops is refused. ``path``: the file, in an
+    existing directory.
     ``columns``: those that every row has. ``key_columns``: the primary key. ``json_columns``: hold JSON text
     whatever the value; in the others text and numbers are stored as such. ``not_null``: the columns that a
     table made here refuses null in.
@@ -64,6 +65,8 @@ class SQLiteSink:
         self._encoders = [_json_text if column in json_columns else _plain for column in columns]
         self._create = _create_table(table, columns, key_columns, not_null)
         self._insert = _insert_into(table, columns, key_columns)
+        self._keys = [at for at, column in enumerate(self._columns) if column in key_columns]
+        self._find = _find_in(table, [self._columns[at] for at in self._keys])
         self._table = table
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -128,12 +131,20 @@ class SQLiteSink:
         connection.execute(f"PRAGMA busy_timeout = {int(wait * 1000)}")
         connection.execute("BEGIN IMMEDIATE")
         try:
-            connection.executemany(self._insert, values)
+            inserted = connection.executemany(self._insert, values).rowcount
+            there = range(len(values)) if inserted == len(values) else self._there(connection, values)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        if len(there) < len(values):
+            raise not_stored(there)
+
+    def _there(self, connection: sqlite3.Connection, values: Sequence[Sequence[Any]]) -> Sequence[int]:
+        """Return the places of the rows that the table has, be it from before."""
+        keys = ([row[at] for at in self._keys] for row in values)
+        return [place for place, key in enumerate(keys) if connection.execute(self._find, key).fetchone()]
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is not None and self._file != self._file_there():
@@ -233,6 +244,11 @@ def _insert_into(table: str, columns: Sequence[str], keys: Sequence[str]) -> str
         f"INSERT INTO {_quoted(table)} ({_names(columns)}) VALUES ({holders})"  # noqa: S608  # quoted names
         f" ON CONFLICT ({_names(keys)}) DO NOTHING"
     )
+
+
+def _find_in(table: str, keys: Sequence[str]) -> str:
+    there = " AND ".join(f"{_quoted(key)} IS ?" for key in keys)
+    return f"SELECT 1 FROM {_quoted(table)} WHERE {there}"  # noqa: S608  # quoted names
 
 
 # By SQLite's error name (https://sqlite.org/rescode.html), the extended one first, then its beginning.

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +31,8 @@ from otel_audit_exporter.faults import (
     parse_retry_after,
 )
 from otel_audit_exporter.joined import json_array
-from otel_audit_exporter.sinks.base import SinkError, seconds_left
+from otel_audit_exporter.sinks.base import SinkError, not_stored, seconds_left, unproved
+from otel_audit_exporter.sinks.postgrest_ids import found_in, ids_of, questions, quoted_list, total_in
 from otel_audit_exporter.sinks.resolver import run_aside
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
 
 Token = str | Callable[[], str]
 
-_PREFER: Final = "resolution=ignore-duplicates,return=minimal"
+_PREFER: Final = "resolution=ignore-duplicates,return=minimal,count=exact"
+_PREFER_PLAIN: Final = "return=minimal,count=exact"
+_KNOWN: Final = "23505"
 _ANSWER_BYTES: Final = 64 * 1024
 _KEEP_ALIVE_SECONDS: Final = 60.0
 # A server may close a kept connection just as it is used; then the next one is tried, and at last a new one.
@@ -82,13 +85,61 @@ class _Rest:
     retired: bool = False
 
 
+@dataclass(frozen=True)
+class _Talk:
+    """Several requests by one deadline, on whatever connection is there."""
+
+    rest: _Rest
+    credentials: Mapping[str, str]
+    deadline: float
+
+    def ask(self, method: str, address: httpx.URL, headers: Mapping[str, str], body: bytes = b"") -> _Answer:
+        """Send a request and return the answer; raise :class:`SinkError` where there is none in time."""
+        import httpx
+
+        for stale in range(_STALE_CONNECTIONS + 1):
+            if seconds_left(self.deadline) == 0:
+                raise SinkError(OUT_OF_TIME, "no time left to send")
+            try:
+                return self._send(method, address, headers, body)
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+                if self.rest.deadline.connected or stale == _STALE_CONNECTIONS:
+                    raise SinkError(CUT_OFF, "the connection broke") from error
+            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, RuntimeError, ValueError) as error:
+                raise transport_error(error) from None
+        raise AssertionError("the last attempt returns or raises")
+
+    def _send(self, method: str, address: httpx.URL, headers: Mapping[str, str], body: bytes) -> _Answer:
+        import httpx
+
+        said = {"Accept": "application/json", "Accept-Encoding": "identity", **self.credentials, **headers}
+        with self.rest.deadline.until(self.deadline):
+            request = self.rest.session.build_request(
+                method, address, headers=said, content=body or None, timeout=seconds_left(self.deadline)
+            )
+            response = self.rest.session.send(request, stream=True)
+            answer = _Answer(response.status_code, response.headers, b"")
+            try:
+                return _Answer(answer.status, answer.headers, _body(response))
+            except httpx.HTTPError:
+                if method == "POST" and _proves_storage(answer):
+                    return answer
+                raise
+            finally:
+                response.close()
+
+
 class SupabaseSink:
     """Insert rows through PostgREST; a row whose key is known is ignored.
+
+    PostgREST says how many rows the table took. Where they are fewer than it was given, it is asked which of their
+    ids the table has, and a row that is not there is refused.
 
     ``url``: the project's address. ``key``: any of its keys (``apikey`` header). ``token``: the token of a
     lesser role, or a callable that gives one, called once per insert in a thread of its own (it should be quick,
     and cache). ``columns``: those that every row has. ``key_columns``: what a unique constraint of the
-    table is on. Proxies come from the environment. Raises ``ValueError`` for what cannot work.
+    table is on, ``id_column`` that of them which is a row's id (the first). Proxies come from the environment.
+    Raises ``ValueError`` for what cannot work.
     """
 
     name = "supabase"
@@ -103,6 +154,7 @@ class SupabaseSink:
         schema: str = "public",
         columns: Sequence[str],
         key_columns: Sequence[str] = ("id",),
+        id_column: str | None = None,
     ) -> None:
         # All that an insert needs, here and not in its middle: it takes its time, and in a child that is forked
         # while a module is being imported that import would never end.
@@ -117,7 +169,9 @@ class SupabaseSink:
         self._table = table
         self._schema = schema
         self._path = quote(table, safe="")
-        self._query = {"on_conflict": _quoted(key_columns), "columns": _quoted(columns)}
+        self._plain_query = {"columns": quoted_list(columns)}
+        self._query = {"on_conflict": quoted_list(key_columns), **self._plain_query}
+        self._id_column = id_column or key_columns[0]
         self._rest: _Rest | None = None
         self._inherited: list[_Rest] = []
         self._lock = threading.Lock()
@@ -133,9 +187,12 @@ class SupabaseSink:
             return
         if os.getpid() != self._pid:
             self.renew_after_fork()
-        answer = self._exchange(json_array(rows), deadline)
-        if not _proves_storage(answer):
-            raise _refusal(answer)
+        credentials = self._credentials(deadline)
+        with self._connected() as rest:
+            talk = _Talk(rest, credentials, deadline)
+            inserted = self._insert(talk, talk.rest.address, _PREFER, rows)
+            if inserted is not None and inserted < len(rows):
+                self._look_for(talk, rows)
 
     def close(self) -> None:
         """Close every connection; a later insert opens a new one."""
@@ -161,39 +218,53 @@ class SupabaseSink:
     def __repr__(self) -> str:
         return f"<SupabaseSink {self.target}>"
 
-    def _exchange(self, body: bytes, deadline: float) -> _Answer:
-        headers = self._headers(deadline)
-        with self._connected() as rest:
-            return self._send(rest, headers, body, deadline)
+    def _insert(self, talk: _Talk, address: httpx.URL, prefer: str, rows: Sequence[bytes]) -> int | None:
+        """Insert rows; return how many of them the table took, where that is said."""
+        headers = {"Content-Profile": self._schema, "Content-Type": "application/json", "Prefer": prefer}
+        answer = talk.ask("POST", address, headers, json_array(rows))
+        if not _proves_storage(answer):
+            raise _refusal(answer)
+        return total_in(answer.headers.get("content-range", ""))
 
-    def _send(self, rest: _Rest, headers: dict[str, str], body: bytes, deadline: float) -> _Answer:
-        import httpx
+    def _look_for(self, talk: _Talk, rows: Sequence[bytes]) -> None:
+        """See whether the rows that the table did not take just now are those that it had already."""
+        there: list[int] = []
+        try:
+            for places, found in self._look_up(talk, ids_of(rows, self._id_column)):
+                there.extend(place for place, is_there in zip(places, found, strict=True) if is_there)
+        except SinkError as error:
+            if error.verdict.fault is Fault.TRANSIENT:
+                raise unproved(error, there) from None
+            return  # who may not look has to believe the table
+        if len(there) < len(rows) and not (len(rows) == 1 and self._is_known(talk, rows)):
+            raise not_stored(there)
 
-        for stale in range(_STALE_CONNECTIONS + 1):
-            if seconds_left(deadline) == 0:
-                raise SinkError(OUT_OF_TIME, "no time left to send")
-            try:
-                return _post(rest, headers, body, deadline)
-            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
-                if rest.deadline.connected or stale == _STALE_CONNECTIONS:
-                    raise SinkError(CUT_OFF, "the connection broke") from error
-            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, RuntimeError, ValueError) as error:
-                raise transport_error(error) from None
-        raise AssertionError("the last attempt returns or raises")
+    def _look_up(self, talk: _Talk, ids: Sequence[str]) -> Iterator[tuple[range, list[bool]]]:
+        headers = {"Accept-Profile": self._schema, "Prefer": "count=exact"}
+        for places, query in questions(ids, self._id_column):
+            answer = talk.ask("GET", talk.rest.address.copy_with(query=query), headers)
+            asked = [ids[place] for place in places]
+            found = found_in(answer.body, answer.headers.get("content-range", ""), asked, self._id_column)
+            if answer.status != 200 or found is None:
+                raise _refusal(answer)
+            yield places, found
 
-    def _headers(self, deadline: float) -> dict[str, str]:
-        headers = {
-            "apikey": self._key,
-            "Content-Profile": self._schema,
-            "Content-Type": "application/json",
-            "Prefer": _PREFER,
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-        }
+    def _is_known(self, talk: _Talk, rows: Sequence[bytes]) -> bool:
+        """Tell by an insert that ignores nothing whether a row is there that the role does not see."""
+        address = talk.rest.address.copy_with(params=self._plain_query)
+        try:
+            return self._insert(talk, address, _PREFER_PLAIN, rows) != 0
+        except SinkError as error:
+            if error.code == _KNOWN:
+                return True
+            raise
+
+    def _credentials(self, deadline: float) -> dict[str, str]:
+        credentials = {"apikey": self._key}
         bearer = self._bearer(deadline)
         if bearer:
-            headers["Authorization"] = f"Bearer {bearer}"
-        return headers
+            credentials["Authorization"] = f"Bearer {bearer}"
+        return credentials
 
     def _bearer(self, deadline: float) -> str | None:
         if self._token is None:
@@ -288,25 +359,6 @@ def make_session() -> httpx.Client:
 def _close_in(pid: int, session: httpx.Client) -> None:
     if os.getpid() == pid:
         session.close()
-
-
-def _post(rest: _Rest, headers: dict[str, str], body: bytes, deadline: float) -> _Answer:
-    import httpx
-
-    with rest.deadline.until(deadline):
-        request = rest.session.build_request(
-            "POST", rest.address, headers=headers, content=body, timeout=seconds_left(deadline)
-        )
-        response = rest.session.send(request, stream=True)
-        answer = _Answer(response.status_code, response.headers, b"")
-        try:
-            return _Answer(answer.status, answer.headers, _body(response))
-        except httpx.HTTPError:
-            if _proves_storage(answer):
-                return answer
-            raise
-        finally:
-            response.close()
 
 
 def _body(response: httpx.Response) -> bytes:
@@ -409,8 +461,3 @@ def project_url(url: str) -> str:
     if parsed.userinfo or parsed.query or parsed.fragment:
         raise ValueError("the URL holds more than scheme, host, port and path")
     return str(parsed).rstrip("/").removesuffix("/rest/v1")
-
-
-def _quoted(names: Sequence[str]) -> str:
-    escaped = (name.replace("\\", "\\\\").replace('"', '\\"') for name in names)
-    return ",".join(f'"{name}"' for name in escaped)

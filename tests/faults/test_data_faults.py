@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from psycopg.sql import SQL, Identifier
 
+from otel_audit_exporter import DeadLetter
 from otel_audit_exporter.delivery import REFUSALS_IN_A_ROW
 from tests.faults.conftest import Running, Start
 from tests.stack import AuditTable, Stack
@@ -20,6 +21,7 @@ from tests.stack.waiting import wait_until
 _ROWS = 500
 _REQUESTS = 2 * math.log2(_ROWS) + 4
 _A_MINUTE = 60_000
+EXPORTERS = ("supabase", "postgres")
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,45 @@ def test_one_bad_row_in_500_is_parked_with_its_reason_and_the_others_are_stored(
 
 
 def test_a_row_that_a_trigger_refuses_is_parked(stack: Stack, start: Start, audit_table: AuditTable) -> None:
-    add_trigger(stack, audit_table, "if new.action = 'bad' then raise exception 'not this one'; end if;")
+    audit_table.run_before_insert("if new.action = 'bad' then raise exception 'not this one'; end if; return new;")
     running = start(schedule_delay_millis=_A_MINUTE)
     emit_with_one_bad(running, DataFault("P0001", {"action": "bad"}))
     assert_one_parked(running, "P0001")
     assert len(stack.gateway.requests) <= _REQUESTS
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_row_that_a_trigger_drops_without_a_word_is_parked(
+    stack: Stack, start: Start, audit_table: AuditTable, exporter: str
+) -> None:
+    audit_table.run_before_insert("if new.action = 'bad' then return null; end if; return new;")
+    running = start(schedule_delay_millis=_A_MINUTE, **to(stack, exporter))
+    emit_with_one_bad(running, DataFault("", {"action": "bad"}))
+    letter = assert_one_parked(running, None)
+    assert "trigger" in letter.error
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_rows_that_a_trigger_drops_all_wait_until_it_is_gone_and_what_to_do_is_said_once(
+    stack: Stack, start: Start, audit_table: AuditTable, exporter: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = start(**to(stack, exporter))
+    running.emit(10)
+    assert running.pipeline.force_flush()
+    audit_table.run_before_insert("return null;")
+    running.emit(100)
+    wait_until(lambda: running.pipeline.stats().held == 100, "every row is held")
+    running.pipeline.force_flush(1)
+    stats = running.pipeline.stats()
+    assert (stats.succeeded, stats.failed, stats.pending) == (10, 0, 100)
+    assert "trigger" in str(stats.last_error)
+    told = [record.getMessage() for record in caplog.records if "refuses every row" in record.getMessage()]
+    assert len(told) == 1
+    assert "BEFORE INSERT trigger" in told[0]
+    audit_table.run_nothing_before_insert()
+    running.wait_until_delivered()
+    running.assert_each_good_one_stored_once()
+    assert len(running.pipeline.dead_letters()) == 0
 
 
 def test_a_row_that_breaks_another_unique_constraint_is_parked(
@@ -251,7 +287,7 @@ def emit_with_one_bad(running: Running, fault: DataFault) -> None:
     running.emit(_ROWS - _ROWS // 3 - 1, **fault.good)
 
 
-def assert_one_parked(running: Running, code: str) -> None:
+def assert_one_parked(running: Running, code: str | None) -> DeadLetter:
     assert running.pipeline.force_flush(30_000)
     assert set(running.table.ids()) == running.good
     (letter,) = running.pipeline.dead_letters()
@@ -261,16 +297,15 @@ def assert_one_parked(running: Running, code: str) -> None:
     assert letter.row.get("id", bad) == bad  # one that is nested too deeply is shown as its text
     stats = running.pipeline.stats()
     assert (stats.failed, stats.pending) == (1, 0)
+    return letter
+
+
+def to(stack: Stack, exporter: str) -> dict[str, Any]:
+    """Give the options of a pipeline to the stack's table by this exporter."""
+    if exporter == "supabase":
+        return {}
+    return {"exporter": exporter, "dsn": stack.dsn("audit_writer"), "url": None, "key": None}
 
 
 def insert_parent(stack: Stack, parents: str, entity_id: str) -> None:
     stack.sql(SQL("insert into {} values (%s)").format(Identifier(parents)), [entity_id])
-
-
-def add_trigger(stack: Stack, table: AuditTable, body: str) -> None:
-    stack.sql(
-        f"create function check_{table.name}() returns trigger language plpgsql as $$ begin {body} return new; end $$"
-    )
-    stack.sql(
-        f"create trigger check_it before insert on {table.name} for each row execute function check_{table.name}()"
-    )

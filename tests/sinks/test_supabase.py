@@ -46,7 +46,7 @@ def test_the_request_is_the_one_that_the_least_privileges_allow(
     assert (request.method, url.path) == ("POST", f"/rest/v1/{audit_table.name}")
     assert url.params["on_conflict"] == '"id"'
     assert url.params["columns"] == ",".join(f'"{column}"' for column in COLUMNS)
-    assert request.headers["prefer"] == "resolution=ignore-duplicates,return=minimal"
+    assert request.headers["prefer"] == "resolution=ignore-duplicates,return=minimal,count=exact"
     assert request.headers["content-profile"] == "public"
     assert request.headers["authorization"] == f"Bearer {stack.service_key}"
 

@@ -34,6 +34,17 @@ class AuditTable:
         """Run `alter table <this> <change>`; PostgREST's cache does not notice by itself."""
         self.postgres.sql(SQL("alter table {} ").format(self.identifier) + SQL(change))
 
+    def run_before_insert(self, body: str) -> None:
+        """Have PL/pgSQL run before the insert of each row, in place of what ran before."""
+        function = Identifier(self.schema, f"before_insert_on_{self.name}")
+        begin = SQL("create or replace function {}() returns trigger language plpgsql as ").format(function)
+        self.postgres.sql(begin + SQL("$$ begin {} end $$").format(SQL(body)))
+        trigger = SQL("create or replace trigger before_insert before insert on {} for each row execute function {}()")
+        self.postgres.sql(trigger.format(self.identifier, function))
+
+    def run_nothing_before_insert(self) -> None:
+        self.postgres.sql(SQL("drop trigger before_insert on {}").format(self.identifier))
+
     def rows(self) -> list[dict[str, Any]]:
         """Every row as a dict of Python values, oldest first."""
         return self.postgres.sql(SQL("select * from {} order by created_at, id").format(self.identifier))

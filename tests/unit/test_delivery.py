@@ -239,3 +239,47 @@ def test_nothing_is_sent_when_the_time_is_up() -> None:
 
 def test_no_rows_are_no_trouble() -> None:
     assert Run(0, lambda rows, _: None).result.stored == []
+
+
+def drops(*bad: int) -> Script:
+    """A sink that stores the others of a batch, and says so."""
+
+    def script(rows: Sequence[int], _: int) -> Exception | None:
+        stored = [at for at, row in enumerate(rows) if row not in bad]
+        error = SinkError(Verdict(Fault.RECORD), "dropped", stored=stored)
+        return error if len(stored) < len(rows) else None
+
+    return script
+
+
+@pytest.mark.parametrize("bad", [(0,), (511,), (0, 1, 2), tuple(range(0, 512, 20))])
+def test_rows_that_the_sink_passes_over_while_it_stores_others_are_proved_to_be_at_fault(bad: tuple[int, ...]) -> None:
+    run = Run(512, drops(*bad))
+    assert run.refused == list(bad)
+    assert all(one.proved for one in run.result.refused)
+    assert len(run.result.stored) == 512 - len(bad)
+    assert run.result.error is None
+    assert len(run.sink.requests) <= 1 + 3 * len(bad)
+
+
+def test_where_the_sink_passes_over_every_row_none_is_at_fault() -> None:
+    run = Run(512, drops(*range(512)))
+    assert run.result.every_row_refused
+    assert run.result.error is not None
+    assert run.result.error.verdict.fault is Fault.CONFIGURATION
+    assert len(run.result.refused) + len(run.result.waiting) == 512
+
+
+def test_rows_that_are_passed_over_once_and_then_stored_are_no_bad_rows() -> None:
+    run = Run(512, lambda rows, number: drops(*range(100, 500))(rows, number) if number == 1 else None)
+    assert sorted(run.result.stored) == run.items
+    assert len(run.sink.requests) == 2
+
+
+def test_what_is_known_to_be_stored_is_settled_also_where_the_rest_waits() -> None:
+    cut_off = SinkError(Verdict(Fault.TRANSIENT, perhaps_stored=True), "cut off", stored=range(100))
+    run = Run(512, lambda rows, _: cut_off)
+    assert run.result.stored == list(range(100))
+    assert run.result.waiting == list(range(100, 512))
+    assert run.result.error is cut_off
+    assert len(run.sink.requests) == 1
