@@ -19,6 +19,7 @@ from otel_audit_exporter.exporter import AuditExporter, make_rules, standalone_e
 from otel_audit_exporter.faults import Fault, classify_sqlstate, describe_sqlstate
 from otel_audit_exporter.mapping import TableMapping
 from otel_audit_exporter.settings import load_settings
+from otel_audit_exporter.sinks.base import not_stored
 from otel_audit_exporter.span_processor import mark_span
 
 if TYPE_CHECKING:
@@ -171,14 +172,20 @@ class _Ask:
 
 @dataclass
 class _RefusedError(Exception):
-    """The database's error: its SQLSTATE, its words (which may hold values), and the driver's own exception."""
+    """The database's error: its SQLSTATE, its words (which may hold values), and the driver's own exception.
+
+    ``dropped``: there was none, and the row is not in the table all the same.
+    """
 
     code: str | None
     message: str
     error: Exception | None = None
+    dropped: bool = False
 
 
 _PARAMETER: Final = "\0"  # no name in PostgreSQL can hold it
+_TELL: Final = " RETURNING true"  # a row for each that is written
+_THERE_OR_NOT_TO_SEE: Final = ("23505", "42501")
 _ROLL_BACK: Final = _Ask(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
 _RELEASE: Final = _Ask(f"RELEASE SAVEPOINT {_SAVEPOINT}")
 
@@ -187,10 +194,9 @@ def _conversation(row: _Row) -> Conversation:
     insert, document = row.insert, row.document
     yield _Ask(f"SAVEPOINT {_SAVEPOINT}")
     try:
-        if not (yield from _insert_as_known(insert, document)):
-            shape = yield from _look_at_table(insert)
-            yield _Ask(_statement(insert, shape), document)
-            _SHAPES[insert] = shape
+        shape, written = yield from _insert_row(insert, document)
+        if not written:
+            yield from _look_for_row(insert, shape, document)
     except _RefusedError:
         yield _ROLL_BACK
         yield _RELEASE
@@ -198,20 +204,38 @@ def _conversation(row: _Row) -> Conversation:
     yield _RELEASE
 
 
-def _insert_as_known(insert: Insert, document: str) -> Generator[_Ask, Rows, bool]:
-    """Insert into the table as it was when it was looked at; False where that is no longer so, or it was not."""
+def _insert_row(insert: Insert, document: str) -> Generator[_Ask, Rows, tuple[TableShape, bool]]:
+    """Insert into the table as it is known, or as it is now; tell whether it took the row."""
     shape = _SHAPES.get(insert)
-    if shape is None:
-        return False
+    if shape is not None:
+        try:
+            rows = yield _Ask(_statement(insert, shape), document)
+        except _RefusedError as refused:
+            if classify_sqlstate(refused.code, refused.message).fault is not Fault.CONFIGURATION:
+                raise
+            _SHAPES.pop(insert, None)
+            yield _ROLL_BACK
+        else:
+            return shape, bool(rows)
+    shape = yield from _look_at_table(insert)
+    rows = yield _Ask(_statement(insert, shape), document)
+    _SHAPES[insert] = shape
+    return shape, bool(rows)
+
+
+def _look_for_row(insert: Insert, shape: TableShape, document: str) -> Generator[_Ask, Rows, None]:
+    """See whether the row that the table did not take just now is one that it has, be it for others to see."""
     try:
-        yield _Ask(_statement(insert, shape), document)
+        there = yield _Ask(insert.look_up(shape, _PARAMETER), document)
+        if not there:
+            there = yield _Ask(insert.plain_statement(shape, _PARAMETER) + _TELL, document)
     except _RefusedError as refused:
-        if classify_sqlstate(refused.code, refused.message).fault is not Fault.CONFIGURATION:
+        if refused.code not in _THERE_OR_NOT_TO_SEE:
             raise
-        _SHAPES.pop(insert, None)
         yield _ROLL_BACK
-        return False
-    return True
+        return
+    if not there:
+        raise _RefusedError(None, "", dropped=True)
 
 
 def _look_at_table(insert: Insert) -> Generator[_Ask, Rows, TableShape]:
@@ -232,7 +256,7 @@ def _statement(insert: Insert, shape: TableShape) -> str:
     from otel_audit_exporter.sinks.postgres_statement import ShapeError
 
     try:
-        return insert.statement(shape, _PARAMETER)
+        return insert.statement(shape, _PARAMETER) + _TELL
     except ShapeError as error:
         raise _RefusedError(error.code, error.message) from None
 
@@ -246,6 +270,9 @@ def _settle(row: _Row, refused: _RefusedError | None) -> None:
         raise AuditEventError({"connection": "is in autocommit mode, and no transaction is open on it"})
     if code.startswith(_SERIALIZATION) and refused.error is not None:
         raise refused.error
+    if refused.dropped:
+        error = not_stored()
+        raise AuditDeliveryError(row.event.record_id, "refused", f"{error}: {error.verdict.remedy}")
     remedy = classify_sqlstate(refused.code, refused.message).remedy
     said = f"{describe_sqlstate(refused.code, refused.message)}{f' ({code})' if code else ''}"
     raise AuditDeliveryError(row.event.record_id, "refused", f"{said}: {remedy}" if remedy else said)

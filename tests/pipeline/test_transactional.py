@@ -262,6 +262,40 @@ def test_a_refused_row_raises_in_asyncio_and_the_callers_work_goes_on(
     assert error.__context__ is None
 
 
+@sync_kinds
+def test_a_row_that_a_trigger_drops_raises_and_the_callers_work_goes_on(
+    kind: Any, stack: Stack, audit_table: AuditTable
+) -> None:
+    audit_table.run_before_insert("if new.action = 'drop' then return null; end if; return new;")
+    with kind(stack) as begin:
+        transaction = begin()
+        first = write_audit_event(transaction.connection, "receive", **said())
+        with pytest.raises(AuditDeliveryError) as caught:
+            write_audit_event(transaction.connection, "drop", **said())
+        again = write_audit_event(transaction.connection, "receive", **said(record_id=first))
+        second = write_audit_event(transaction.connection, "receive", **said())
+        transaction.commit()
+    assert audit_table.ids() == sorted([first, second])
+    assert (caught.value.state, again) == ("refused", first)
+    assert "BEFORE INSERT trigger" in str(caught.value.cause)
+    assert get_audit_stats().transactional == 3
+
+
+def test_a_row_that_is_there_and_cannot_be_seen_is_no_error(
+    stack: Stack, audit_table: AuditTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = f"{audit_table.name}_view"
+    stack.sql(f"create view {view} as select * from {audit_table.name} where action <> 'hidden'")
+    monkeypatch.setattr(_Running, "pipeline", None)
+    monkeypatch.setenv("OTEL_AUDIT_TABLE", view)
+    record_id = str(uuid4())
+    with psycopg.connect(stack.dsn()) as connection:
+        for _ in range(2):
+            write_audit_event(connection, "hidden", **said(record_id=record_id))
+    assert audit_table.ids() == [record_id]
+    stack.sql(f"drop view {view}")
+
+
 def test_a_table_that_is_not_there_is_told_and_spoils_nothing(
     stack: Stack, audit_table: AuditTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
