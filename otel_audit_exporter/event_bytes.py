@@ -8,8 +8,10 @@ values.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
+
+import orjson
 
 from otel_audit_exporter.attributes import DEFAULT_COLUMNS, FIELDS
 from otel_audit_exporter.joined import SEPARATOR, Joined
@@ -20,7 +22,14 @@ UNSAID_JSON: Final = {"outcome": b'"success"', "actor_type": b'"user"'}
 _IN_ROW: Final = len(DEFAULT_COLUMNS)
 _BEYOND: Final = [UNSAID_JSON.get(field, _NULL) for field in FIELDS[_IN_ROW:]]
 
-_ROW: Final = b"{%b}" % b",".join(b'"%b":\n%%b\n' % column.encode() for column in DEFAULT_COLUMNS)
+
+def row_template(columns: Iterable[str]) -> bytes:
+    """Return what makes a row's bytes of its values' JSON (by ``%``): an object, each value on a line of its own."""
+    keys = (orjson.dumps(column).replace(b"%", b"%%") for column in columns)
+    return b"{" + b",".join(key + b":\n%b\n" for key in keys) + b"}"
+
+
+_ROW: Final = row_template(DEFAULT_COLUMNS)
 _ARRAY: Final = b"[%b,\n%b\n]" % (_ROW, b"\n,\n".join([b"%b"] * len(_BEYOND)))
 _ROW_START: Final = _ROW.partition(b"%")[0]
 _ARRAY_START: Final = b"[" + _ROW_START

@@ -16,7 +16,7 @@ from otel_audit_exporter.attributes import DEFAULT_COLUMNS, FIELDS, INDEX, JSON_
 from otel_audit_exporter.encoding import Encoder
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.event import REQUIRED_BY_DEFAULT, parse_json
-from otel_audit_exporter.event_bytes import UNSAID_JSON, as_row, as_rows, split
+from otel_audit_exporter.event_bytes import UNSAID_JSON, as_row, as_rows, row_template, split
 from otel_audit_exporter.joined import Joined
 
 Unmapped = Literal["fold", "drop", "error"]
@@ -184,11 +184,10 @@ class TableMapping:
         return self._template % tuple(values)
 
     def _compile(self) -> tuple[bytes, Any]:
-        keys = (orjson.dumps(column).replace(b"%", b"%%") for column in self.columns)
-        template = b"{" + b",".join(key + b":%b" for key in keys) + b"}"
-        positions = [INDEX[field] for field in self._fields.values()]
-        single = len(positions) == 1
-        return template, (lambda fragments: (fragments[positions[0]],)) if single else itemgetter(*positions)
+        template, positions = row_template(self.columns), [INDEX[field] for field in self._fields.values()]
+        if len(positions) == 1:
+            return template, lambda fragments: (fragments[positions[0]],)
+        return template, itemgetter(*positions)
 
 
 def _check_columns(columns: Mapping[str, str]) -> None:

@@ -245,7 +245,7 @@ def _look_at_table(insert: Insert) -> Generator[_Ask, Rows, TableShape]:
 
     lines = DESCRIBE_TABLE.read_text(encoding="utf-8").splitlines()
     query = "\n".join(line for line in lines if not line.startswith("--")).replace("$1", _PARAMETER)
-    rows = yield _Ask(f"SELECT d.types::text, d.keys::text FROM ({query}) AS d (types, keys)", insert.name)  # noqa: S608
+    rows = yield _Ask(f"SELECT d.types::text, d.keys::text FROM ({query}) AS d (types, keys, indexes)", insert.name)  # noqa: S608
     if not rows:
         raise _RefusedError("42P01", f'relation "{insert.schema}.{insert.table}" does not exist')
     types, keys = rows[0]

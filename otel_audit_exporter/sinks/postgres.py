@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
@@ -26,6 +28,7 @@ from otel_audit_exporter.faults import (
 )
 from otel_audit_exporter.joined import json_array
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, not_stored, seconds_left, unproved
+from otel_audit_exporter.sinks.postgres_copy import TABLE_CHANGED, Copy, copy_for
 from otel_audit_exporter.sinks.postgres_statement import DESCRIBE_TABLE, Insert, ShapeError, Statements, TableShape
 from otel_audit_exporter.sinks.resolver import Resolver
 
@@ -46,6 +49,10 @@ _MISSING: Final = 'the postgres sink needs psycopg: pip install "otel-audit-expo
 # The server gives up a little before this side does, so that it says why, and works for nobody no longer.
 _ANSWER_SHARE: Final = 0.1
 _ANSWER_SECONDS: Final = 0.5
+
+COPY_ROWS: Final = 500  # from so many on COPY is worth its one more round trip
+_COPY_PAUSE_SECONDS: Final = 60.0
+_ROWS_FAULT: Final = ("22", "23")  # classes of SQLSTATE
 
 # libpq gives a refused login's words, not its SQLSTATE.
 _LOGINS: Final = (
@@ -86,12 +93,20 @@ _FOREIGN_PARAMETERS: Final = frozenset(
 _FOREIGN_TLS: Final = frozenset({"sslaccept", "sslidentity"})
 
 
+@dataclass
+class _Copied:
+    """How many rows the table took; None where they have to be inserted. ``sent``: it may have taken them even so."""
+
+    count: int | None = None
+    sent: bool = False
+
+
 class PostgresSink:
     """Insert rows over a direct connection; a row whose key is known is ignored.
 
-    An insert is one transaction in one round trip; where the table took fewer rows than it was given, one more tells
-    which of them it has. Connections are made as they are needed, one for each
-    insert at a time, with TLS as the DSN says. ``dsn``: ``postgresql://...`` (also ``postgres://`` and
+    An insert is one transaction in one round trip, or two where many rows are copied; where the table took fewer
+    rows than it was given, one more tells which of them it has. Connections are made as they are needed, one for
+    each insert at a time, with TLS as the DSN says. ``dsn``: ``postgresql://...`` (also ``postgres://`` and
     ``postgresql+driver://``) or ``key=value`` pairs. ``columns``: those that every row has. ``key_columns``:
     what a unique constraint of the table is on; None looks for the shortest one that holds ``id_column`` and
     otherwise only columns that are written, which on a partitioned table is its primary key.
@@ -125,6 +140,8 @@ class PostgresSink:
             frozenset(json_columns),
         )
         self._statements: Statements | None = None
+        self._copy: Copy | None = None
+        self._copy_again_at = 0.0
         self._inherited: list[object] = []
         self._start()
 
@@ -141,16 +158,12 @@ class PostgresSink:
             return
         if os.getpid() != self._pid:
             self.renew_after_fork()
+        copied = self._copy_rows(rows, deadline) if len(rows) >= COPY_ROWS else _Copied()
+        if copied.count == len(rows):
+            return
         values = json_array(rows)
-        known = self._statements is not None
-        try:
-            result = self._ask(_INSERT, values, deadline)
-        except SinkError as error:
-            self._statements = None
-            if not known or error.verdict.fault is not Fault.CONFIGURATION:
-                raise
-            result = self._ask(_INSERT, values, deadline)  # the table may have changed since it was looked at
-        if _row_count(result) < len(rows):
+        count = self._insert(values, deadline, sent=copied.sent) if copied.count is None else copied.count
+        if count < len(rows):
             self._look_for(len(rows), values, deadline)
 
     def close(self) -> None:
@@ -173,6 +186,42 @@ class PostgresSink:
         self._open: set[Wire] = set()
         self._idle: deque[Wire] = deque()
 
+    def _copy_rows(self, rows: Sequence[bytes], deadline: float) -> _Copied:
+        """Copy the rows on a connection that was used before; whatever is in the way, they can be inserted."""
+        from otel_audit_exporter.sinks.postgres_wire import ConnectionLostError, ServerError
+
+        copy = self._copy if time.monotonic() >= self._copy_again_at else None
+        data = None if copy is None else copy.data(rows)
+        if copy is None or data is None or not self._idle:
+            return _Copied()
+        wire = self._idle.pop()
+        try:
+            return _Copied(wire.copy(b"%b; %b" % (_timeout(deadline), copy.commands), data, deadline))
+        except ServerError as error:
+            if error.code == TABLE_CHANGED:
+                self._statements = None
+            elif not error.code.startswith(_ROWS_FAULT):
+                self._copy_again_at = time.monotonic() + _COPY_PAUSE_SECONDS
+            return _Copied()
+        except ConnectionLostError:
+            self._copy_again_at = time.monotonic() + _COPY_PAUSE_SECONDS
+            return _Copied(sent=True)
+        except TimeoutError:
+            raise SinkError(CUT_OFF, "no answer in time") from None
+        finally:
+            self._put_back(wire, deadline)
+
+    def _insert(self, values: bytes, deadline: float, *, sent: bool) -> int:
+        known = self._statements is not None
+        try:
+            return _row_count(self._ask(_INSERT, values, deadline, sent=sent))
+        except SinkError as error:
+            self._statements = None
+            if not known or error.verdict.fault is not Fault.CONFIGURATION:
+                raise
+        # The table may have changed since it was looked at.
+        return _row_count(self._ask(_INSERT, values, deadline, sent=sent))
+
     def _look_for(self, count: int, values: bytes, deadline: float) -> None:
         """See whether the rows that the table did not take just now are those that it had already."""
         try:
@@ -194,10 +243,10 @@ class PostgresSink:
                 return True
             raise
 
-    def _ask(self, which: Which, values: bytes, deadline: float) -> PGresult:
+    def _ask(self, which: Which, values: bytes, deadline: float, *, sent: bool = False) -> PGresult:
         from otel_audit_exporter.sinks.postgres_wire import ConnectError, ConnectionLostError, ServerError
 
-        sent = bool(self._idle)  # on a kept connection that broke the rows may have been stored all the same
+        sent = sent or bool(self._idle)  # on a connection that broke the rows may have been stored all the same
         try:
             result = self._ask_on_kept(which, values, deadline)
             return self._ask_on(self._connect(deadline), which, values, deadline) if result is None else result
@@ -261,9 +310,12 @@ class PostgresSink:
         if not result.ntuples:
             schema, table = self._insertion.schema, self._insertion.table
             raise server_error("42P01", f'relation "{schema}.{table}" does not exist')
-        types, keys = (orjson.loads(result.get_value(0, at) or empty) for at, empty in enumerate((b"{}", b"[]")))
+        found = (orjson.loads(result.get_value(0, at) or empty) for at, empty in enumerate((b"{}", b"[]", b"[]")))
+        shape = TableShape(*found)
         try:
-            return Statements(self._insertion, TableShape(types, keys))
+            statements = Statements(self._insertion, shape)
+            self._copy = copy_for(self._insertion, shape)
+            return statements
         except ShapeError as error:
             raise server_error(error.code, error.message) from None
 
@@ -311,12 +363,16 @@ def _libpq_parameter(name: str, value: str) -> tuple[str, str]:
     return "sslmode", {"true": "require", "1": "require", "false": "disable", "0": "disable"}.get(value, value)
 
 
-def _transaction(statement: bytes, values: bytes, deadline: float) -> list[Statement]:
+def _timeout(deadline: float) -> bytes:
     left = seconds_left(deadline)
     milliseconds = max(int((left - min(_ANSWER_SHARE * left, _ANSWER_SECONDS)) * 1000), 1)
+    return b"SET LOCAL statement_timeout = %d" % milliseconds
+
+
+def _transaction(statement: bytes, values: bytes, deadline: float) -> list[Statement]:
     return [
         (b"BEGIN", ()),
-        (b"SET LOCAL statement_timeout = %d" % milliseconds, ()),
+        (_timeout(deadline), ()),
         (statement, (values,)),
         (b"COMMIT", ()),
     ]

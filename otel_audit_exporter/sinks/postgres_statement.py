@@ -12,10 +12,14 @@ DESCRIBE_TABLE: Final = files(__package__).joinpath("sql", "describe_table.sql")
 
 @dataclass(frozen=True)
 class TableShape:
-    """What a table has: the type of each column, and its unique keys, the shortest first."""
+    """What a table has: the type of each column, and its unique keys, the shortest first.
+
+    ``copy_indexes``: the index of each of the keys, where COPY does the same as an INSERT; else empty.
+    """
 
     types: Mapping[str, str]
     keys: Sequence[Sequence[str]]
+    copy_indexes: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Insert:
 
         ``document`` is the parameter's place. Raises :class:`ShapeError` where the table has no such column or key.
         """
-        return f"{self.plain_statement(shape, document)} ON CONFLICT ({_names(self._key(shape))}) DO NOTHING"
+        return f"{self.plain_statement(shape, document)} ON CONFLICT ({_names(self.key(shape))}) DO NOTHING"
 
     def plain_statement(self, shape: TableShape, document: str = "$1") -> str:
         """Return the same insert, but for that a row whose key is known is refused."""
@@ -52,7 +56,7 @@ class Insert:
 
         A key with a null in it is like no other, so that of such a row nothing can be said: it counts as there.
         """
-        keys = self._key(shape)
+        keys = self.key(shape)
         rows = self._recordset(shape, keys, document)
         equal = " AND ".join(f"t.{quoted(key)} = k{at}" for at, key in enumerate(keys))
         null = " OR ".join(f"k{at} IS NULL" for at, _ in enumerate(keys))
@@ -73,7 +77,8 @@ class Insert:
         typed = ", ".join(f"{quoted(column)} {types[column]}" for column in columns)
         return f"pg_catalog.{kind}_to_recordset({document}::pg_catalog.{kind}) AS ({typed})"
 
-    def _key(self, shape: TableShape) -> Sequence[str]:
+    def key(self, shape: TableShape) -> Sequence[str]:
+        """Return the columns of the unique key by which a row is known; raises :class:`ShapeError` without one."""
         if self.key_columns is not None:
             return self.key_columns
         for key in shape.keys:

@@ -83,6 +83,26 @@ class Wire:
         _raise_first_error(results)
         return results
 
+    def copy(self, commands: bytes, data: bytes, deadline: float) -> int:
+        """Run statements that end in COPY FROM STDIN, in one transaction; return how many rows it took.
+
+        Raises as :meth:`run` does.
+        """
+        try:
+            self._connection.exit_pipeline_mode()
+            self._connection.send_query(commands)
+            self._flush(deadline)
+            results = list(self._answers(deadline))
+            if results[-1].status == pq.ExecStatus.COPY_IN:
+                self._put(data, deadline)
+                results = list(self._answers(deadline))
+        except psycopg.Error:
+            raise ConnectionLostError("the connection broke") from None
+        if self.alive:
+            self._connection.enter_pipeline_mode()
+        _raise_first_error(results)
+        return results[-1].command_tuples or 0
+
     def roll_back(self, deadline: float) -> None:
         """End a refused transaction; where that fails the connection stays unusable."""
         refused = (pq.TransactionStatus.INERROR, pq.TransactionStatus.INTRANS)
@@ -97,17 +117,35 @@ class Wire:
         for command, values in statements:
             self._connection.send_query_params(command, values)
         self._connection.pipeline_sync()
+        self._flush(deadline)
+
+    def _put(self, data: bytes, deadline: float) -> None:
+        if not (self._connection.put_copy_data(data) and self._connection.put_copy_end()):
+            raise psycopg.OperationalError("no memory for the rows")
+        self._flush(deadline)
+
+    def _flush(self, deadline: float) -> None:
         both = selectors.EVENT_READ | selectors.EVENT_WRITE
         while self._connection.flush():
             if _wait(self._connection.socket, both, deadline) & selectors.EVENT_READ:
                 self._connection.consume_input()
 
+    def _answers(self, deadline: float) -> Iterator[abc.PGresult]:
+        """Give the results up to the last, or up to where the server waits for rows."""
+        while (result := self._result(deadline)) is not None:
+            yield result
+            if result.status == pq.ExecStatus.COPY_IN:
+                return
+
+    def _result(self, deadline: float) -> abc.PGresult | None:
+        while self._connection.is_busy():
+            _wait(self._connection.socket, selectors.EVENT_READ, deadline)
+            self._connection.consume_input()
+        return self._connection.get_result()
+
     def _results(self, deadline: float) -> Iterator[abc.PGresult]:
         while True:
-            while self._connection.is_busy():
-                _wait(self._connection.socket, selectors.EVENT_READ, deadline)
-                self._connection.consume_input()
-            result = self._connection.get_result()
+            result = self._result(deadline)
             if result is not None and result.status == pq.ExecStatus.PIPELINE_SYNC:
                 return
             if result is not None:
