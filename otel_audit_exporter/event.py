@@ -45,14 +45,25 @@ REQUIRED_BY_DEFAULT: Final = frozenset({"action", "entity_type", "entity_id", "y
 _ARGUMENTS: Final = frozenset(FIELDS) | {"idempotency_key"}
 
 
+class _Unsaid(str):
+    """A default that an ``audit_context`` may replace, as it would not replace what the caller said."""
+
+    __slots__ = ()
+
+
+_UNSAID_ACTOR_TYPE: Final = _Unsaid("user")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditEvent:
     """One audit event, as the arguments of ``audit_event()`` say it.
 
     Arguments are those of :func:`otel_audit_exporter.audit_event`; ``source_ip``, ``request_id`` and
-    ``user_agent`` are what an ``audit_context`` fills in otherwise. ``timestamp`` is aware; ``None`` means the
-    moment at which the event is emitted. Raises :class:`AuditEventError` naming every wrong field; what depends
-    on a pipeline's settings (whether ids must be UUIDs, which fields are required) is checked by ``emit``.
+    ``user_agent`` are what an ``audit_context`` fills in otherwise, as it does ``actor_type`` where none was given.
+    ``timestamp`` is aware; ``None`` means the moment at which the event is emitted. Its ``repr`` is fit for a log:
+    it shows no values, metadata or signature, which nothing has redacted yet. Raises :class:`AuditEventError`
+    naming every wrong field; what depends on a pipeline's settings (whether ids must be UUIDs, which fields are
+    required) is checked by ``emit``.
     """
 
     action: str = field(kw_only=False)
@@ -60,14 +71,14 @@ class AuditEvent:
     entity_id: uuid.UUID | str | int | None = None
     yacht_id: uuid.UUID | str | int | None = None
     user_id: uuid.UUID | str | int | None = None
-    old_values: Any = None
-    new_values: Any = None
+    old_values: Any = field(default=None, repr=False)
+    new_values: Any = field(default=None, repr=False)
     outcome: str = "success"
-    actor_type: str = "user"
+    actor_type: str = _UNSAID_ACTOR_TYPE
     on_behalf_of: uuid.UUID | str | int | None = None
     event_name: str | None = None
-    metadata: Any = None
-    signature: Any = None
+    metadata: Any = field(default=None, repr=False)
+    signature: Any = field(default=None, repr=False)
     timestamp: datetime | None = None
     record_id: uuid.UUID | str | None = None
     idempotency_key: str | None = None
@@ -82,9 +93,9 @@ class AuditEvent:
         _LENIENT.compose(said)
 
     def arguments(self) -> dict[str, Any]:
-        """Return what was said, by argument name, without the arguments that are ``None``."""
+        """Return what was said, by argument name, without what a context may still fill in."""
         values = ((one.name, getattr(self, one.name)) for one in fields(self))
-        return {name: value for name, value in values if value is not None}
+        return {name: value for name, value in values if value is not None and type(value) is not _Unsaid}
 
     @classmethod
     def from_bytes(cls, body: bytes) -> AuditEvent:
@@ -142,8 +153,8 @@ class EventRules:
         problems: dict[str, str] = {}
         fragments = [_NULL] * len(FIELDS)
         self._put_names(said, fragments, problems)
-        self._put_ids(said, fragments, problems)
         self._put_choices(said, fragments, problems)
+        self._put_ids(said, fragments, problems)
         self._put_values(said, fragments, problems)
         span = get_current_span().get_span_context()
         if span.is_valid:
@@ -189,7 +200,7 @@ class EventRules:
         for name, position in _IDS:
             value = said.get(name)
             if value is None:
-                by_user = name != "user_id" or said.get("actor_type", "user") == "user"
+                by_user = name != "user_id" or fragments[10] == UNSAID_JSON["actor_type"]
                 if name in self._required and by_user:
                     problems[name] = "is missing"
                 continue
@@ -202,7 +213,7 @@ class EventRules:
         for name, position, choices, default in _CHOICES:
             value = said.get(name, default)
             try:
-                fragments[position] = choices[value]
+                fragments[position] = choices[value.value if isinstance(value, Enum) else value]
             except (KeyError, TypeError):
                 shown = repr(value)[:40] if isinstance(value, str) else _kind(value)
                 problems[name] = f"must be one of {', '.join(map(str, choices))}, not {shown}"

@@ -116,6 +116,15 @@ class TestOnce:
         rows = [(str(row["created_by"]), row["new_values"]["_audit"]) for row in sqlite_rows("pms_audit_log.db")]
         assert sorted(rows) == [(YACHT, {"metadata": {"a": 1}}), (USER, {"metadata": {"a": 1, "b": 2}})]
 
+    def test_an_emitted_event_objects_actor_is_the_contexts_unless_it_says_one_itself(self) -> None:
+        exporter = InMemoryAuditExporter(columns={"id": "record_id", "actor": "actor_type", "user_id": "user_id"})
+        pipeline = configure_audit(exporter)
+        with audit_context(actor_type="service"):
+            pipeline.emit(AuditEvent("a"))
+            pipeline.emit(AuditEvent("a", actor_type="user", user_id=USER))
+        assert pipeline.force_flush()
+        assert [(row["actor"], row["user_id"]) for row in exporter.rows] == [("service", None), ("user", USER)]
+
     def test_what_is_rejected_at_the_call_is_counted_and_recorded_nowhere(self) -> None:
         pipeline = configure_audit("sqlite")
         for wrong in ({"entity_id": "no uuid"}, {"outcome": "perhaps"}, {"entity_typ": "x"}):

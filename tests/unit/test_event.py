@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import enum
 import json
+import pickle
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -28,6 +30,13 @@ RECORD = "0191a000-0000-7000-8000-000000000004"
 
 class Kind(enum.Enum):
     PART = "part"
+
+
+class Choice(enum.Enum):
+    FAILURE = "failure"
+    SERVICE = "service"
+    USER = "user"
+    OTHER = "other"
 
 
 def said(**changes: Any) -> dict[str, Any]:
@@ -90,6 +99,12 @@ class TestChecks:
     @pytest.mark.parametrize("value", ["robot", 1, b"user"])
     def test_an_unknown_actor_type_is_told_the_choices(self, value: object) -> None:
         assert problems(actor_type=value)["actor_type"].startswith("must be one of user, service, system, not ")
+
+    def test_an_enum_stands_for_its_value_where_there_is_a_choice(self) -> None:
+        event = decode(compose(outcome=Choice.FAILURE, actor_type=Choice.SERVICE, user_id=...).body)
+        assert (event["outcome"], event["actor_type"]) == ("failure", "service")
+        assert problems(actor_type=Choice.USER, user_id=...) == {"user_id": "is missing"}
+        assert set(problems(outcome=Choice.OTHER, actor_type=Choice.OTHER)) == {"outcome", "actor_type"}
 
     def test_an_unknown_keyword_is_named(self) -> None:
         assert problems(entity_typ="x") == {"entity_typ": "is not an argument of an audit event"}
@@ -360,8 +375,21 @@ class TestAuditEvent:
             "action": "a",
             "user_id": USER,
             "outcome": "success",
-            "actor_type": "user",
         }
+        assert AuditEvent(action="a", actor_type="user").arguments()["actor_type"] == "user"
+
+    def test_an_event_objects_actor_is_a_user_where_nothing_else_is_said(self) -> None:
+        event = AuditEvent(action="a")
+        assert event.actor_type == "user"
+        assert event == AuditEvent(action="a", actor_type="user") == replace(event) == pickle.loads(pickle.dumps(event))
+
+    def test_the_repr_of_an_event_object_shows_nothing_that_would_be_redacted_in_the_record(self) -> None:
+        secret = {"password": "hunter2"}
+        event = AuditEvent(
+            action="a", entity_type="t", old_values=secret, new_values=secret, metadata=secret, signature=secret
+        )
+        assert "hunter2" not in repr(event)
+        assert "entity_type='t'" in repr(event)
 
     def test_an_event_comes_back_from_its_bytes(self) -> None:
         event = compose(new_values={"a": 1}, metadata={"b": 2}, outcome="failure", on_behalf_of="someone")
