@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import anyio.to_thread
 from fastapi import Depends
+from opentelemetry.sdk._logs.export import LogRecordExporter
 
 from otel_audit_exporter.announce import logger
 from otel_audit_exporter.api import shutdown_audit
@@ -26,7 +27,7 @@ class audit_lifespan:  # noqa: N801  # called as a function by FastAPI
     Delivery at the end runs in a thread, so that the event loop is not held up. Any of::
 
         app = FastAPI(lifespan=audit_lifespan)                         # configure_audit() was called elsewhere
-        app = FastAPI(lifespan=audit_lifespan("supabase"))             # arguments of configure_audit
+        app = FastAPI(lifespan=audit_lifespan("supabase"))             # arguments of configure_audit, any exporter
         async with audit_lifespan(exporter="supabase"): yield          # inside a lifespan of your own
 
     :param settings: the arguments of :func:`configure_audit`; without any, nothing is configured here.
@@ -36,7 +37,7 @@ class audit_lifespan:  # noqa: N801  # called as a function by FastAPI
     """
 
     def __init__(self, app: Any = None, *, shutdown_timeout_millis: float = 10_000, **settings: Any) -> None:
-        if isinstance(app, str):
+        if isinstance(app, str | LogRecordExporter | Sequence):  # FastAPI gives the application itself
             settings["exporter"] = app
         self._settings = settings
         self._timeout_millis = shutdown_timeout_millis

@@ -14,7 +14,7 @@ import pytest
 from fastapi import Depends, FastAPI
 from starlette.types import Message
 
-from otel_audit_exporter import AuditConfigurationError, audit_event, get_audit_pipeline
+from otel_audit_exporter import AuditConfigurationError, InMemoryAuditExporter, audit_event, get_audit_pipeline
 from otel_audit_exporter.integrations import fastapi as integration
 from otel_audit_exporter.integrations.fastapi import AuditMiddleware, audit_identity, audit_lifespan
 from otel_audit_exporter.testing import AuditLog
@@ -58,6 +58,18 @@ def test_the_end_of_the_application_is_the_end_of_auditing(audit_log: AuditLog, 
     assert asyncio.run(live(app)) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert get_audit_pipeline().settings.ids == ids
     assert get_audit_pipeline().closed
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["an exporter", "a list"])
+def test_an_exporter_that_is_made_already_may_come_first_as_its_name_may(wrapped: bool) -> None:
+    exporter = InMemoryAuditExporter()
+
+    async def main() -> None:
+        async with audit_lifespan([exporter] if wrapped else exporter, schedule_delay_millis=50):
+            audit_event("start", entity_type="app", entity_id=uuid4(), yacht_id=YACHT, user_id=USER)
+
+    asyncio.run(main())
+    assert [row["action"] for row in exporter.rows] == ["start"]
 
 
 def test_wrong_settings_stop_the_start(audit_log: AuditLog) -> None:
