@@ -51,6 +51,7 @@ class AuditExporter(LogRecordExporter):
 
     exporter_name: str
     adopts = True
+    address_settings: tuple[str, ...] = ()  # what says where the sink is, and who asks there
     _unreadable: str | None = None  # what is wrong with the environment's settings
 
     def __init__(self, **options: Any) -> None:
@@ -239,8 +240,11 @@ class AuditExporter(LogRecordExporter):
         try:
             if missing is None:
                 return self._make_sink(self._settings, self._mapping)
-        except (ValueError, ImportError) as error:
+        except ImportError as error:
             missing = str(error)
+        except ValueError as error:
+            sources = [self._settings.sources[name] for name in self.address_settings if self._settings.chosen(name)]
+            missing = f"{error} ({', '.join(sources)})" if sources else str(error)
         if strict:
             raise AuditConfigurationError(f"exporter {self.exporter_name}: {missing}")
         logger.error("audit %s: events are held in the outbox: %s", self.exporter_name, missing)

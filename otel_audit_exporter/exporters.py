@@ -84,6 +84,7 @@ class SupabaseAuditExporter(AuditExporter):
     """
 
     exporter_name = "supabase"
+    address_settings = ("url", "key", "token")
 
     def __init__(
         self,
@@ -134,6 +135,7 @@ class PostgresAuditExporter(AuditExporter):
     """
 
     exporter_name = "postgres"
+    address_settings = ("dsn",)
     _address = ""  # of a DSN that can be read
 
     def __init__(self, dsn: str | None = None, **options: Any) -> None:
@@ -205,6 +207,7 @@ class OTLPAuditExporter(AuditExporter):
     """
 
     exporter_name = "otlp"
+    address_settings = ("endpoint",)
     _resource: Resource | None = None
     _address = ""
 

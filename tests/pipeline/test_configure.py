@@ -363,6 +363,23 @@ class TestFaults:
         with pytest.raises(AuditConfigurationError, match="OTEL_AUDIT_IDS='int': must be one of uuid, text"):
             configure_audit("sqlite")
 
+    @pytest.mark.parametrize(
+        ("exporter", "variable", "value"),
+        [
+            ("postgres", "OTEL_AUDIT_POSTGRES_DSN", "mysql://u:S3CRET@127.0.0.1/d"),
+            ("postgres", "DATABASE_URL", "host=127.0.0.1 S3CRET=1"),
+            ("supabase", "SUPABASE_SECRET_KEY", "S3CRET two"),
+        ],
+    )
+    def test_a_variable_that_says_no_address_or_key_is_named_without_its_value(
+        self, exporter: str, variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SUPABASE_URL", "http://x.example")
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(AuditConfigurationError, match=rf"exporter {exporter}: .*{variable}\)$") as caught:
+            configure_audit(exporter)
+        assert "S3CRET" not in str(caught.value)
+
     @pytest.mark.parametrize("exporter", ["sqlite,postgres", "sqlite,sqlite", "sqlite,nonsense"])
     def test_of_several_exporters_none_runs_on_where_one_cannot(self, exporter: str) -> None:
         with pytest.raises(AuditConfigurationError):
