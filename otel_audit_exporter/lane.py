@@ -33,7 +33,7 @@ from otel_audit_exporter.event_bytes import split
 from otel_audit_exporter.faults import FOREIGN_KEY_CODES, Fault, Verdict
 from otel_audit_exporter.folder import HeldFile, OutboxFolder
 from otel_audit_exporter.forks import Lock, survive_forks
-from otel_audit_exporter.health import AuditHealth, HealthThresholds, assess, broken
+from otel_audit_exporter.health import AuditHealth, HealthThresholds, assess, broken, without_dropped
 from otel_audit_exporter.housekeeper import housekeeper
 from otel_audit_exporter.outbox import Entry, MemoryOutbox, OutboxFile, Refusal, bodies_of, body_of, numbers_of, seq_of
 from otel_audit_exporter.retry import OPEN_GATE, Gate, GateState, refusal_delay
@@ -644,7 +644,7 @@ class Lane:
             told = assess(self.stats(), thresholds, cycle_seconds=self.options.cycle_seconds)
             return broken(told, f"the outbox or the dead letters cannot be read: {error}")
         return assess(
-            stats,
+            without_dropped(stats, parked),
             thresholds,
             overdue=overdue,
             parked=parked,

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from otel_audit_exporter import AuditConfigurationError, AuditHealth, configure_audit, flush_audit
+from otel_audit_exporter.deadletters import DeadLetterFile
+from otel_audit_exporter.folder import DEAD_LETTERS
 from otel_audit_exporter.health import HealthThresholds
 from otel_audit_exporter.pipeline import AuditPipeline
 from otel_audit_exporter.watch import HealthWatch
@@ -77,6 +79,31 @@ def test_parked_events_are_told_by_level_and_figure(configured: Configure, stub:
     assert flush_audit()
     health = pipeline.health()
     assert (health.level, health.failed, health.parked) == ("warning", 1, 1)
+
+
+@pytest.mark.parametrize("by_another", [False, True], ids=["here", "by another process"])
+def test_a_dead_letter_that_is_dropped_is_trouble_no_more(
+    by_another: bool, configured: Configure, stub: StubExporter, tmp_path: Path
+) -> None:
+    levels: list[str] = []
+    pipeline = configured(on_health_change=lambda health: levels.append(health.level))
+    emit(1)
+    stub.sink.fail(BAD_ROW, containing=b"refuse me")
+    parked = [receipt.record_id for receipt in emit(2, action="refuse me")]
+    assert flush_audit()
+    wait_until(lambda: levels == ["critical"], "the parked events are told")
+    [file] = (tmp_path / "outbox").glob(f"*/{DEAD_LETTERS}")
+    drop = DeadLetterFile(file).remove if by_another else pipeline.dead_letters().drop
+    assert drop(parked[0])
+    assert pipeline.health().reasons == (
+        "success rate 50 %, below 98 %",
+        "1 event parked in the dead letters, more than 1 %",
+    )
+    assert drop(parked[1])
+    wait_until(lambda: levels == ["critical", "good"], "nothing is left")
+    health, stats = pipeline.health(), pipeline.stats()
+    assert (health.failed, health.parked, health.success_rate, health.reasons) == (0, 0, 100.0, ())
+    assert (stats.submitted, stats.succeeded, stats.failed, stats.pending) == (3, 1, 2, 0)
 
 
 def test_the_second_of_two_parties_that_look_sees_the_same(configured: Configure, stub: StubExporter) -> None:
@@ -237,7 +264,7 @@ def test_a_forked_child_watches_from_its_first_event_on(
         assert not watch_threads()
         stub.sink.fail(MISCONFIGURED)
         emit(1)
-        wait_until(told.exists, "the child's health is told")
+        wait_until(lambda: told.exists() and told.read_text() != "", "the child's health is told")
         assert told.read_text() == f"{os.getpid()} warning"
 
     assert run_in_child(child)
