@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -46,8 +47,15 @@ class DeadLetters:
         parked = letters.all() if id is None else [one for one in [letters.get(id)] if one]
         return sum(self._retry(one) for one in parked)
 
-    def export(self, file: IO[str]) -> int:
-        """Write every dead letter to ``file`` as a line of JSON; return how many there were."""
+    def export(self, file: IO[str] | str | os.PathLike[str]) -> int:
+        """Write every dead letter to ``file`` as a line of JSON; return how many there were.
+
+        ``file`` is open for text, or a path: a file that is made there is this user's alone, and one that is there
+        already is written anew.
+        """
+        if isinstance(file, str | os.PathLike):
+            with open(file, "w", encoding="utf-8", opener=_private) as opened:
+                return self.export(opened)
         count = 0
         for letter in self:
             file.write(json.dumps(asdict(letter), default=str, ensure_ascii=False) + "\n")
@@ -99,6 +107,10 @@ class DeadLetters:
         finally:
             if self._lane.closed:  # after a shutdown nobody else closes what this has opened
                 self._lane.sink.close()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _shown(row: bytes) -> Any:

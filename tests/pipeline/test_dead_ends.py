@@ -69,6 +69,10 @@ def test_what_cannot_be_read_is_parked_and_holds_nobody_up(tmp_path: Path, left:
     exported = io.StringIO()
     assert pipeline.dead_letters().export(exported) == 1
     assert json.loads(exported.getvalue())["record_id"] == letter.record_id
+    for path in (tmp_path / "letters.jsonl", os.fspath(tmp_path / "letters.jsonl")):
+        assert pipeline.dead_letters().export(path) == 1
+    assert (tmp_path / "letters.jsonl").read_text(encoding="utf-8") == exported.getvalue()
+    assert (tmp_path / "letters.jsonl").stat().st_mode & 0o777 == 0o600
 
 
 def lane_of(pipeline: AuditPipeline) -> Lane:
