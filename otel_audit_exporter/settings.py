@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -92,10 +93,14 @@ def _some_names(value: Any) -> tuple[str, ...]:
 def _columns(value: Any) -> dict[str, str]:
     if isinstance(value, Mapping):
         return _checked_columns(dict(value))
+    with suppress(orjson.JSONDecodeError):
+        parsed = orjson.loads(str(value))
+        if isinstance(parsed, dict):
+            return _checked_columns(parsed)
     # The last one, because a column's name may hold one, and no field's does.
     pairs = [pair.rpartition("=") for pair in str(value).split(",") if pair.strip()]
     if not pairs or not all(column.strip() and name.strip() for column, _, name in pairs):
-        raise ValueError("must be column=field pairs with commas between them")
+        raise ValueError("must be column=field pairs with commas between them, or a JSON object of them")
     return _checked_columns({column.strip(): name.strip() for column, _, name in pairs})
 
 
@@ -246,7 +251,7 @@ SETTINGS: Final = (
         _columns,
         None,
         "the nine",
-        "which column takes which field: `column=field,...`",
+        "which column takes which field: `column=field,...`, or a JSON object (for names with commas)",
     ),
     Setting(
         "column_defaults",

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final, Literal
 
+import orjson
+
 from otel_audit_exporter.attributes import DEFAULT_COLUMNS
 from otel_audit_exporter.errors import AuditConfigurationError
 
@@ -172,6 +174,8 @@ class TablePlan:
 
 def columns_text(columns: Mapping[str, str]) -> str:
     """Return a mapping of columns as ``OTEL_AUDIT_COLUMNS`` has it."""
+    if any("," in column or column != column.strip() for column in columns):
+        return orjson.dumps(dict(columns)).decode()
     return ",".join(f"{column}={field}" for column, field in columns.items())
 
 

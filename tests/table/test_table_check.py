@@ -8,6 +8,7 @@ import pytest
 
 from otel_audit_exporter.attributes import DEFAULT_COLUMNS
 from otel_audit_exporter.mapping import TableMapping
+from otel_audit_exporter.settings import load_settings
 from otel_audit_exporter.table_check import Column, Fit, TableFacts, examine, suggest, values_that_fit, wrong_type
 from otel_audit_exporter.table_sql import columns_text
 
@@ -185,3 +186,9 @@ def test_a_made_up_event_says_what_the_columns_take() -> None:
     ]
     found = values_that_fit(TableFacts(columns, [("id",)]), DEFAULT)
     assert found == {"action": "create", "entity_type": "otel", "entity_id": 1}
+
+
+@pytest.mark.parametrize("name", ["of whom, and when", " padded ", "{curly", "a=b", 'quo"ted, {x}', "ordinary"])
+def test_the_line_for_columns_is_read_back_as_it_was_meant(name: str) -> None:
+    columns = {"id": "record_id", name: "user_id"}
+    assert load_settings({}, {"OTEL_AUDIT_COLUMNS": columns_text(columns)}).columns == columns

@@ -155,6 +155,7 @@ BAD: list[tuple[str, str, str]] = [
     ("OTEL_AUDIT_FOREIGN_KEY_GRACE", "inf", "must be a number of seconds, 0 or more"),
     ("OTEL_AUDIT_COLUMNS", "id", "must be column=field pairs with commas between them"),
     ("OTEL_AUDIT_COLUMNS", "id=record_id,=action", "must be column=field pairs with commas between them"),
+    ("OTEL_AUDIT_COLUMNS", '{"id": 1}', "must map column names to field names"),
     ("OTEL_AUDIT_COLUMNS", "id=nonsense", "no field is called nonsense; fields are record_id, yacht_id, "),
     ("OTEL_AUDIT_COLUMNS", "what=action", "exactly one column (a unique one) must take record_id"),
     ("OTEL_AUDIT_COLUMNS", "a=record_id,b=record_id", "exactly one column (a unique one) must take record_id"),
