@@ -38,7 +38,8 @@ $function$;
 -- are in the default one move to their own.
 create or replace function {make_partitions}(months_ahead integer default {months_ahead}, months_back integer default 0)
 returns void
-language plpgsql set search_path = pg_catalog set timezone = 'UTC' as $function$
+-- Whoever reads for long keeps it waiting, and it keeps the writers: it gives up in time, and the next call makes up.
+language plpgsql set search_path = pg_catalog set timezone = 'UTC' set lock_timeout = '10s' as $function$
 declare
     this_month timestamp := date_trunc('month', now() at time zone 'UTC');
     month timestamp;

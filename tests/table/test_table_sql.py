@@ -312,6 +312,16 @@ def test_a_partition_made_later_is_append_only_too(stack: Stack) -> None:
     assert try_forbidden(table, "postgres", changes) == []
 
 
+def test_making_partitions_gives_up_behind_a_long_reader_who_would_keep_writers_waiting_too(stack: Stack) -> None:
+    table = make_table(stack, partitioned=True)
+    with stack.postgres.connect() as reader, reader.transaction():
+        reader.execute(SQL("select from {}").format(table.name))
+        with pytest.raises(errors.LockNotAvailable):
+            stack.sql(statement(table, "select {make}(5, 0)"))
+    stack.sql(statement(table, "select {make}(5, 0)"))
+    assert len(table.partitions()) == 7
+
+
 # --- readers ------------------------------------------------------------------------------------------------------
 
 
