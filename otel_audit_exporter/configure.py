@@ -19,10 +19,11 @@ from otel_audit_exporter.announce import Repeats, logger
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.exits import end_with_process
 from otel_audit_exporter.exporter import AuditExporter, standalone_exporter
-from otel_audit_exporter.exporters import EXPORTERS, ForwardingAuditExporter, taken_from_client
+from otel_audit_exporter.exporters import EXPORTERS, ForwardingAuditExporter, SinkAuditExporter, taken_from_client
 from otel_audit_exporter.folder import OutboxFolder, orphans_elsewhere
 from otel_audit_exporter.pipeline import UNLIMITED, AuditPipeline
 from otel_audit_exporter.settings import Settings, load_settings
+from otel_audit_exporter.sinks.base import Sink
 
 DEFAULT_EXPORTER: Final = "sqlite"
 _LONGEST_NAME: Final = 30
@@ -36,7 +37,8 @@ _EXPORTERS_OWN: Final = frozenset(
 )
 
 
-ExporterChoice = str | LogRecordExporter | Sequence[str | LogRecordExporter]
+OneExporter = str | LogRecordExporter | Sink
+ExporterChoice = OneExporter | Sequence[OneExporter]
 
 
 class _Running:
@@ -81,9 +83,10 @@ def configure_audit(
     """Set up the audit pipeline of this process, once, in telemetry set-up.
 
     It has a ``LoggerProvider`` of its own, so that audit records share no queue, sampler, limit or filter with
-    ordinary logs. ``exporter`` is a name or an exporter of this library; every argument left out comes from the
-    environment, then from the default (the README's table of settings; ``exporter_options`` are those of the
-    exporter: ``url``, ``key``, ``token``, ``client``, ``path``, ...). ``resource`` goes on every record.
+    ordinary logs. ``exporter`` is a name, an exporter of this library or any other of the SDK's interface, a sink of
+    your own, or a list of such; every argument left out comes from the environment, then from the default (the
+    README's table of settings; ``exporter_options`` are those of the exporter: ``url``, ``key``, ``token``,
+    ``client``, ``path``, ...). ``resource`` goes on every record.
 
     A second call with the same arguments returns the running pipeline; with others it raises. After
     ``shutdown_audit()`` a call starts a new one. Raises :class:`AuditConfigurationError` that names each setting
@@ -263,9 +266,7 @@ def replaced_pipeline(pipeline: AuditPipeline, stand_in: Callable[[Settings], Au
             _Running.pipeline, _Running.made_of, _Running.stand_in = before
 
 
-def _exporters(
-    chosen: Sequence[str | LogRecordExporter], settings: Settings, resource: Resource | None
-) -> list[AuditExporter]:
+def _exporters(chosen: Sequence[OneExporter], settings: Settings, resource: Resource | None) -> list[AuditExporter]:
     made: list[AuditExporter] = []
     try:
         for one in chosen:
@@ -281,30 +282,33 @@ def _exporters(
     return made
 
 
-def _known(exporter: ExporterChoice | None, settings: Settings) -> list[str | LogRecordExporter]:
+def _known(exporter: ExporterChoice | None, settings: Settings) -> list[OneExporter]:
     chosen = _chosen(exporter if exporter is not None else settings.exporter or DEFAULT_EXPORTER)
     for one in chosen or [""]:
-        if not isinstance(one, LogRecordExporter) and one not in (*EXPORTERS,):
+        made = isinstance(one, LogRecordExporter | Sink) and not isinstance(one, type)
+        if not made and one not in (*EXPORTERS,):
             raise AuditConfigurationError(_unknown_exporter(one))
     return chosen
 
 
-def _chosen(given: ExporterChoice) -> list[str | LogRecordExporter]:
+def _chosen(given: ExporterChoice) -> list[OneExporter]:
     """Return the names and exporters that were given, a list with commas taken apart."""
     parts = [given] if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
-    chosen: list[str | LogRecordExporter] = []
+    chosen: list[OneExporter] = []
     for part in parts:
         chosen.extend(part.lower().replace(" ", "").split(",") if isinstance(part, str) else [part])
     return [one for one in chosen if one != ""]
 
 
-def _exporter(one: str | LogRecordExporter, settings: Settings, resource: Resource | None) -> AuditExporter:
+def _exporter(one: OneExporter, settings: Settings, resource: Resource | None) -> AuditExporter:
     if isinstance(one, AuditExporter):
         if one.lane.closed:
             raise AuditConfigurationError(f"{one!r} was shut down: make a new one")
         return one
     if isinstance(one, LogRecordExporter):
         return ForwardingAuditExporter.forwarding(one, settings, resource)
+    if not isinstance(one, str):
+        return SinkAuditExporter.around(one, settings)
     return EXPORTERS[one].from_settings(settings, resource)
 
 
@@ -315,7 +319,7 @@ def _unknown_exporter(given: Any) -> str:
         what = f"the class {given.__name__} (make one first)" if isinstance(given, type) else type(given).__name__
     return (
         f"exporter (OTEL_AUDIT_EXPORTER): {what} is none; must be one of {', '.join(EXPORTERS)}, "
-        "or an exporter of the SDK's interface"
+        "an exporter of the SDK's interface, or a sink"
     )
 
 
@@ -372,7 +376,9 @@ def _say_where(pipeline: AuditPipeline, settings: Settings, *, chosen: bool) -> 
             " and ".join(unused),
         )
     else:
-        logger.info("audit: exporter %s, mode %s, outbox %s", where, settings.mode, settings.outbox)
+        primary = pipeline.exporters[0].lane
+        outbox = "memory" if primary.folder is None else primary.options.outbox
+        logger.info("audit: exporter %s, mode %s, outbox %s", where, settings.mode, outbox)
     for exporter in pipeline.exporters:
         _warn_of_orphans(exporter.lane.folder)
 

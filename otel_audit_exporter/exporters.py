@@ -199,6 +199,26 @@ class ForwardingAuditExporter(AuditExporter):
         return shown_endpoint(self._exporter) or self.exporter_name
 
 
+class SinkAuditExporter(AuditExporter):
+    """Write rows with a sink of the application's own, with this library's outbox before it."""
+
+    _given: Sink
+
+    @classmethod
+    def around(cls, sink: Sink, settings: Settings) -> AuditExporter:
+        """Build one for a pipeline."""
+        made = cls.__new__(cls)
+        made._given, made.exporter_name = sink, sink.name
+        made._start(settings, strict=True)
+        return made
+
+    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        return self._given
+
+    def _place(self, settings: Settings) -> str:
+        return self._given.target
+
+
 class OTLPAuditExporter(AuditExporter):
     """Send audit records by OTLP over HTTP, with the official exporter (extra ``otlp``).
 

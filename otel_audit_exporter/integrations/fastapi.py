@@ -17,6 +17,7 @@ from otel_audit_exporter.context import update_audit_context
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.integrations.asgi import AuditMiddleware
 from otel_audit_exporter.integrations.operations_router import audit_router
+from otel_audit_exporter.sinks.base import Sink
 
 __all__ = ["AuditMiddleware", "audit_identity", "audit_lifespan", "audit_router"]
 
@@ -37,7 +38,7 @@ class audit_lifespan:  # noqa: N801  # called as a function by FastAPI
     """
 
     def __init__(self, app: Any = None, *, shutdown_timeout_millis: float = 10_000, **settings: Any) -> None:
-        if isinstance(app, str | LogRecordExporter | Sequence):  # FastAPI gives the application itself
+        if isinstance(app, str | LogRecordExporter | Sink | Sequence):  # FastAPI gives the application itself
             settings["exporter"] = app
         self._settings = settings
         self._timeout_millis = shutdown_timeout_millis

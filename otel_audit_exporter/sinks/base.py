@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from otel_audit_exporter.faults import Fault, Verdict
 
@@ -52,6 +52,7 @@ class SinkError(Exception):
         return f"{self.message} ({where})" if where else self.message
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Takes rows: bytes of JSON objects that all have the same keys, the columns.
 
