@@ -238,7 +238,7 @@ def _show_next(directory: Path, database: Path) -> None:
         ("Look at the rows:", f"sqlite3 {database} .dump"),
         ("See what waits:", f"{command} outbox status --outbox-dir {directory / 'outbox'}"),
         ("Write events of your own:", f"{command} emit --help"),
-        ("Put it into an API:", "README.md has the five lines that configure it, and the one that emits"),
+        ("Put it into an API:", "README.md has the call that configures it, and the one that emits"),
     ):
         print(f"{what:<26}{how}")
 
