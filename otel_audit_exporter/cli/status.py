@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -97,6 +98,7 @@ def _summary(root: str, found: Sequence[DestinationStatus], now: datetime) -> st
     waits = f", the oldest for {_age(oldest, now)}" if oldest is not None else ""
     unread = sum((one.dead_letters is None) + sum(file.events is None for file in one.files) for one in found)
     more = f"; {talk.amount(unread, 'file')} not counted: cannot be read" if unread else ""
+    more += "" if os.path.isdir(root) else "; there is no such directory (OTEL_AUDIT_OUTBOX_DIR)"
     return f"{root}: {talk.amount(pending, 'event')} pending{waits}, {parked:,} parked{more}"
 
 

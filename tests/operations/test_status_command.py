@@ -104,9 +104,15 @@ def test_on_a_narrow_terminal_no_number_is_broken() -> None:
 
 
 def test_an_empty_directory_has_nothing_to_tell(tmp_path: Path) -> None:
+    done = status("--outbox-dir", str(tmp_path))
+    assert done.stdout == ""
+    assert done.stderr == f"{tmp_path}: 0 events pending, 0 parked\n"
+
+
+def test_a_directory_that_is_not_there_is_told_as_that(tmp_path: Path) -> None:
     done = status("--outbox-dir", str(tmp_path / "nothing"))
     assert done.stdout == ""
-    assert "0 events pending, 0 parked" in done.stderr
+    assert "0 events pending, 0 parked; there is no such directory (OTEL_AUDIT_OUTBOX_DIR)" in done.stderr
 
 
 @pytest.mark.usefixtures("waiting")
