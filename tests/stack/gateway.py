@@ -143,6 +143,9 @@ class Gateway:
     # In the gateway's thread
 
     async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
+        if self._server is None:  # the port was closed while this connection was on its way here
+            reset(writer)
+            return
         self.connections_accepted += 1
         self._clients[writer] = asyncio.current_task()
         try:
