@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import uvicorn
 
-from tests.stack.ports import HOST, free_port
+from tests.stack.ports import HOST
 from tests.stack.waiting import wait_until
 
 Serve = Callable[[Any], str]
@@ -19,16 +20,16 @@ Serve = Callable[[Any], str]
 @contextmanager
 def serving(app: Any, **options: Any) -> Iterator[str]:
     """Serve an ASGI application; give its address."""
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, host=HOST, port=port, log_config=None, ws="none", **options))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    wait_until(lambda: server.started, "the server has started")
-    try:
-        yield f"http://{HOST}:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", **options))
+    with socket.create_server((HOST, 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        try:
+            wait_until(lambda: server.started, "the server has started")
+            yield f"http://{HOST}:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 class _Silent(WSGIRequestHandler):
