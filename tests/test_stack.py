@@ -1,6 +1,10 @@
 """The stack that every other test relies on: what its parts and its faults really do."""
 
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +16,8 @@ from supabase import Client, ClientOptions, create_client
 from tests.stack import AuditTable, Stack, faults
 from tests.stack.faults import Answer, Close, Delay, Drip, Fault, Hang, Place, ReplyPart, Reset, Rewrite
 from tests.stack.messages import Reply
+from tests.stack.ports import HOST, free_port
+from tests.stack.postgrest import PostgREST
 from tests.stack.waiting import wait_until
 
 BEFORE_THE_DATABASE = (Place.REQUEST_HEAD, Place.REQUEST_BODY)
@@ -328,7 +334,8 @@ class TestOutages:
         assert post(http, stack, audit_table, new_row()).status_code == 201
         assert stack.postgres.terminate_backends() > 0
         stack.wait_until_serving()
-        assert post(http, stack, audit_table, new_row()).status_code == 201
+        for _ in range(20):  # and no later one finds a dead connection, or a schema cache that is just gone
+            assert post(http, stack, audit_table, new_row()).status_code == 201
 
     def test_a_killed_postgrest_is_a_502_until_it_is_started(
         self, stack: Stack, audit_table: AuditTable, http: httpx.Client
@@ -344,6 +351,23 @@ class TestOutages:
         stack.postgrest.pause()
         with pytest.raises(httpx.ReadTimeout):
             post(hasty_http, stack, audit_table, new_row())
+        stack.gateway.wait_for_requests()
         stack.postgrest.resume()
         stack.gateway.wait_until_idle()
         assert audit_table.count() == 1
+
+
+class TestStarting:
+    def test_a_port_that_one_process_has_taken_is_passed_over_by_the_others(self) -> None:
+        program = f"from tests.stack import ports; ports._RANGE = [{free_port()}]; ports.free_port()"
+        other = subprocess.run(
+            [sys.executable, "-c", program], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+        )
+        assert "no free TCP port" in other.stderr
+
+    def test_a_server_that_ends_while_it_starts_tells_what_it_said(self, stack: Stack, tmp_path: Path) -> None:
+        another = PostgREST(tmp_path, dsn=stack.dsn("authenticator"), jwt_secret="s" * 32)
+        with socket.create_server((HOST, another.port)):
+            with pytest.raises(RuntimeError, match=r"PostgREST ended with status 1, and said:\n.*Address in use"):
+                another.start()
+            another.stop()

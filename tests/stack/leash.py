@@ -32,6 +32,7 @@ class LeashedServer:
     ) -> None:
         script = [sys.executable, "-I", "-S", __file__]
         options = [str(int(stop_signal)), user or "", str(removed_if_orphaned or "")]
+        self._log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [*script, *options, *map(str, command)],
@@ -45,11 +46,19 @@ class LeashedServer:
         assert self._process.stdout is not None
         pid = self._process.stdout.readline()
         if not pid:
-            raise RuntimeError(f"{command[0]} could not be started:\n{log.read_text()}")
+            raise RuntimeError(f"{command[0]} could not be started:\n{self.output()}")
         self.pid = int(pid)
 
     def alive(self) -> bool:
-        return self._process.poll() is None
+        return self.status() is None
+
+    def status(self) -> int | None:
+        """Give its exit status, or the number of the signal that ended it; None while it runs."""
+        return self._process.poll()
+
+    def output(self) -> str:
+        """Give what it has said so far."""
+        return self._log.read_text(errors="replace")
 
     def stop(self) -> None:
         """Stop the server as its kind is stopped, and wait for it."""
@@ -79,7 +88,8 @@ def _hold(stop_signal: int, user: str, removed_if_orphaned: str, command: Sequen
 
 
 def _wait_for_word(server: "subprocess.Popen[bytes]", stop_signal: int, orphaned: list[bool]) -> None:
-    if sys.stdin.buffer.read(1) != _STOP:
+    # Not by way of the buffer of sys.stdin: an interpreter that ends while a thread waits in there aborts.
+    if os.read(sys.stdin.fileno(), 1) != _STOP:
         orphaned.append(True)
     server.send_signal(signal.SIGCONT)
     server.send_signal(stop_signal)

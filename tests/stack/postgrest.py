@@ -8,7 +8,7 @@ import httpx
 from tests.stack.leash import LeashedServer
 from tests.stack.npm import postgrest_binary
 from tests.stack.ports import HOST, free_port
-from tests.stack.waiting import wait_until
+from tests.stack.starting import wait_until_started
 
 SCHEMAS = ("public", "audit", "marker")
 
@@ -43,6 +43,7 @@ class PostgREST:
         return self._server is not None and self._server.alive()
 
     def start(self) -> None:
+        self.stop()  # what is left of one that ended by itself
         self._server = LeashedServer([postgrest_binary()], log=self.log, env=self._environment)
         self.wait_until_ready()
 
@@ -69,11 +70,9 @@ class PostgREST:
 
     def wait_until_ready(self, timeout: float = 60.0) -> None:
         """Return once it has a database connection and a schema cache."""
-        wait_until(self._ready, "PostgREST is ready", timeout)
+        wait_until_started(self._running(), "PostgREST", self._ready, timeout)
 
     def _ready(self) -> bool:
-        if not self._running().alive():
-            raise RuntimeError(f"PostgREST ended:\n{self.log.read_text()}")
         try:
             return httpx.get(f"{self._admin_url}/ready", timeout=5).is_success
         except httpx.TransportError:

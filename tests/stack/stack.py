@@ -38,6 +38,7 @@ class Stack:
         self._signer = TokenSigner(secrets.token_hex(32))
         self._parts = ExitStack()
         self._reloads = 0
+        self._recovered_cuts = 0
         self._spare_tables: dict[str, list[AuditTable]] = {}
 
     def __enter__(self) -> "Stack":
@@ -91,6 +92,11 @@ class Stack:
     def wait_until_serving(self, timeout: float = 60.0) -> None:
         """Return once PostgREST answers from the database, after either was away."""
         wait_until(lambda: self._serves("public", "pms_audit_log?limit=0"), "PostgREST serves tables", timeout)
+        if self._recovered_cuts != (cuts := self.postgres.cuts):
+            # So far it may have served by what it knew before; where loading that anew fails, it knows nothing for a
+            # while, and answers 503. A reload that has come through also leaves no dead connection in its pool.
+            self.reload_schema_cache()
+            self._recovered_cuts = cuts
 
     def heal(self) -> None:
         """Undo what a test did to the parts: they run, are reachable, and no fault is left."""
