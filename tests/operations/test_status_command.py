@@ -9,6 +9,7 @@ import pty
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from otel_audit_exporter import shutdown_audit
 from otel_audit_exporter.cli.status import _view
 from tests.operations.conftest import Configure
 from tests.operations.stubs import AWAY, BAD_ROW, StubExporter, emit
-from tests.stack.waiting import wait_until
 
 COMMAND = [sys.executable, "-m", "otel_audit_exporter.cli", "status"]
 DIES = """
@@ -133,19 +133,16 @@ def test_a_terminal_gets_a_live_view() -> None:
     primary, secondary = pty.openpty()
     environment = os.environ | {"COLUMNS": "150", "LINES": "30", "TERM": "xterm"}
     command = [*COMMAND, "--watch", "--interval", "0.1"]
-    with subprocess.Popen(command, stdout=secondary, stderr=subprocess.PIPE, env=environment) as process:
-        seen = b""
-
-        def shown_twice() -> bool:
-            nonlocal seen
-            seen += os.read(primary, 65_536)
-            return seen.count(b"7 events pending") > 1 and b"orphaned" in seen
-
-        wait_until(shown_twice, "the view is drawn and drawn again")
-        process.send_signal(signal.SIGINT)
-        process.communicate()
-    os.close(secondary)
-    os.close(primary)
+    with subprocess.Popen(command, stdout=secondary, stderr=subprocess.DEVNULL, env=environment) as process:
+        os.close(secondary)
+        seen, interrupted = b"", False
+        with open(primary, "rb", buffering=0) as screen, suppress(OSError):  # Linux's word for the end of a terminal
+            while more := screen.read(65_536):  # to the end: who draws waits until somebody has read
+                seen += more
+                if not interrupted and seen.count(b"7 events pending") > 1 and b"orphaned" in seen:
+                    interrupted = True
+                    process.send_signal(signal.SIGINT)
+    assert interrupted
     assert process.returncode == 0
 
 
