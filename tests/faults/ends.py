@@ -74,9 +74,10 @@ def atexit_handlers_that_emit(job: Job, ledger: Ledger) -> None:
 
 
 def shutdown_call(job: Job, ledger: Ledger) -> None:
+    """Shut down within `visits` seconds, and emit once more."""
     emit_many(ledger, job)
     began = time.monotonic()
-    delivered = audit.shutdown_audit(2000)
+    delivered = audit.shutdown_audit(1000 * job.visits)
     _say(f"{delivered} {time.monotonic() - began:.2f}")
     emit_one(ledger, new_id())
 

@@ -18,6 +18,7 @@ import pytest
 from otel_audit_exporter import AuditConfigurationError, OutboxFullError, configure_audit
 from tests.faults import scenario
 from tests.faults.conftest import Start
+from tests.faults.failpoints import AFTER_A_CALL
 from tests.faults.scenario import Scenario
 from tests.faults.test_ends import run, started
 from tests.stack import Stack
@@ -85,7 +86,7 @@ class TestUnusable:
         try:
             left = scenario.on_sqlite(tmp_path)
             with left.nursery() as nursery:
-                nursery.kill_one(replace(left.job, failpoint="between parking and settling"), 1.0)
+                assert nursery.kill_one(replace(left.job, failpoint=AFTER_A_CALL, visits=20), 60.0) == -9
         finally:
             os.umask(previous)
         outbox = Path(left.job.options["outbox_dir"])
@@ -176,10 +177,11 @@ def test_two_adopters_at_once_deliver_each_event_once(tmp_path: Path) -> None:
     shared = scenario.on_sqlite(tmp_path)
     job = replace(shared.job, failpoint="before the sink's insert")
     with shared.nursery() as one, shared.nursery() as other:
-        assert {one.kill_one(job, 1.0) for _ in range(6)} == {-9}
+        assert {one.kill_one(job, 60.0) for _ in range(6)} == {-9}
+        waiting = len(shared.said.accepted)
         with ThreadPoolExecutor(2) as pool:
             lasts = list(pool.map(lambda nursery: nursery.drain(shared.job), (one, other)))
-    waiting = len(shared.said.accepted)
+    assert waiting > 0
     assert sum(last["books"]["recovered"] for last in lasts) >= waiting
     assert shared.violations() == []
 

@@ -157,7 +157,7 @@ class TestChildren:
 
 class TestShutdown:
     def test_it_delivers_and_says_so_and_later_events_come_with_the_next_process(self, ending: Scenario) -> None:
-        status, said = run("shutdown_call", ending)
+        status, said = run("shutdown_call", ending, visits=60)
         assert (status, said.split()[0]) == (0, "True")
         assert len(undelivered(ending)) == 1
         assert ending.violations() == []
@@ -171,7 +171,7 @@ class TestShutdown:
     ) -> None:
         away = scenario.on_stack(tmp_path, stack, audit_table)
         with stack.gateway.refusing():
-            status, said = run("shutdown_call", away)
+            status, said = run("shutdown_call", away, visits=2)
         delivered, seconds = said.split()
         assert (status, delivered) == (0, "False")
         assert float(seconds) < 8.0  # 2 s were given; an attempt of 10 s or a back-off would show

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.faults import scenario
+from tests.faults.failpoints import AFTER_A_CALL
 from tests.faults.scenario import Scenario
 from tests.stack import AuditTable, Stack
 from tests.stack.faults import Place, Reset, captive_portal
@@ -44,17 +45,17 @@ def test_a_value_changed_on_the_way_is_noticed(tmp_path: Path) -> None:
 
 
 def _killed_before_an_insert(directory: Path, *breaks: str) -> list[str]:
-    broken = scenario.on_sqlite(directory)
-    job = replace(broken.job, breaks=list(breaks), failpoint="before the sink's insert", visits=2)
+    broken = scenario.on_sqlite(directory, schedule_delay_millis=100)
+    job = replace(broken.job, breaks=list(breaks), failpoint="before the sink's insert")
     with broken.nursery() as nursery:
-        assert {nursery.kill_one(job, 1.0) for _ in range(3)} == {-9}
+        assert {nursery.kill_one(job, 60.0) for _ in range(3)} == {-9}
     return broken.violations()
 
 
 def _delivered(broken: Scenario, *breaks: str) -> list[str]:
-    job = replace(broken.job, breaks=list(breaks), events=200)
+    job = replace(broken.job, breaks=list(breaks), failpoint=AFTER_A_CALL, visits=200)
     with broken.nursery() as nursery:
-        nursery.kill_one(job, 2.0)
+        assert nursery.kill_one(job, 60.0) == -9
     return broken.violations(list(breaks))
 
 
