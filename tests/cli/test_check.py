@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from tests.stack.faults import (
     unavailable_text,
 )
 from tests.stack.messages import Request
+from tests.stack.small_servers import serving
 
 Environment = Callable[[str, object], None]
 KINDS = ("supabase", "postgres")
@@ -374,13 +374,8 @@ class _Page(BaseHTTPRequestHandler):
 @pytest.fixture
 def website() -> Iterator[str]:
     """A web server that knows nothing of PostgREST."""
-    server = HTTPServer(("127.0.0.1", 0), _Page)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(HTTPServer(("127.0.0.1", 0), _Page)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_an_address_that_is_another_websites_is_told(

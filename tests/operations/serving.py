@@ -11,6 +11,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import uvicorn
 
+from tests.stack import small_servers
 from tests.stack.ports import HOST
 from tests.stack.waiting import wait_until
 
@@ -40,11 +41,5 @@ class _Silent(WSGIRequestHandler):
 @contextmanager
 def serving_wsgi(app: Any) -> Iterator[str]:
     """Serve a WSGI application; give its address."""
-    with make_server(HOST, 0, app, handler_class=_Silent) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://{HOST}:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with small_servers.serving(make_server(HOST, 0, app, handler_class=_Silent)) as port:
+        yield f"http://{HOST}:{port}"

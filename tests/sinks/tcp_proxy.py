@@ -18,6 +18,8 @@ class TcpProxy:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: list[socket.socket] = []
+        self._stopping = False
+        self._changing = threading.Lock()
         self.port = int(self._listener.getsockname()[1])
         self.accepted = 0
         self.replies = "pass"
@@ -26,18 +28,27 @@ class TcpProxy:
     def run(self) -> None:
         with suppress(OSError):
             while True:
-                client, _ = self._listener.accept()
+                client = self._keep(self._listener.accept()[0])
                 self.accepted += 1
-                server = socket.create_connection(("127.0.0.1", self._target))
-                self._sockets += [client, server]
+                server = self._keep(socket.create_connection(("127.0.0.1", self._target)))
                 self._start(self._forward, client, server)
                 self._start(self._answer, server, client)
 
     def stop(self) -> None:
-        for one in [self._listener, *self._sockets]:
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+        with self._changing:
+            self._stopping = True
+            for one in [self._listener, *self._sockets]:
+                with suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+                one.close()
+
+    def _keep(self, one: socket.socket) -> socket.socket:
+        """Have a socket closed at the end, which may be now."""
+        with self._changing:
+            if self._stopping:
+                one.close()
+            self._sockets.append(one)
+        return one
 
     def cut(self) -> None:
         """Close every connection on both sides, but none that is made meanwhile."""
@@ -80,6 +91,8 @@ def proxying(port: int) -> Iterator[TcpProxy]:
     proxy = TcpProxy(port)
     thread = threading.Thread(target=proxy.run, daemon=True)
     thread.start()
-    yield proxy
-    proxy.stop()
-    thread.join()
+    try:
+        yield proxy
+    finally:
+        proxy.stop()
+        thread.join()

@@ -18,6 +18,7 @@ from tests.sinks.rows import COLUMNS, id_of, new_row, refusal, soon
 from tests.sinks.running import in_threads, run_in_child
 from tests.sinks.tcp_proxy import TcpProxy, proxying
 from tests.stack import AuditTable, Stack
+from tests.stack.waiting import wait_until
 
 RECORD, CONFIGURATION, TRANSIENT = Fault.RECORD, Fault.CONFIGURATION, Fault.TRANSIENT
 
@@ -174,7 +175,7 @@ def test_a_reply_that_hangs_or_drips_ends_with_the_deadline_and_leaves_one_row(
         error = refusal(proxied, row, seconds=0.5)
     assert error.verdict.fault is TRANSIENT
     assert error.verdict.perhaps_stored
-    assert id_of(row) in audit_table.ids()
+    wait_until(lambda: id_of(row) in audit_table.ids(), "the server has stored it")
     proxy.replies = "pass"
     proxied.insert([row], soon())
     assert audit_table.ids() == sorted([id_of(warm), id_of(row)])
@@ -260,11 +261,11 @@ def test_one_connection_is_kept_and_threads_at_once_have_their_own(
         blocker.execute("begin")
         blocker.execute(SQL("lock table {}").format(audit_table.identifier))
 
-        def unlock_later() -> None:
-            time.sleep(0.5)
+        def unlock_when_all_wait() -> None:
+            wait_until(lambda: waiting_for_a_lock(stack) == 4, "four connections wait for the table")
             blocker.execute("rollback")
 
-        in_threads([unlock_later, *[lambda: proxied.insert([new_row()], soon())] * 4])
+        in_threads([unlock_when_all_wait, *[lambda: proxied.insert([new_row()], soon())] * 4])
     assert audit_table.count() == 9
     assert proxy.accepted == 4
 
@@ -304,10 +305,7 @@ def test_closing_gives_the_connection_back(sink: PostgresSink, stack: Stack) -> 
     sink.insert([new_row()], soon())
     sink.close()
     query = "select count(*) as open from pg_stat_activity where usename = 'audit_writer'"
-    deadline = soon()
-    while stack.sql(query)[0]["open"] and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert stack.sql(query)[0]["open"] == 0
+    wait_until(lambda: stack.sql(query)[0]["open"] == 0, "the connection is gone")
 
 
 # The table
@@ -396,6 +394,13 @@ def test_a_key_that_on_conflict_cannot_name_is_no_key(
 
 
 # Helpers
+
+
+def waiting_for_a_lock(stack: Stack) -> int:
+    query = (
+        "select count(*) as waiting from pg_stat_activity where usename = 'audit_writer' and wait_event_type = 'Lock'"
+    )
+    return int(stack.sql(query)[0]["waiting"])
 
 
 @contextmanager

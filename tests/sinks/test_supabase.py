@@ -24,6 +24,8 @@ from tests.sinks.tls import serving_tls
 from tests.stack import AuditTable, Stack, faults
 from tests.stack.faults import Answer, Close, Delay, Drip, Hang, Place, ReplyPart, Reset, Rewrite
 from tests.stack.messages import Reply
+from tests.stack.small_servers import serving
+from tests.stack.waiting import wait_until
 
 RECORD, CONFIGURATION, TRANSIENT = Fault.RECORD, Fault.CONFIGURATION, Fault.TRANSIENT
 
@@ -298,10 +300,11 @@ def test_an_error_that_drips_ends_with_the_deadline(stack: Stack, sink: Supabase
 
 
 def test_a_peer_that_reads_nothing_ends_with_the_deadline(stack: Stack) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener, within(8.0):
+    row = new_row(new_values="x" * 30_000_000)
+    with socket.create_server(("127.0.0.1", 0)) as listener, within(10.0):
         sink = SupabaseSink(f"http://127.0.0.1:{listener.getsockname()[1]}", "k", columns=COLUMNS)
         with closing(sink):
-            error = refusal(sink, new_row(new_values="x" * 30_000_000), seconds=0.5)
+            error = refusal(sink, row, seconds=2.0)
     assert error.verdict.fault is TRANSIENT
     assert error.verdict.perhaps_stored
 
@@ -313,7 +316,7 @@ def test_a_lost_reply_says_that_the_row_is_perhaps_stored(
     stack.gateway.inject(Hang(Place.COMMITTED))
     error = refusal(sink, seconds=0.5)
     assert error.verdict.perhaps_stored
-    assert audit_table.count() == 2
+    wait_until(lambda: audit_table.count() == 2, "the row is stored all the same")
 
 
 def test_a_slow_gateway_is_waited_for(stack: Stack, sink: SupabaseSink, audit_table: AuditTable) -> None:
@@ -347,8 +350,8 @@ def test_a_certificate_that_is_not_trusted_is_the_configurations_fault(tmp_path:
 def test_the_deadline_holds_under_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dripping: bytes) -> None:
     with serving_tls(tmp_path, dripping=dripping) as port:
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
-        with closing(SupabaseSink(f"https://localhost:{port}", "k", columns=COLUMNS)) as sink, within(8.0):
-            error = refusal(sink, seconds=0.6)
+        with closing(SupabaseSink(f"https://localhost:{port}", "k", columns=COLUMNS)) as sink, within(10.0):
+            error = refusal(sink, seconds=2.0)
     assert error.verdict.fault is TRANSIENT
     assert error.verdict.perhaps_stored
 
@@ -395,8 +398,13 @@ def test_a_connection_is_kept_and_each_thread_has_its_own(stack: Stack, sink: Su
     for _ in range(5):
         sink.insert([new_row()], soon())
     assert stack.gateway.connections_accepted == before
-    stack.gateway.inject(Delay(0.2), times=None)
-    in_threads([lambda: sink.insert([new_row()], soon())] * 4)
+    held = stack.gateway.inject(Hang(Place.REQUEST_BODY), times=None)
+
+    def release_when_all_wait() -> None:
+        held.wait(4)
+        held.remove()
+
+    in_threads([release_when_all_wait, *[lambda: sink.insert([new_row()], soon())] * 4])
     assert stack.gateway.connections_accepted == before + 3
 
 
@@ -448,9 +456,10 @@ def test_the_environments_proxy_is_used_and_keeps_the_deadline(
         with closing(sink_with(stack, audit_table, stack.service_key)) as sink:
             sink.insert([new_row()], soon())
             assert len(seen) == 1
-            stack.gateway.inject(Hang(Place.REQUEST_BODY))
+            hanging = stack.gateway.inject(Hang(Place.REQUEST_BODY))
             with within(8.0):
                 assert refusal(sink, seconds=0.5).verdict.fault is TRANSIENT
+        hanging.remove()
 
 
 @pytest.mark.parametrize(
@@ -531,9 +540,5 @@ def recording_proxy() -> Iterator[tuple[int, list[str]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        server.block_on_close = False
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port, seen
-        server.shutdown()
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
+        yield port, seen

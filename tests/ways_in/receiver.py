@@ -7,6 +7,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -18,6 +19,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
 )
 
 from tests.stack.ports import HOST, free_port
+from tests.stack.small_servers import serving
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Receiver:
         self._answers = deque(answers)  # what the next requests are answered; 200 after these
         self._records: list[Received] = []
         self._changed = threading.Condition()
-        self._server: ThreadingHTTPServer | None = None
+        self._serving = ExitStack()
 
     def start(self) -> None:
         receiver = self
@@ -83,15 +85,10 @@ class Receiver:
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
                 pass
 
-        self._server = ThreadingHTTPServer((HOST, self.port), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self._serving.enter_context(serving(ThreadingHTTPServer((HOST, self.port), Handler)))
 
     def stop(self) -> None:
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
+        self._serving.close()
 
     def __enter__(self) -> Receiver:
         self.start()
