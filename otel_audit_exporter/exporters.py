@@ -184,6 +184,12 @@ class ForwardingAuditExporter(AuditExporter):
         made._start(settings, strict=True)
         return made
 
+    def close(self, deadline: float, *, patient: bool = True) -> bool:
+        """End the lane as every exporter does, and the other exporter with it, by the same deadline."""
+        if isinstance(self._sink, ForwardingSink):
+            self._sink.close_by = deadline
+        return super().close(deadline, patient=patient)
+
     def _forward_to(self, exporter: LogRecordExporter, resource: Resource | None) -> None:
         self._exporter = exporter
         self._resource = resource

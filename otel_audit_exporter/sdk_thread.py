@@ -1,7 +1,7 @@
-"""The SDK's flush and shutdown, on a thread of their own.
+"""The flush and shutdown of the SDK and of other exporters, on a thread of their own.
 
 They take as long as the exporter does, whatever timeout they are given, so no caller may run them itself. The
-thread is started with the pipeline: in an ``atexit`` handler none can be started any more.
+thread is started at configuration: in an ``atexit`` handler none can be started any more.
 """
 
 from __future__ import annotations
@@ -58,5 +58,5 @@ class SdkThread:
                 try:
                     call()
                 except Exception as error:
-                    logger.warning("audit: the SDK raised %s in flush or shutdown", type(error).__name__)
+                    logger.warning("audit: the SDK or an exporter raised %s in flush or shutdown", type(error).__name__)
             done.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -18,6 +19,7 @@ from otel_audit_exporter.attributes import SCOPE_NAME
 from otel_audit_exporter.event import decode
 from otel_audit_exporter.faults import OUT_OF_TIME, Fault, Verdict
 from otel_audit_exporter.records import to_attributes
+from otel_audit_exporter.sdk_thread import SdkThread
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
 
 _SCOPE: Final = InstrumentationScope(SCOPE_NAME)
@@ -27,6 +29,7 @@ _FAILED: Final = Verdict(
     Fault.TRANSIENT, remedy="see the exporter's own log lines for what is the matter", halve=True, perhaps_stored=True
 )
 _NO_RECORD: Final = Verdict(Fault.RECORD, park_at_once=True, remedy="say the event with a time that a log record has")
+_CLOSE_SECONDS: Final = 10.0  # where nobody says how long it may take
 _MOST_NANOSECONDS: Final = 2**64 - 1  # of OpenTelemetry's log record: unsigned, since 1970
 
 
@@ -39,6 +42,9 @@ class ForwardingSink:
         self._exporter = exporter
         self._resource = resource or Resource.create()
         self._turn = threading.Lock()
+        self._ending = SdkThread()
+        self.close_by: float | None = None
+        """When :meth:`close` gives up waiting (monotonic seconds): an exporter's shutdown knows of no deadline."""
 
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
         """Export the events; the exporter's own timeout applies, it knows of no deadline.
@@ -59,8 +65,10 @@ class ForwardingSink:
             raise SinkError(_FAILED, "the exporter answered FAILURE")
 
     def close(self) -> None:
-        """Shut the exporter down."""
-        self._exporter.shutdown()  # type: ignore[no-untyped-call]  # of the SDK
+        """Shut the exporter down; where that hangs, it is left to itself."""
+        deadline = time.monotonic() + _CLOSE_SECONDS if self.close_by is None else self.close_by
+        self._ending.run([self._exporter.shutdown], deadline)
+        self._ending.end()
 
     def renew_after_fork(self) -> None:
         """Leave the exporter to its own ways of surviving a fork."""

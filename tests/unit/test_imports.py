@@ -28,7 +28,8 @@ RANKS: Final = (
     "event",
     # what is made of an event: a row, a log record, a log line; what is around it
     "announce context mapping records",
-    "housekeeper sdk_thread sinks.* table_sql watch",
+    "housekeeper sdk_thread table_sql watch",
+    "sinks.*",
     "postgrest table_check",
     "reading table_sources",
     # a sink with its outbox, and what looks after it

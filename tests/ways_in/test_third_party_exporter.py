@@ -176,6 +176,43 @@ def test_an_exporter_is_shut_down_with_the_pipeline() -> None:
     assert theirs.shut_down.wait(60)
 
 
+class Lingering(Theirs):
+    """Stands in shutdown while it is not let go, as one does that waits for a connection of its own."""
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.let_go.wait()
+
+
+def test_an_exporter_that_hangs_in_its_own_shutdown_does_not_hold_up_the_end() -> None:
+    theirs = Lingering()
+    pipeline = configure_audit(theirs)
+    audit_event(**arguments()).result(60)
+    theirs.let_go.clear()
+    try:
+        assert pipeline.shutdown(500) is True
+        assert theirs.shut_down.wait(60)
+        assert not theirs.let_go.is_set()
+    finally:
+        theirs.let_go.set()
+
+
+class Failing(Theirs):
+    """Raises in its own shutdown."""
+
+    def shutdown(self) -> None:
+        raise RuntimeError("no")
+
+
+def test_an_exporter_that_raises_in_its_own_shutdown_ends_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    theirs = Failing()
+    pipeline = configure_audit(theirs)
+    receipt = audit_event(**arguments())
+    assert pipeline.shutdown(60_000) is True
+    assert theirs.taken == [receipt.record_id]
+    assert "raised RuntimeError in flush or shutdown" in caplog.text
+
+
 def test_an_exporter_gets_whole_records() -> None:
     theirs = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]  # of the SDK
     pipeline = configure_audit(theirs, resource=Resource({"service.name": "shop"}))
