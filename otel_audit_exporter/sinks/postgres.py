@@ -1,6 +1,7 @@
 """Rows into a PostgreSQL table over a direct connection.
 
-A batch is one statement: the server takes the rows apart itself, from one JSON array.
+A batch is one statement: the server takes the rows apart itself, from one JSON array. A large one is copied where
+that stores the same (postgres_copy.py).
 """
 
 from __future__ import annotations
