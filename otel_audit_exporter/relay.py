@@ -20,7 +20,8 @@ from otel_audit_exporter.lane import AnyStore, Lane
 from otel_audit_exporter.outbox import Entry, body_of, seq_of
 
 BATCH_ROWS: Final = 2000
-RUN_ROWS: Final = 1000
+RUN_ROWS: Final = 1000  # what a database does fastest, and twice as many where each answer takes its time
+_SLOW_ROW_SECONDS: Final = 2e-4
 BATCH_BYTES: Final = 4 * 2**20
 BACKLOG_SENDERS: Final = 4  # batches of a large backlog under way at once
 ADOPT_SECONDS: Final = 60.0
@@ -213,7 +214,9 @@ class Relay:
         while not self._stopping and self._lane.gate.flowing:
             run = backlog.take_run()
             if run:
+                begun = time.monotonic()
                 self._lane.attempt_run(backlog.store, run)
+                backlog.took(len(run), time.monotonic() - begun)
             elif entries := backlog.take():
                 self._lane.attempt(backlog.store, entries)
             else:
@@ -249,6 +252,7 @@ class _Backlog:
         self.last: list[Entry] = []
         self._upto = upto
         self._after = 0
+        self._run_rows = RUN_ROWS
         self._lock = threading.Lock()
 
     def take(self) -> list[Entry]:
@@ -262,10 +266,16 @@ class _Backlog:
     def take_run(self) -> range:
         """Return the numbers of the next batch where it is a run that can be read at once; empty where it is none."""
         with self._lock:
-            run = self.store.find_run(self._after, self._upto, RUN_ROWS, BATCH_BYTES)
+            run = self.store.find_run(self._after, self._upto, self._run_rows, BATCH_BYTES)
             if run:
                 self._after = run[-1]
             return run
+
+    def took(self, rows: int, seconds: float) -> None:
+        """Have the next runs fit the time that one took: from afar fewer and larger requests get more across."""
+        slow = seconds > rows * _SLOW_ROW_SECONDS
+        if slow or seconds < rows * _SLOW_ROW_SECONDS / 4:
+            self._run_rows = BATCH_ROWS if slow else RUN_ROWS
 
 
 class _Assistant:
