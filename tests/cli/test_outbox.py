@@ -75,7 +75,7 @@ def test_status_shows_a_file_of_a_newer_version_and_one_that_cannot_be_read(work
 
 def test_status_counts_dead_letters(workspace: Workspace) -> None:
     workspace.create_table("action <> 'refused'")
-    workspace.run("emit", workspace.write_lines(workspace.event("good"), workspace.event("refused")))
+    workspace.run("emit", "--timeout", 60, workspace.write_lines(*map(workspace.event, ("refused", "good"))))
     [status] = _status(workspace)
     assert (status["dead_letters"], status["files"]) == (1, [])
 

@@ -156,7 +156,9 @@ async def ask_all(url: str, requests: list[Request], paths: list[str]) -> None:
 def test_200_concurrent_users_are_not_mixed_up(shop: Server, wide_table: AuditTable) -> None:
     requests = [Request(number) for number in range(200)]
     asyncio.run(ask_all(shop.url, requests, ["async", "sync", "streamed", "audited"]))
-    wait_until(lambda: httpx.get(shop.url, trust_env=False).json() == 200 * 8, "every event is accepted", 60)
+    wait_until(
+        lambda: httpx.get(shop.url, timeout=60, trust_env=False).json() == 200 * 8, "every event is accepted", 60
+    )
     shop.end()  # the lifespan delivers what waits
     by_number: dict[int, list[dict[str, Any]]] = {}
     for row in wide_table.rows():
@@ -184,7 +186,8 @@ def test_a_request_without_a_user_is_told_and_identify_that_fails_is_logged_once
 ) -> None:
     broken = {"x-broken": "1", "x-user": str(uuid4())}
     for path, headers in (("async", {}), ("sync", broken), ("sync", broken)):
-        assert httpx.get(f"{shop.url}/{path}/1", headers=headers, trust_env=False).status_code == 500
+        answer = httpx.get(f"{shop.url}/{path}/1", headers=headers, timeout=60, trust_env=False)
+        assert answer.status_code == 500
     shop.end()
     assert wide_table.count() == 0
     assert shop.output().count("identify failed") == 1

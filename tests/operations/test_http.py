@@ -63,13 +63,13 @@ def visiting(make: Make, **options: Any) -> Iterator[httpx.Client]:
     """Serve operations, and give a client that brings the token."""
     with make(**{"token": TOKEN} | options) as url:
         headers = {"authorization": f"Bearer {TOKEN}"}
-        with httpx.Client(base_url=f"{url}/audit", headers=headers, trust_env=False, timeout=30) as client:
+        with httpx.Client(base_url=f"{url}/audit", headers=headers, trust_env=False, timeout=60) as client:
             yield client
 
 
 @contextmanager
 def strangers(make: Make, **options: Any) -> Iterator[httpx.Client]:
-    with make(**options) as url, httpx.Client(base_url=f"{url}/audit", trust_env=False) as client:
+    with make(**options) as url, httpx.Client(base_url=f"{url}/audit", trust_env=False, timeout=60) as client:
         yield client
 
 

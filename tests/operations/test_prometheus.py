@@ -39,7 +39,7 @@ def scraped(configured: Configure, stub: StubExporter, serve: Serve) -> Iterator
         return audit_event("create_part", entity_type="part", entity_id=1, yacht_id=1, user_id=1).record_id
 
     app.mount("/metrics", make_asgi_app(registry))
-    with httpx.Client(base_url=serve(app), trust_env=False) as client:
+    with httpx.Client(base_url=serve(app), trust_env=False, timeout=60) as client:
         for _ in range(3):
             assert client.post("/parts").status_code == 200
         assert flush_audit()

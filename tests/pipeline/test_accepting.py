@@ -157,7 +157,7 @@ class TestAfterShutdown:
         for thread in threads:
             thread.join()
         assert errors == []
-        assert configure_audit("sqlite").force_flush()
+        assert configure_audit("sqlite").force_flush(60_000)
         assert sorted(row["id"] for row in sqlite_rows(ROWS)) == sorted(ids)
 
 

@@ -10,7 +10,7 @@ from supabase import ClientOptions, create_client
 from otel_audit_exporter import audit_event, configure_audit, flush_audit
 from tests.pipeline.said import USER, YACHT, arguments
 from tests.stack import AuditTable, Stack
-from tests.stack.faults import Delay
+from tests.stack.faults import Delay, Hang, Place
 
 
 def test_ten_events_cost_a_small_part_of_ten_blocking_inserts(stack: Stack, audit_table: AuditTable) -> None:
@@ -35,25 +35,28 @@ def test_ten_events_cost_a_small_part_of_ten_blocking_inserts(stack: Stack, audi
         blocking = time.perf_counter() - began
     configure_audit("supabase", url=stack.url, key=stack.service_key, table=audit_table.name)
     audit_event(**arguments())  # what is loaded once is loaded now
+    assert blocking > 3.0
+    assert blocking > 100 * min(seconds_of_ten_calls() for _ in range(10))  # others may run in between, not in all
+    assert flush_audit(60_000)
+    assert audit_table.count() == 111
+
+
+def seconds_of_ten_calls() -> float:
     said = [arguments() for _ in range(10)]
     began = time.perf_counter()
     for one in said:
         audit_event(**one)
-    calls = time.perf_counter() - began
-    assert blocking > 3.0
-    assert blocking > 100 * calls
-    assert flush_audit(30_000)
-    assert audit_table.count() == 21
+    return time.perf_counter() - began
 
 
 def test_calls_do_not_wait_for_a_sink_that_is_slow(stack: Stack, audit_table: AuditTable) -> None:
-    stack.gateway.inject(Delay(1.0), times=None)
+    held = stack.gateway.inject(Hang(Place.REQUEST_BODY), times=None)
     configure_audit("supabase", url=stack.url, key=stack.service_key, table=audit_table.name, schedule_delay_millis=1)
-    longest = 0.0
-    for _ in range(300):
-        began = time.perf_counter()
+    audit_event(**arguments())
+    held.wait()
+    for _ in range(299):
         audit_event(**arguments())
-        longest = max(longest, time.perf_counter() - began)
-    assert longest < 0.5
-    assert flush_audit(30_000)
+    assert audit_table.count() == 0
+    held.remove()
+    assert flush_audit(60_000)
     assert audit_table.count() == 300

@@ -61,7 +61,6 @@ def both(stack: Stack, table: AuditTable, receiver: Receiver, **more: Any) -> Au
         key=stack.service_key,
         table=table.name,
         endpoint=receiver.endpoint,
-        export_timeout_millis=2000,
         **more,
     )
 
