@@ -194,7 +194,7 @@ def test_a_mount_is_found_behind_a_prefix_whether_the_proxy_takes_it_away_or_not
 
     with serving(below_prefix, lifespan="off") as url:
         headers = {"authorization": f"Bearer {TOKEN}"}
-        assert "submitted" in httpx.get(url + path, headers=headers, trust_env=False).json()
+        assert "submitted" in httpx.get(url + path, headers=headers, timeout=60, trust_env=False).json()
 
 
 # --- what is answered -----------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from otel_audit_exporter import (
 )
 from tests.pipeline.said import USER, YACHT, arguments, sqlite_rows
 from tests.stack import AuditTable, Stack
+from tests.stack.waiting import wait_until
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
@@ -386,7 +387,7 @@ class TestFaults:
             configure_audit(exporter)
         with pytest.raises(AuditConfigurationError, match="not configured"):
             audit_event(**arguments())
-        assert not [thread.name for thread in threading.enumerate() if "relay" in thread.name]
+        wait_until(lambda: not any("relay" in thread.name for thread in threading.enumerate()), "no relay runs on")
 
     @pytest.mark.parametrize("exporter", ["sqlite", "memory"])
     def test_a_key_that_is_not_written_is_told(self, exporter: str) -> None:

@@ -311,12 +311,19 @@ class Model(SinkConformance):
         self.faulty.heal()
 
 
-def failures(make: type[Good]) -> frozenset[str]:
+class PatientModel(Model):
+    """With the times that users' sinks are given: a good one passes on a busy machine, too."""
+
+    patience_seconds = SinkConformance.patience_seconds
+    grace_seconds = SinkConformance.grace_seconds
+
+
+def failures(make: type[Good], model: type[Model] = Model) -> frozenset[str]:
     """Run every check for a sink of its own, and name those that fail; they fail by an assertion."""
     failed = set()
-    for name in Model.checks():
+    for name in model.checks():
         try:
-            getattr(Model(make), name)()
+            getattr(model(make), name)()
         except AssertionError:
             failed.add(name)
         except RuntimeError as error:
@@ -377,7 +384,7 @@ CAUGHT: dict[type[Good], set[str]] = {
 
 @pytest.mark.parametrize("make", [Good, StoresTheGoodPart])
 def test_a_good_sink_passes(make: type[Good]) -> None:
-    assert failures(make) == set()
+    assert failures(make, PatientModel) == set()
 
 
 @pytest.mark.parametrize("make", CAUGHT, ids=lambda make: make.__name__)
