@@ -304,7 +304,7 @@ def lands(new_id: Callable[[], object]) -> bool:
     ids: dict[str, Any] = {"yacht_id": uuid4(), "entity_id": new_id(), "user_id": uuid4()}
     with configure_audit(outbox="memory"):
         receipt = audit_event("receive", entity_type="part", **ids)
-        return receipt.result(20).record_id == receipt.record_id
+        return receipt.result(60).record_id == receipt.record_id
 
 
 def test_every_column_is_listed_with_what_fills_it(

@@ -48,7 +48,7 @@ def test_the_script_runs_and_an_application_with_the_settings_that_it_names_writ
     with configure_audit(exporter) as pipeline:
         ids: dict[str, Any] = {name: uuid4() for name in ("entity_id", "yacht_id", "user_id")}
         receipt = audit_event("receive", entity_type="part", outcome="failure", **ids)
-        assert receipt.result(20).record_id == receipt.record_id
+        assert receipt.result(60).record_id == receipt.record_id
         assert pipeline.stats().succeeded == 1
     row = stack.sql(f"select * from {table}")[0]  # the name is the test's own
     said = row["outcome"] if "--full" in flags else row["new_values"]["_audit"]["outcome"]

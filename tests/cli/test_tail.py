@@ -329,7 +329,7 @@ def test_with_follow_what_comes_is_printed_once(workspace: Workspace, kind: str)
         assert orjson.loads(process.stdout.readline())["record_id"] == late[0]
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == b""
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
@@ -360,7 +360,7 @@ def test_an_outage_is_waited_for_with_follow(stack: Stack, workspace: Workspace,
         after = write({"timestamp": now + timedelta(seconds=2)})
         assert orjson.loads(process.stdout.readline())["record_id"] == after[0]
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stderr.read().count(b"trying again") == 0
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integrations.serving import Server, environment, running, to_table
+from tests.pipeline.said import sqlite_rows
 from tests.stack import AuditTable, Stack
 from tests.stack.waiting import wait_until
 
@@ -64,12 +64,7 @@ class Example:
             yield server
 
     def rows(self) -> list[dict[str, Any]]:
-        file = self.folder / "pms_audit_log.db"
-        if not file.exists():
-            return []
-        with closing(sqlite3.connect(file)) as connection:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute("SELECT * FROM pms_audit_log")]
+        return sqlite_rows(self.folder / "pms_audit_log.db")
 
 
 def check_order(row: dict[str, Any], action: str = "order_part") -> None:

@@ -222,7 +222,7 @@ def test_every_row_has_the_user_who_asked(
                 "X-Forwarded-For": f"203.0.113.{number}",
                 "X-Request-ID": f"r-{number}",
             }
-            answer = httpx.get(f"{server.url}/{path}/{number}", headers=headers, timeout=30, trust_env=False)
+            answer = httpx.get(f"{server.url}/{path}/{number}", headers=headers, timeout=60, trust_env=False)
             return answer.status_code, answer.text
 
         with ThreadPoolExecutor(16) as pool:

@@ -106,7 +106,7 @@ def test_a_failure_lets_every_call_go_that_waits(stack: Stack, audit_table: Audi
     wait_until(lambda: len(exporter.lane._waiters) == 2, "both calls wait")
     failing.release()
     for call in calls:
-        call.join(20)
+        call.join(60)
         assert not call.is_alive()
     later.remove()
 
