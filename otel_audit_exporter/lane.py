@@ -467,9 +467,9 @@ class Lane:
         accepted = self.books.accepted_by_sink
         for refusal in refusals:
             self._first_refused.setdefault((id(store), refusal.seq), accepted)
-        store.refuse(refusals)
         self.books.note_error(str(example.error))
-        self.announcer.holding(example.error, len(refusals), body_of(example.item))
+        self.announcer.holding(example.error, len(refusals), body_of(example.item))  # who sees them held finds it said
+        store.refuse(refusals)
         self._tell(store, array("q", (refusal.seq for refusal in refusals)), settled=False)
 
     def _park(self, store: AnyStore, refused: Sequence[tuple[Refused[Entry], Refusal]], now: float) -> None:
@@ -486,14 +486,14 @@ class Lane:
             )
             for one, refusal in refused
         )
+        last = refused[-1][0]
+        self.books.note_error(str(last.error))
+        self.announcer.parked(last.error, len(refused), body_of(last.item))  # who sees them settled finds it said
         seqs = array("q", (seq_of(one.item) for one, _ in refused))
         with store.lock:
             gone = store.settle(seqs)
             self._note_gone(store, gone)
             self.books.count(failed=gone, parked_ever=gone)
-        last = refused[-1][0]
-        self.books.note_error(str(last.error))
-        self.announcer.parked(last.error, len(refused), body_of(last.item))
         self._tell(store, seqs, settled=True)
 
     def park_unsent(self, body: bytes, error: SinkError) -> None:

@@ -131,3 +131,18 @@ def test_a_run_that_somebody_else_is_offering_is_left_to_them(on_disk: Lane, tab
     on_disk._claims.give_back(on_disk.own, claimed)
     on_disk.attempt_run(on_disk.own, both)
     assert (len(table.stored), on_disk.books.pending) == (2, 0)
+
+
+def test_what_is_held_or_parked_is_said_before_anybody_can_see_it(
+    lane: Lane, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int, str | None]] = []
+
+    def look(*_: object) -> None:
+        stats = lane.stats()
+        seen.append((stats.held, stats.failed, stats.last_error))
+
+    monkeypatch.setattr(lane.announcer, "holding", look)
+    monkeypatch.setattr(lane.announcer, "parked", look)
+    test_a_row_that_is_refused_again_after_others_passed_is_parked(lane, table)
+    assert seen == [(0, 0, "refused (23514)"), (1, 0, "refused (23514)")]
