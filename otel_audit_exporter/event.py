@@ -213,8 +213,11 @@ class EventRules:
         for name, position, choices, default in _CHOICES:
             value = said.get(name, default)
             try:
-                fragments[position] = choices[value.value if isinstance(value, Enum) else value]
+                fragments[position] = choices[value]
             except (KeyError, TypeError):
+                if isinstance(value, Enum) and (chosen := choices.get(str(value.value))):
+                    fragments[position] = chosen
+                    continue
                 shown = repr(value)[:40] if isinstance(value, str) else _kind(value)
                 problems[name] = f"must be one of {', '.join(map(str, choices))}, not {shown}"
 
