@@ -129,19 +129,19 @@ def get_audit_stats() -> AuditStats:
     return get_audit_pipeline().stats()
 
 
-def flush_audit(timeout_millis: float = 10_000) -> bool:
+def flush_audit(timeout_millis: float | None = 10_000) -> bool:
     """Deliver what waits; True only if everything accepted so far is stored or parked within the time.
 
-    True where auditing is not configured: nothing was accepted.
+    ``None`` is no limit. True where auditing is not configured: nothing was accepted.
     """
     accepted_by = running_pipeline() or standalone_exporter()
     return True if accepted_by is None else accepted_by.force_flush(timeout_millis)
 
 
-def shutdown_audit(timeout_millis: float = 10_000) -> bool:
+def shutdown_audit(timeout_millis: float | None = 10_000) -> bool:
     """Deliver what waits and shut the pipeline down; True only if everything is stored or parked in time.
 
-    What is left in an outbox on disk is delivered by the next process of the same destination.
+    ``None`` is no limit. What is left in an outbox on disk is delivered by the next process of the same destination.
     """
     pipeline = found_pipeline()
     return True if pipeline is None else pipeline.shutdown(timeout_millis)

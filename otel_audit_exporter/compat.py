@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Mapping
 from logging import CRITICAL, ERROR
-from typing import Any, Final
+from typing import Any
 
 from otel_audit_exporter.announce import logger
 from otel_audit_exporter.configure import configure_audit, running_pipeline, say_once
@@ -19,8 +19,6 @@ from otel_audit_exporter.pipeline import AuditPipeline
 from otel_audit_exporter.stats import AuditStats, stats_document
 
 __all__ = ["get_audit_stats", "shutdown_audit_logger", "write_audit_log_async"]
-
-_NO_LIMIT_SECONDS: Final = threading.TIMEOUT_MAX / 2
 
 
 class _Built:
@@ -80,8 +78,8 @@ def shutdown_audit_logger(wait: bool = True, timeout: float | None = 10.0) -> bo
     ``timeout=None`` is no limit. What is left in an outbox on disk is delivered by the next process.
     """
     pipeline = running_pipeline()
-    seconds = _NO_LIMIT_SECONDS if timeout is None else timeout
-    return True if pipeline is None else pipeline.shutdown(seconds * 1000 if wait else 0)
+    millis = None if timeout is None else timeout * 1000
+    return True if pipeline is None else pipeline.shutdown(millis if wait else 0)
 
 
 def _pipeline_for(db: Any) -> AuditPipeline:

@@ -33,7 +33,7 @@ from otel_audit_exporter.records import AuditLogRecord, is_audit_record, raw_bod
 from otel_audit_exporter.redaction import Redactor
 from otel_audit_exporter.relay import Relay, deliver_hot
 from otel_audit_exporter.settings import MAY_BE_EMPTY, Settings, default_outbox_dir, load_settings, read_settings
-from otel_audit_exporter.sinks.base import Sink, SinkError
+from otel_audit_exporter.sinks.base import Sink, SinkError, deadline_after
 
 # In the order in which they were made.
 _standalone: Final[weakref.WeakKeyDictionary[AuditExporter, None]] = weakref.WeakKeyDictionary()
@@ -153,17 +153,17 @@ class AuditExporter(LogRecordExporter):
             return LogRecordExportResult.FAILURE
         return LogRecordExportResult.FAILURE if refused else LogRecordExportResult.SUCCESS
 
-    def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        """Deliver what waits; True if everything accepted so far is stored or parked within the time."""
-        deadline = time.monotonic() + timeout_millis / 1000
+    def force_flush(self, timeout_millis: float | None = 10_000) -> bool:
+        """Deliver what waits; True if everything accepted so far is stored or parked in time (None: no limit)."""
+        deadline = deadline_after(timeout_millis)
         self._relay.reconsider()
         return self._lane.wait_until_settled(deadline, self._relay.hurry)
 
-    def shutdown(self, timeout_millis: float = 10_000) -> None:
+    def shutdown(self, timeout_millis: float | None = 10_000) -> None:
         """Deliver what waits within the time, and let go of the outbox; what is left is the next process's."""
         if not self._owned:
-            limit = min(timeout_millis, self._settings.shutdown_timeout_millis)
-            self.close(time.monotonic() + limit / 1000, patient=False)
+            limit = deadline_after(self._settings.shutdown_timeout_millis)
+            self.close(min(deadline_after(timeout_millis), limit), patient=False)
 
     def close(self, deadline: float, *, patient: bool = True) -> bool:
         """End the lane by ``deadline`` (monotonic seconds); True if everything is stored or parked.

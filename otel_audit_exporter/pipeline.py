@@ -30,6 +30,7 @@ from otel_audit_exporter.receipts import PendingReceipt
 from otel_audit_exporter.records import AuditLogRecord, AuditReadWriteLogRecord
 from otel_audit_exporter.sdk_thread import SdkThread
 from otel_audit_exporter.settings import Settings
+from otel_audit_exporter.sinks.base import deadline_after
 from otel_audit_exporter.stats import AuditStats, NotedError
 from otel_audit_exporter.telemetry import keep_totals, observe
 from otel_audit_exporter.watch import HealthWatch, Sample
@@ -286,9 +287,12 @@ class AuditPipeline:
         for exporter in self._exporters:
             exporter.relay.hurry()
 
-    def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        """Deliver what waits; True only if everything accepted so far is stored or parked within the time."""
-        deadline = time.monotonic() + timeout_millis / 1000
+    def force_flush(self, timeout_millis: float | None = 10_000) -> bool:
+        """Deliver what waits; True only if everything accepted so far is stored or parked within the time.
+
+        ``None`` is no limit, as in the SDK.
+        """
+        deadline = deadline_after(timeout_millis)
         if self._attached:
             self._sdk.run([processor.force_flush for processor in self._processors[:1]], deadline)
         for secondary in self._exporters[1:]:
@@ -296,11 +300,11 @@ class AuditPipeline:
         self._primary.relay.reconsider()
         return self._primary.lane.wait_until_settled(deadline, self._primary.relay.hurry)
 
-    def shutdown(self, timeout_millis: float = 10_000) -> bool:
+    def shutdown(self, timeout_millis: float | None = 10_000) -> bool:
         """Deliver what waits and let go of the outbox; True only if everything is stored or parked in time.
 
-        A second call waits for the first one, no longer than the time that it is given itself. What is left in an
-        outbox on disk is delivered by the next process of the same destination.
+        ``None`` is no limit. A second call waits for the first one, no longer than the time that it is given itself.
+        What is left in an outbox on disk is delivered by the next process of the same destination.
         """
         return self._shutdown(timeout_millis, patient=True)
 
@@ -316,8 +320,8 @@ class AuditPipeline:
         except Exception as error:
             logger.error("audit: the shutdown at the end of the process failed: %s", error)
 
-    def _shutdown(self, timeout_millis: float, *, patient: bool) -> bool:
-        deadline = time.monotonic() + timeout_millis / 1000
+    def _shutdown(self, timeout_millis: float | None, *, patient: bool) -> bool:
+        deadline = deadline_after(timeout_millis)
         with self._lock:
             first, self._closed = not self._closed, True
             if first:

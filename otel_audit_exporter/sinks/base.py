@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final, Protocol, runtime_checkable
 
 from otel_audit_exporter.faults import Fault, Verdict
+
+_NO_LIMIT_SECONDS: Final = threading.TIMEOUT_MAX / 2  # the longest that can be waited for, with room for sums
 
 JSON_COLUMNS: Final = frozenset({"old_values", "new_values", "metadata", "signature"})
 """The columns that hold JSON documents, where nobody says which they are."""
@@ -81,6 +84,12 @@ class Sink(Protocol):
 
     def renew_after_fork(self) -> None:
         """Forget the parent's connections and locks, in a forked child, without touching the connections."""
+
+
+def deadline_after(timeout_millis: float | None) -> float:
+    """Return the ``time.monotonic()`` at which so many milliseconds are over; None: no limit."""
+    seconds = _NO_LIMIT_SECONDS if timeout_millis is None else min(timeout_millis / 1000, _NO_LIMIT_SECONDS)
+    return time.monotonic() + seconds
 
 
 def seconds_left(deadline: float) -> float:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from otel_audit_exporter import AuditPipeline, audit_event, configure_audit
+import pytest
+
+from otel_audit_exporter import AuditPipeline, audit_event, configure_audit, flush_audit, shutdown_audit
 from otel_audit_exporter.faults import Fault, Verdict
 from otel_audit_exporter.testing import FaultySink
 from tests.pipeline.said import arguments, run_python, sqlite_rows
@@ -55,6 +58,32 @@ def test_a_second_shutdown_waits_for_the_first_one() -> None:
     assert second.answer()
     assert pipeline.shutdown(0)
     assert len(sqlite_rows("t.db")) == 1
+
+
+@pytest.mark.parametrize("no_limit", [None, math.inf])
+@pytest.mark.parametrize(
+    "wait_for_all",
+    [
+        lambda pipeline, no_limit: pipeline.force_flush(no_limit),
+        lambda pipeline, no_limit: pipeline.exporters[0].force_flush(no_limit),
+        lambda pipeline, no_limit: pipeline.shutdown(timeout_millis=no_limit),
+        lambda _, no_limit: flush_audit(no_limit),
+        lambda _, no_limit: shutdown_audit(timeout_millis=no_limit),
+    ],
+    ids=["force_flush", "an exporter's", "shutdown", "flush_audit", "shutdown_audit"],
+)
+def test_without_a_limit_it_waits_until_everything_is_stored(
+    wait_for_all: Callable[[AuditPipeline, float | None], bool], no_limit: float | None
+) -> None:
+    pipeline, sink = configure()
+    sink.hang()
+    receipt = audit_event(**arguments())
+    sink.wait_until_hanging()
+    call = Call(lambda: wait_for_all(pipeline, no_limit))
+    assert pipeline.stats().pending == 1
+    sink.release()
+    assert call.answer() is True
+    assert receipt.state == "stored"
 
 
 def test_in_sync_mode_a_call_after_shutdown_waits_for_nobody() -> None:
