@@ -14,7 +14,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 
 class AuditError(Exception):
@@ -29,8 +31,12 @@ class AuditEventError(AuditError, ValueError):
 
     def __init__(self, problems: Mapping[str, str], *, call: str = "audit event") -> None:
         self.problems: Mapping[str, str] = MappingProxyType(dict(problems))
+        self._call = call
         said = "; ".join(f"{field}: {problem}" for field, problem in self.problems.items())
         super().__init__(f"{call} not recorded, {said}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), call=self._call), (dict(self.problems),)
 
 
 class AuditConfigurationError(AuditError, ValueError):
@@ -49,6 +55,9 @@ class AuditDeliveryError(AuditError):
         self.state = state
         self.cause = cause
         super().__init__(f"audit event {record_id} is {state}: {cause or 'the sink has not answered yet'}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.record_id, self.state, self.cause)
 
 
 class AuditShutdownError(AuditError):
