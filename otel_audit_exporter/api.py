@@ -99,7 +99,6 @@ else:
             "user_id": user_id,
             "old_values": old_values,
             "new_values": new_values,
-            "outcome": outcome,
             "actor_type": actor_type,
             "on_behalf_of": on_behalf_of,
             "event_name": event_name,
@@ -110,6 +109,7 @@ else:
             "idempotency_key": idempotency_key,
         }
         said = {name: value for name, value in given.items() if value is not None}
+        said["outcome"] = outcome  # None, too: not to know it is "unknown", and no success
         if unknown:
             said.update(unknown)
         scope = current_scope()

@@ -95,7 +95,8 @@ class AuditEvent:
     def arguments(self) -> dict[str, Any]:
         """Return what was said, by argument name, without what a context may still fill in."""
         values = ((one.name, getattr(self, one.name)) for one in fields(self))
-        return {name: value for name, value in values if value is not None and type(value) is not _Unsaid}
+        said = {name: value for name, value in values if type(value) is not _Unsaid}
+        return {name: value for name, value in said.items() if value is not None or name == "outcome"}
 
     @classmethod
     def from_bytes(cls, body: bytes) -> AuditEvent:

@@ -118,6 +118,9 @@ class AuditPipeline:
         Raises :class:`AuditEventError` for what this pipeline's settings do not allow, and :class:`OutboxError`
         where the outbox refuses the event (see ``on_outbox_error``).
         """
+        if not isinstance(event, AuditEvent):
+            self.reject()
+            raise AuditEventError({"event": f"must be an AuditEvent, not {type(event).__name__}"})
         said, scope = event.arguments(), current_scope()
         return self.submit(said if scope is None else overlay(scope.merged(), said))
 

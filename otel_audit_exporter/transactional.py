@@ -149,7 +149,7 @@ class _Row:
 
 
 def _with_context(said: dict[str, Any]) -> dict[str, Any]:
-    given = {name: value for name, value in said.items() if value is not None}
+    given = {name: value for name, value in said.items() if value is not None or name == "outcome"}
     scope = current_scope()
     return given if scope is None else overlay(scope.merged(), given)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otel_audit_exporter import (
     AuditDeliveryError,
+    AuditEvent,
+    AuditEventError,
+    AuditPipeline,
     AuditShutdownError,
     OutboxError,
     OutboxFullError,
@@ -32,6 +36,31 @@ ROWS = "pms_audit_log.db"
 
 def said_lines(caplog: pytest.LogCaptureFixture, words: str) -> list[logging.LogRecord]:
     return [record for record in caplog.records if words in record.message]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        lambda pipeline: audit_event(**arguments(outcome=None)),
+        lambda pipeline: pipeline.emit(AuditEvent(**arguments(outcome=None))),
+    ],
+    ids=["audit_event", "AuditEvent"],
+)
+def test_an_outcome_that_is_none_is_no_success(record: Callable[[AuditPipeline], object]) -> None:
+    pipeline = configure_audit("sqlite")
+    with pytest.raises(AuditEventError) as caught:
+        record(pipeline)
+    assert dict(caught.value.problems) == {"outcome": "must be one of success, failure, unknown, not NoneType"}
+    assert pipeline.stats().submitted == 0
+
+
+@pytest.mark.parametrize("event", [None, "an event", arguments()])
+def test_what_is_no_event_is_refused_by_name_and_counted(event: Any) -> None:
+    pipeline = configure_audit("sqlite")
+    with pytest.raises(AuditEventError) as caught:
+        pipeline.emit(event)
+    assert dict(caught.value.problems) == {"event": f"must be an AuditEvent, not {type(event).__name__}"}
+    assert (pipeline.stats().submitted, pipeline.stats().rejected) == (0, 1)
 
 
 class TestIdempotency:

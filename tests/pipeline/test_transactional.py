@@ -374,9 +374,9 @@ def test_the_same_idempotency_key_writes_one_row(stack: Stack, audit_table: Audi
 def test_wrong_fields_are_named_and_nothing_is_written(stack: Stack, audit_table: AuditTable) -> None:
     with psycopg.connect(stack.dsn()) as connection:
         with pytest.raises(AuditEventError) as caught:
-            write_audit_event(connection, "", **said(entity_id="nonsense", color="red"))
+            write_audit_event(connection, "", **said(entity_id="nonsense", outcome=None, color="red"))
         assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
-    assert set(caught.value.problems) == {"action", "entity_id", "color"}
+    assert set(caught.value.problems) == {"action", "entity_id", "outcome", "color"}
     assert (get_audit_stats().rejected, audit_table.count()) == (1, 0)
 
 

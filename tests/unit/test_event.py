@@ -92,7 +92,7 @@ class TestChecks:
     def test_a_name_that_is_no_string_is_named_with_its_type(self, name: str, value: object) -> None:
         assert problems(None, **{name: value}) == {name: f"must be a string, not {type(value).__name__}"}
 
-    @pytest.mark.parametrize("value", ["ok", "", "SUCCESS", 1, ["success"], {}])
+    @pytest.mark.parametrize("value", ["ok", "", "SUCCESS", 1, ["success"], {}, None])
     def test_an_unknown_outcome_is_told_the_choices(self, value: object) -> None:
         assert problems(outcome=value)["outcome"].startswith("must be one of success, failure, unknown, not ")
 
