@@ -137,6 +137,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
 
     put("OTEL_AUDIT_OUTBOX_DIR", tmp_path / "outbox")
     put("OTEL_AUDIT_SQLITE_PATH", tmp_path / "audit.db")
+    put("OTEL_AUDIT_SLOW_WRITE", 0)  # a busy machine may be slow, and that is no word of the command's
     monkeypatch.chdir(tmp_path)
     return put
 

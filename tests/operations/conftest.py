@@ -54,8 +54,8 @@ def metrics() -> Iterator[Metrics]:
 
 @pytest.fixture
 def stub() -> StubExporter:
-    """An exporter whose sink does as it is told; one export cycle is half a second."""
-    return StubExporter(ids="text", schedule_delay_millis=10, export_timeout_millis=490)
+    """An exporter whose sink does as it is told, and is slow for nobody; one export cycle is half a second."""
+    return StubExporter(ids="text", schedule_delay_millis=10, export_timeout_millis=490, slow_write_seconds=0)
 
 
 @pytest.fixture

@@ -75,6 +75,10 @@ SAYS_NOTHING = """
 """
 
 
+# No other signals, and no word of a slow write: a busy machine may have one.
+_QUIET = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none", "OTEL_AUDIT_SLOW_WRITE": "0"}
+
+
 class Ran(NamedTuple):
     """What a process printed."""
 
@@ -88,7 +92,7 @@ def run(folder: Path, program: str, *, command: Sequence[str] = ("python",), **e
     ended = subprocess.run(
         [str(BIN / command[0]), *command[1:], "app.py"],
         cwd=folder,
-        env=environment(folder, **{"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none", **environ}),
+        env=environment(folder, **_QUIET | environ),
         capture_output=True,
         text=True,
         check=False,
