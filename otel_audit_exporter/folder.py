@@ -16,16 +16,17 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
 from otel_audit_exporter.errors import AuditConfigurationError, OutboxError
 from otel_audit_exporter.forks import quiet
 from otel_audit_exporter.locks import FileLock
-from otel_audit_exporter.outbox import OutboxFile, count_events, is_damage, salvage
+from otel_audit_exporter.outbox import Accepted, DamagedOutboxError, OutboxFile, count_events, salvage
 
 logger: Final = logging.getLogger("otel_audit_exporter")
 _SUFFIX: Final = ".outbox"
@@ -176,12 +177,11 @@ class OutboxFolder:
                 except OutboxError:
                     keep = True
                 held.store.close()
-            if not keep:
+            if keep:
+                held.lock.release()
+            else:
                 _unlink(held.path)
-            held.lock.release()
-            if not keep:
-                with suppress(OSError):
-                    os.unlink(held.lock.path)
+                _let_go_of(held.lock)
 
     def _tell_of_what_is_gone(self, held: HeldFile) -> None:
         with suppress(OutboxError):
@@ -220,30 +220,53 @@ class OutboxFolder:
         except OutboxError as error:
             if store is not None:
                 store.close()
-            if not is_damage(error):
+            if not isinstance(error, DamagedOutboxError):
                 raise
             return self._mend(path, lock, durable, max_bytes)
         held = HeldFile(store, lock, path)
         if store.count() == 0:
             store.close()
             _unlink(path)
-            lock.release()
-            with suppress(OSError):
-                os.unlink(lock.path)
+            _let_go_of(lock)
             return None
         return held
 
     def _mend(self, path: Path, lock: FileLock, durable: bool, max_bytes: int) -> HeldFile:
-        bodies = salvage(path)
-        aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(FileNotFoundError):
-                os.replace(f"{path}{suffix}", f"{aside}{suffix}")
-        store = OutboxFile(path, durable=durable, max_bytes=max_bytes)
-        for body in bodies:
-            store.append(body, lambda: None)
-        logger.error("outbox file damaged: %d events saved from it, the file is kept as %s", len(bodies), aside)
-        return HeldFile(store, lock, path)
+        new, aside = self._rescue(path, salvage(path), durable, max_bytes)
+        _let_go_of(lock)
+        said = "outbox file damaged: %d events saved from it, the file is kept as %s"
+        logger.error(said, new.store.count(), aside)
+        return new
+
+    def _rescue(self, path: Path, saved: Iterable[Accepted], durable: bool, max_bytes: int) -> tuple[HeldFile, Path]:
+        """Put what was saved from a damaged file into a new one, and then set it aside: nothing is ever in neither."""
+        new = self._new_file(durable, max_bytes)
+        try:
+            new.store.put(saved)
+            return new, _set_aside(path)
+        except BaseException:
+            new.store.close()
+            _unlink(new.path)
+            _let_go_of(new.lock)
+            raise
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Have no file here taken or removed by others meanwhile."""
+        with self._guarded(), quiet:
+            yield
+
+    def replace(self, held: HeldFile, also: Iterable[Accepted], *, durable: bool, max_bytes: int) -> Path:
+        """Have a store that is in use go on in a new file, as its own is damaged; return where that is kept.
+
+        In the new one is what can be read, and of ``also`` what cannot. To be called with the store's lock held, in
+        :meth:`still`.
+        """
+        new, aside = self._rescue(held.path, chain(held.store.salvage(), also), durable, max_bytes)
+        held.store.go_on_in(new.store)
+        _let_go_of(held.lock)
+        held.lock, held.path = new.lock, new.path
+        return aside
 
 
 def _acquire_soon(lock: FileLock, patience_seconds: float) -> bool:
@@ -272,6 +295,21 @@ def orphans_elsewhere(folder: OutboxFolder) -> list[tuple[Destination, int]]:
 
 def _lock_path(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
+
+
+def _let_go_of(lock: FileLock) -> None:
+    """Release the lock of a file that is not there any more, and remove it."""
+    lock.release()
+    with suppress(OSError):
+        os.unlink(lock.path)
+
+
+def _set_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            os.replace(f"{path}{suffix}", f"{aside}{suffix}")
+    return aside
 
 
 def _unlink(path: Path) -> None:

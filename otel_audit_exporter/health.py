@@ -80,8 +80,8 @@ class AuditHealth:
 
     ``level`` is ``"good"``, ``"warning"`` or ``"critical"``; ``reasons`` says in words why it is not good, the worst
     first. ``overdue``: events pending for longer than one full export cycle (``cycle_seconds``: schedule delay and
-    export timeout). ``failed``: parked by this process, and not dropped since; ``success_rate`` leaves out what was
-    dropped, too. ``parked``: in the dead letters now, by whomever.
+    export timeout). ``failed``: parked by this process, and not dropped since, or lost with a damaged outbox file;
+    ``success_rate`` leaves out what was dropped, too. ``parked``: in the dead letters now, by whomever.
     ``outbox_bytes_left`` of ``outbox_bytes_max``: the room that quota and disk leave, None where it is not known.
     ``slow_write_seconds``: how long the slow write took of which there is a warning, 0.0 while writes are fast.
     ``sinks`` has the same for every sink by name; the figures at the top are the first one's, and another's
@@ -110,12 +110,13 @@ def assess(
     *,
     overdue: int = 0,
     parked: int = 0,
+    lost: int = 0,
     outbox_bytes_left: int | None = None,
     outbox_bytes_max: int | None = None,
     slow_write_seconds: float = 0.0,
     cycle_seconds: float = 0.0,
 ) -> AuditHealth:
-    """Decide the health of one sink."""
+    """Decide the health of one sink. ``lost``: of the failed events those that a damaged file has swallowed."""
     figures = AuditHealth(
         pending=stats.pending,
         overdue=overdue,
@@ -131,7 +132,7 @@ def assess(
     )
     findings = [
         *_success_rate(figures, thresholds),
-        *_failed(figures, thresholds, stats.succeeded + stats.failed),
+        *_failed(figures, thresholds, stats.succeeded + stats.failed, lost),
         *_overdue(figures, thresholds),
         *_held(figures, thresholds),
         *_outbox_left(figures, thresholds),
@@ -175,9 +176,11 @@ def _success_rate(health: AuditHealth, limits: HealthThresholds) -> Iterator[_Fi
         yield "warning", f"success rate {_percent(rate)}, not above {limits.success_rate_good:g} %"
 
 
-def _failed(health: AuditHealth, limits: HealthThresholds, settled: int) -> Iterator[_Finding]:
+def _failed(health: AuditHealth, limits: HealthThresholds, settled: int, lost: int) -> Iterator[_Finding]:
     percent = 100.0 * health.failed / settled if settled else 0.0
-    text = f"{_events(health.failed)} parked in the dead letters"
+    text = f"{_events(health.failed - lost)} parked in the dead letters"
+    if lost:
+        text += f" and {_events(lost)} lost with a damaged outbox file"
     if percent > limits.failed_critical_percent:
         yield "critical", f"{text}, more than {limits.failed_critical_percent:g} %"
     elif percent > limits.failed_warning_percent:

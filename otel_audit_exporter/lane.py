@@ -15,7 +15,7 @@ import uuid
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -35,7 +35,17 @@ from otel_audit_exporter.folder import HeldFile, OutboxFolder
 from otel_audit_exporter.forks import Lock, survive_forks
 from otel_audit_exporter.health import AuditHealth, HealthThresholds, assess, broken, without_dropped
 from otel_audit_exporter.housekeeper import housekeeper
-from otel_audit_exporter.outbox import Entry, MemoryOutbox, OutboxFile, Refusal, bodies_of, body_of, numbers_of, seq_of
+from otel_audit_exporter.outbox import (
+    DamagedOutboxError,
+    Entry,
+    MemoryOutbox,
+    OutboxFile,
+    Refusal,
+    bodies_of,
+    body_of,
+    numbers_of,
+    seq_of,
+)
 from otel_audit_exporter.retry import OPEN_GATE, Gate, GateState, refusal_delay
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.stats import AuditStats, Books
@@ -158,6 +168,9 @@ class Lane:
         self._claims = Claims()
         self._waiters: dict[tuple[int, int], list[Waiter]] = {}
         self._first_refused: dict[tuple[int, int], int] = {}
+        self._under_way: dict[int, tuple[AnyStore, Sequence[Entry]]] = {}
+        self._lost: set[tuple[int, int]] = set()  # events that a damaged file held and nobody can read any more
+        self._mender: int | None = None  # the thread that replaces such a file just now
         self.dropped: set[str] = set()  # dead letters that were removed for good, by hand
         self._acknowledged: deque[tuple[AnyStore, Sequence[int], float]] = deque(maxlen=_REMEMBERED_BATCHES)
         self._held: HeldFile | None = None
@@ -251,6 +264,72 @@ class Lane:
             held.lock.release()
         return True
 
+    def mend(self, store: AnyStore, error: Exception) -> bool:
+        """Put a new file in the place of this process's own if that is what is damaged; tell whether to go on.
+
+        What can be read, and what is being offered just now, is in the new one. What is lost counts as failed.
+        """
+        if not isinstance(error, DamagedOutboxError) or self._mender == threading.get_ident():
+            return False
+        with self._state_lock:
+            held = self._held
+            if held is None or held.store is not store:
+                return False
+            if held.store.path != error.path:  # another thread has done so meanwhile
+                return True
+            self._mender = threading.get_ident()
+            try:
+                self._replace(held)
+            except (OutboxError, OSError) as failure:
+                said = "audit %s: the outbox file is damaged (%s), and no new one can take its place: %s"
+                self.repeats.say(ERROR, ("mend", type(failure)), said, self.name, error, failure)
+                return False
+            finally:
+                self._mender = None
+        return True
+
+    def _replace(self, held: HeldFile) -> None:
+        store, folder, path = held.store, self._folders[0], held.path
+        with folder.still(), ExitStack() as locks:
+            for one in self.stores:  # nothing is counted meanwhile
+                locks.enter_context(one.lock)
+            expected = self.books.pending - sum(self._left_in.values())
+            settled = {seq for one, seqs, _ in self._acknowledged if one is store for seq in seqs}
+            aside = folder.replace(
+                held,
+                self._offered_of(store, settled),
+                durable=self.options.outbox == "fsync",
+                max_bytes=self.options.outbox_max_bytes,
+            )
+            saved = store.count()
+            lost = max(expected - saved, 0)
+            self.books.count(failed=lost, lost=lost, parked_ever=lost, recovered=max(saved - expected, 0))
+            gone = self._missing_in(store, settled) if lost else ()
+        self._lost.update((id(store), seq) for seq in gone)
+        said = (
+            f"the outbox file {path} was damaged while it was in use: a new one has the {saved} event(s) that could be "
+            f"saved, {lost} could not be read and count as failed; the damaged file is kept as {aside}"
+        )
+        self.books.note_error(said)
+        logger.error("audit %s: %s", self.name, said)
+        self._tell(store, gone, settled=True)
+
+    def _offered_of(self, store: AnyStore, settled: set[int]) -> list[tuple[int, float, bytes]]:
+        now = time.time()
+        offered = [entries for one, entries in list(self._under_way.values()) if one is store]
+        return [(seq, now, body) for entries in offered for seq, body in entries if body and seq not in settled]
+
+    def _missing_in(self, store: OutboxFile, settled: set[int]) -> list[int]:
+        """Return the numbers of the events that are neither there nor, as far as is remembered, stored."""
+        remembers_all = len(self._acknowledged) < _REMEMBERED_BATCHES
+        first = 1 if remembers_all else min(settled, default=1)
+        there = store.present(first, store.last_seq)
+        return [seq for seq in range(first, store.last_seq + 1) if seq not in there and seq not in settled]
+
+    def is_lost(self, ticket: Ticket) -> bool:
+        """Tell whether the event was in a damaged file, and cannot be read any more."""
+        return (id(ticket.store), ticket.seq) in self._lost
+
     def drop_emptied(self) -> None:
         """Remove the files taken over that have nothing left in them."""
         with self._state_lock:
@@ -292,10 +371,10 @@ class Lane:
                 raise OutboxError(str(error)) from error
         try:
             ticket = Ticket(store, store.append(body, self.books.submit))
-        except OutboxError:
-            if self._own is store or not self.closed:
+        except OutboxError as error:
+            if not self.mend(store, error) and (self._own is store or not self.closed):
                 raise
-            return self.accept(body)  # the shutdown closed the file just now: the next one takes the event
+            return self.accept(body)  # a shutdown closed the file just now, or it was damaged: the next one takes it
         if self.idle:
             self.idle = False
             self.wake()
@@ -369,11 +448,17 @@ class Lane:
         settle = partial(self._settle, store)
         accepted_before = self.books.accepted_by_sink
         in_doubt = not (proved or self.gate.flowing)
+        self._under_way[id(entries)] = store, entries
         try:
             result = attempt(sink, entries, self._rows, deadline, settle, doubts_sink=not proved)
             self._judge(store, result, accepted_before, in_doubt=in_doubt)
             self._conclude(store, result, again=again)
+        except OutboxError as error:
+            if not self.mend(store, error):
+                raise
+            self._tell(store, numbers_of(entries), settled=False)
         finally:
+            del self._under_way[id(entries)]
             if self.closed:  # meanwhile, and the sink may have opened a new connection since
                 self.sink.close()
 
@@ -562,7 +647,14 @@ class Lane:
     def is_pending(self, ticket: Ticket) -> bool:
         """Tell whether the event is neither stored nor parked."""
         store = ticket.store
-        return store.still_waits(ticket.seq) if store.closed else bool(store.get((ticket.seq,)))
+        if store.closed:
+            return store.still_waits(ticket.seq)
+        try:
+            return bool(store.get((ticket.seq,)))
+        except OutboxError as error:
+            if not self.mend(store, error):
+                raise
+            return self.is_pending(ticket)
 
     def acknowledged_at(self, ticket: Ticket) -> float | None:
         """Return when the sink acknowledged the event (seconds since the epoch), as far as it is remembered."""
@@ -641,6 +733,8 @@ class Lane:
             overdue = self._overdue() if stats.pending else 0
             parked = self.dead_letters.count()
         except (OutboxError, OSError) as error:
+            if own is not None and self.mend(own, error):
+                return self.health(thresholds)
             told = assess(self.stats(), thresholds, cycle_seconds=self.options.cycle_seconds)
             return broken(told, f"the outbox or the dead letters cannot be read: {error}")
         return assess(
@@ -648,6 +742,7 @@ class Lane:
             thresholds,
             overdue=overdue,
             parked=parked,
+            lost=self.books.lost,
             outbox_bytes_left=left,
             outbox_bytes_max=most,
             slow_write_seconds=self.writes.slow_seconds(time.monotonic(), self.options.cycle_seconds),

@@ -14,13 +14,13 @@ import time
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Final, Protocol, overload
+from typing import Any, Final, Protocol, overload
 
 from otel_audit_exporter.ballast import Ballast
 from otel_audit_exporter.errors import OutboxError, OutboxFullError
@@ -38,11 +38,14 @@ _VACUUM_PAGES: Final = 2048  # give back to the disk in steps, so that no caller
 
 
 _NO_RUN: Final = range(0)
+_LOOKED_FOR: Final = 500_000  # events at most, one by one, between the readable ends of a damaged file
 _READ_ROWS: Final = 16  # at a time, so that large events are not read in vain
 
 # One event in a store: its number and its bytes. A plain tuple, as the garbage collector soon looks at those no more,
 # of which a backlog makes so many.
 Entry = tuple[int, bytes]
+# One event as a file has it: its number, when it was accepted (seconds since the epoch), and its bytes.
+Accepted = tuple[int, float, bytes]
 seq_of: Final[Callable[[Entry], int]] = itemgetter(0)
 body_of: Final[Callable[[Entry], bytes]] = itemgetter(1)
 
@@ -188,8 +191,7 @@ class OutboxFile:
         self._durable = durable
         self._max_bytes = max_bytes
         self._connection = _open(self.path, durable=durable, max_pages=max(max_bytes // _PAGE_BYTES, 64))
-        row = self._connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()
-        self.last_seq: int = row[0]
+        self.last_seq = _last_seq(self._connection)
         self._group: _Group | None = None
         self._group_lock = threading.Lock()
         self._in_group: set[int] = set()
@@ -468,6 +470,25 @@ class OutboxFile:
             if found != "ok":
                 raise _Damaged(f"the file is damaged: {found}")
 
+    def salvage(self) -> Iterator[Accepted]:
+        """Give what can still be read of the file, which is damaged, or what this connection still has of it."""
+        return (one for one in _read_out(self._connection, self.last_seq) if one[0] <= self.last_seq)
+
+    def put(self, events: Iterable[Accepted]) -> None:
+        """Take over events under the numbers that they have; of several with one number the first."""
+        with self.lock, _as_outbox_error(self.path), _transaction(self._connection):
+            self._connection.executemany("INSERT OR IGNORE INTO event VALUES (?, ?, ?)", events)
+            self.last_seq = _last_seq(self._connection)
+
+    def go_on_in(self, other: OutboxFile) -> None:
+        """Use the other store's file and connection from now on; those of this one are closed. No number changes."""
+        with quiet, self.lock:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._ballast.drop()
+            self._connection, self._execute, self._ballast = other._connection, other._execute, other._ballast
+            self.path, self._max_bytes = other.path, other._max_bytes
+
     def limit_bytes(self, max_bytes: int) -> None:
         """Set how large the file may grow."""
         with self.lock, _as_outbox_error(self.path):
@@ -668,31 +689,50 @@ class _Damaged(sqlite3.DatabaseError):
     sqlite_errorname = "SQLITE_CORRUPT"
 
 
-def is_damage(error: OutboxError) -> bool:
-    """Tell whether an error is that of a file that is no whole SQLite file any more."""
-    name = getattr(error.__cause__, "sqlite_errorname", "")
-    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+class DamagedOutboxError(OutboxError):
+    """Say that an outbox file, ``path``, is no whole SQLite file any more."""
+
+    def __init__(self, path: str, message: str) -> None:
+        self.path = path
+        super().__init__(message)
 
 
-def salvage(path: str | os.PathLike[str]) -> list[bytes]:
-    """Return the bodies of the events that can still be read from a damaged file, from both of its ends."""
-    found: dict[int, bytes] = {}
-    for direction in ("ASC", "DESC"):
-        try:
-            connection = sqlite3.connect(os.fspath(path), timeout=_BUSY_SECONDS)
-        except sqlite3.Error:
-            continue
-        try:
-            connection.execute("PRAGMA writable_schema = ON")  # a file that was cut short is read as far as it goes
-            rows = connection.execute(f"SELECT seq, body FROM event ORDER BY seq {direction}")  # noqa: S608
-            for seq, body in rows:
-                if isinstance(body, bytes) and body.startswith((b"[", b"{")) and body.endswith((b"]", b"}")):
-                    found[seq] = body
-        except sqlite3.Error:
-            continue
-        finally:
-            connection.close()
-    return [found[seq] for seq in sorted(found)]
+def salvage(path: str | os.PathLike[str]) -> Iterator[Accepted]:
+    """Give the events that can still be read from a damaged file that nobody uses."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(os.fspath(path), timeout=_BUSY_SECONDS)) as connection:
+        yield from _read_out(connection)
+
+
+def _read_out(connection: sqlite3.Connection, last_seq: int = 0) -> Iterator[Accepted]:
+    """Read from both ends up to what cannot be read, and of what is between them each event by itself."""
+    query = "SELECT seq, accepted_at, body FROM event "
+    with suppress(sqlite3.Error):
+        connection.execute("PRAGMA writable_schema = ON")  # a file that was cut short is read as far as it goes
+    first, last = 0, last_seq + 1
+    with suppress(sqlite3.Error):
+        for row in connection.execute(f"{query} ORDER BY seq"):
+            first = row[0]
+            yield from _whole(row)
+        return
+    with suppress(sqlite3.Error):
+        for row in connection.execute(f"{query} WHERE seq > ? ORDER BY seq DESC", (first,)):
+            last = row[0]
+            yield from _whole(row)
+    for seq in range(max(first + 1, last - _LOOKED_FOR), last):
+        with suppress(sqlite3.Error):
+            for row in connection.execute(f"{query} WHERE seq = ?", (seq,)):
+                yield from _whole(row)
+
+
+def _whole(row: tuple[Any, Any, Any]) -> Iterator[Accepted]:
+    seq, accepted_at, body = row
+    is_event = isinstance(body, bytes) and body.startswith((b"[", b"{")) and body.endswith((b"]", b"}"))
+    if is_event and isinstance(accepted_at, float) and seq > 0:
+        yield seq, accepted_at, body
+
+
+def _last_seq(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()[0])
 
 
 def _open(path: str, *, durable: bool, max_pages: int) -> sqlite3.Connection:
@@ -754,9 +794,12 @@ def _as_outbox_error(path: str) -> Iterator[None]:
 
 
 def _outbox_error(path: str, error: Exception) -> OutboxError:
-    if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+    name = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_FULL":
         return OutboxFullError(_full(path))
-    return OutboxError(f"the outbox {path} failed: {error}")
+    said = f"the outbox {path} failed: {error}"
+    damaged = name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+    return DamagedOutboxError(path, said) if damaged else OutboxError(said)
 
 
 def _runs(seqs: Sequence[int]) -> list[tuple[int, int]]:

@@ -50,7 +50,7 @@ class PendingReceipt:
         return "parked" if self._is_parked(self._lane, self._ticket) else "stored"
 
     def _is_parked(self, lane: Lane, ticket: Ticket) -> bool:
-        if self.record_id in lane.dropped:
+        if self.record_id in lane.dropped or lane.is_lost(ticket):
             return True
         may_be = lane.books.failed or ticket.store.closed  # then it is another process that may have parked it
         return bool(may_be) and lane.dead_letters.get(self.record_id) is not None

@@ -166,7 +166,7 @@ class Relay:
                 if not self._drain(store, upto, refused_too=refused_too):
                     break
             except OutboxError as error:
-                if not self._lane.give_back(store, error):
+                if not (self._lane.mend(store, error) or self._lane.give_back(store, error)):
                     raise
         self._lane.drop_emptied()
 
@@ -334,7 +334,7 @@ def deliver_hot(lane: Lane, store: AnyStore, entries: list[Entry]) -> None:
                 break
             lane.attempt(store, part)
     except OutboxError as error:
-        if not lane.closed:
+        if not (lane.mend(store, error) or lane.closed):
             lane.repeats.say(ERROR, type(error), "audit %s: %s", lane.name, error)
     finally:
         lane.hot_at = time.monotonic()

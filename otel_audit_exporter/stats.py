@@ -19,8 +19,9 @@ class AuditStats:
 
     ``submitted + recovered == succeeded + failed + pending``, always. ``submitted``: events that a call of this
     process had accepted; ``recovered``: taken over from an earlier process's outbox; ``succeeded``: in the
-    table; ``failed``: parked in the dead letters; ``pending``: in the outbox; ``held``: those of them that wait
-    for a setting to be mended or for a proof; ``retried``: rows offered to the sink again after a failure;
+    table; ``failed``: parked in the dead letters, or lost with an outbox file that was damaged; ``pending``: in the
+    outbox; ``held``: those of them that wait for a setting to be mended or for a proof; ``retried``: rows offered to
+    the sink again after a failure;
     ``rejected``: events that were refused at the call and are recorded nowhere; ``transactional``: written in
     the caller's own transaction. ``oldest_pending_seconds`` is 0.0 where nothing is pending,
     ``success_rate`` a percentage (100.0 while nothing is settled), ``last_success_at`` aware and in UTC.
@@ -87,6 +88,7 @@ class Books:
         self.rejected = 0
         self.transactional = 0
         self.accepted_by_sink = 0  # rows: what a refusal is measured against
+        self.lost = 0  # of the failed ones, those that a damaged file has swallowed
         self.last_error: str | None = None
         self.errors: deque[NotedError] = deque(maxlen=_REMEMBERED_ERRORS)
         self.parked_ever = 0  # `failed` goes down when a dead letter is retried with success; this does not

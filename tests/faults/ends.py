@@ -220,6 +220,24 @@ def full_disk(job: Job, ledger: Ledger) -> None:
     _say(str(delivered and audit.flush_audit(60_000)))
 
 
+def damaged_in_use(job: Job, ledger: Ledger) -> None:
+    """Emit from threads while somebody damages the outbox file; then say what was delivered and lost."""
+    threading.excepthook = lambda told: os._exit(9)  # a call has raised
+    emit_many(ledger, job)
+    stop = threading.Event()
+    threads = [threading.Thread(target=_emit_until, args=(ledger, stop)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    _say("ready")
+    sys.stdin.readline()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    delivered = audit.flush_audit(60_000)
+    stats = audit.get_audit_stats()
+    _say(f"{delivered} {stats.failed} {stats.submitted + stats.recovered == stats.succeeded + stats.failed}")
+
+
 def _fill(path: Path, but: int) -> None:
     with path.open("wb") as file:
         left = shutil.disk_usage(path.parent).free - but
@@ -302,6 +320,7 @@ ENDS: dict[str, Callable[[Job, Ledger], Any]] = {
         interrupted,
         imports_of_a_delivery,
         full_disk,
+        damaged_in_use,
         outage,
     )
 }

@@ -15,8 +15,10 @@ from otel_audit_exporter import AuditConfigurationError, AuditHealth, configure_
 from otel_audit_exporter.deadletters import DeadLetterFile
 from otel_audit_exporter.folder import DEAD_LETTERS
 from otel_audit_exporter.health import HealthThresholds
+from otel_audit_exporter.outbox import OutboxFile
 from otel_audit_exporter.pipeline import AuditPipeline
 from otel_audit_exporter.watch import HealthWatch
+from tests.faults.damage import damage
 from tests.operations.conftest import Configure
 from tests.operations.stubs import AWAY, BAD_ROW, MISCONFIGURED, StubExporter, emit
 from tests.sinks.running import run_in_child
@@ -285,21 +287,37 @@ def test_overdue_events_are_counted_beyond_what_is_counted_one_by_one(
 
 
 def test_an_outbox_that_cannot_be_read_is_told_with_what_is_counted_all_the_same(
-    configured: Configure, stub: StubExporter, tmp_path: Path
+    configured: Configure, stub: StubExporter
 ) -> None:
+    told: list[AuditHealth] = []
+    pipeline = configured(on_health_change=told.append, health_thresholds={"overdue_critical": 10**6})
+    stub.sink.fail(AWAY)
+    emit(4000)
+    wait_until(lambda: [health.level for health in told] == ["warning"], "the outage is told")
+    own = stub.lane.own
+    assert isinstance(own, OutboxFile)
+    own._connection.close()
+    wait_until(lambda: told[-1].level == "critical", "the failure is told")
+    assert "cannot be read" in told[-1].reasons[0]
+    assert (pipeline.stats().submitted, pipeline.stats().pending, pipeline.health().pending) == (4000, 4000, 4000)
+    assert pipeline.shutdown(1000) is False
+
+
+def test_what_is_lost_with_a_damaged_outbox_is_told(configured: Configure, stub: StubExporter, tmp_path: Path) -> None:
     told: list[AuditHealth] = []
     pipeline = configured(on_health_change=told.append, health_thresholds={"overdue_critical": 10**6})
     stub.sink.fail(AWAY)
     emit(4000, new_values={"text": "x" * 3000})  # more than is kept in memory of it
     wait_until(lambda: [health.level for health in told] == ["warning"], "the outage is told")
-    for file in (tmp_path / "outbox").glob("*/*.outbox*"):
-        if not file.name.endswith(".lock"):
-            with file.open("r+b") as there:  # never shorter: SQLite has mapped some of it into memory
-                there.write(os.urandom(file.stat().st_size))
-    wait_until(lambda: told[-1].level == "critical", "the damage is told")
-    assert "cannot be read" in told[-1].reasons[0]
-    assert (pipeline.stats().submitted, pipeline.stats().pending, pipeline.health().pending) == (4000, 4000, 4000)
-    assert pipeline.shutdown(1000) is False
+    (file,) = (tmp_path / "outbox").glob("*/*.outbox")
+    wait_until(lambda: file.stat().st_size > 2**22, "much of it is in the file")
+    damage(file, "all")
+    stub.sink.heal()
+    wait_until(lambda: told[-1].level == "critical", "the loss is told")
+    assert any("lost with a damaged outbox file" in reason for reason in told[-1].reasons)
+    assert flush_audit()
+    stats = pipeline.stats()
+    assert (stats.submitted, stats.recovered, stats.succeeded + stats.failed) == (4000, 0, 4000)
 
 
 def test_dead_letters_that_cannot_be_read_are_told(configured: Configure, stub: StubExporter, tmp_path: Path) -> None:

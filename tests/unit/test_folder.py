@@ -16,6 +16,8 @@ import pytest
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.folder import Destination, HeldFile, OutboxFolder, orphans_elsewhere
 from otel_audit_exporter.locks import FileLock
+from tests.faults.damage import damage
+from tests.sinks.running import run_in_child
 
 DESTINATION = Destination("supabase", "https://a.example", "public", "pms_audit_log")
 
@@ -187,6 +189,29 @@ class TestAdoption:
         assert len([name for name in outboxes(folder) if ".damaged-" in name]) == 1
         assert [record.levelno for record in caplog.records] == [logging.ERROR]
         folder.release(adopted)
+
+    def test_a_kill_in_the_middle_of_replacing_a_damaged_file_loses_nothing_that_could_be_read(
+        self, folder: OutboxFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def be_killed() -> None:
+            held = folder.create(durable=False, max_bytes=2**20)
+            for number in range(200):
+                held.store.append(b"[%d,%s]" % (number, b"1" * 500), nothing)
+            held.store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            damage(held.path, "spots")
+            held.store._connection.execute("PRAGMA shrink_memory")
+            monkeypatch.setattr("otel_audit_exporter.folder._set_aside", lambda path: os._exit(0))
+            with folder.still(), held.store.lock:
+                folder.replace(held, [], durable=False, max_bytes=2**20)
+
+        assert run_in_child(be_killed)
+        adopted = adopt(folder)
+        saved = [{body for _, body in held.store.read(0, None, 1000, 2**20)} for held in adopted]
+        assert len(saved) == 2
+        assert saved[0] == saved[1]
+        assert 100 < len(saved[0]) < 200
+        for held in adopted:
+            folder.release(held)
 
     def test_an_orphan_of_a_newer_format_is_left_alone_and_said_once(
         self, folder: OutboxFolder, create: Callable[..., HeldFile], caplog: pytest.LogCaptureFixture

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from otel_audit_exporter.deadletters import MemoryDeadLetters
+from otel_audit_exporter.errors import OutboxError, OutboxFullError
 from otel_audit_exporter.event import EventRules
 from otel_audit_exporter.faults import Fault, Verdict
 from otel_audit_exporter.folder import Destination, OutboxFolder
 from otel_audit_exporter.lane import Lane, LaneOptions, Ticket
+from otel_audit_exporter.outbox import OutboxFile
 from otel_audit_exporter.sinks.base import SinkError
+from tests.faults.damage import damage
+from tests.sinks.running import in_threads, run_in_child
 from tests.stack.waiting import wait_until
 
 
@@ -31,10 +35,12 @@ class Table:
         self.answers = threading.Event()
         self.answers.set()
         self.asked = 0
+        self.meanwhile: Callable[[], object] = lambda: None
 
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
         refused = self.broken
         self.asked += 1
+        self.meanwhile()
         if refused:
             self.answers.wait(max(deadline - time.monotonic(), 0.0))
             raise SinkError(Verdict(Fault.RECORD), "refused", code="23514")
@@ -146,3 +152,118 @@ def test_what_is_held_or_parked_is_said_before_anybody_can_see_it(
     monkeypatch.setattr(lane.announcer, "parked", look)
     test_a_row_that_is_refused_again_after_others_passed_is_parked(lane, table)
     assert seen == [(0, 0, "refused (23514)"), (1, 0, "refused (23514)")]
+
+
+# A file that is damaged while it is in use
+
+
+def spoil(lane: Lane) -> None:
+    """Overwrite the whole file, and have its connection remember nothing of it."""
+    own = lane.own
+    assert isinstance(own, OutboxFile)
+    own._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    damage(Path(own.path), "all")
+    own._connection.execute("PRAGMA shrink_memory")
+
+
+def set_aside(lane: Lane) -> list[Path]:
+    assert lane.folder is not None
+    return list(lane.folder.path.glob("*.damaged-*[0-9]"))
+
+
+def test_the_call_that_meets_a_damaged_file_is_accepted_in_a_new_one(
+    on_disk: Lane, table: Table, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = [accept(on_disk, f"lost {number}") for number in range(50)]
+    spoil(on_disk)
+    ticket = accept(on_disk, "accepted")
+    books = on_disk.books
+    assert (books.submitted, books.failed, books.pending, on_disk.own.count()) == (51, 50, 1, 1)
+    assert all(map(on_disk.is_lost, lost))
+    assert on_disk.is_pending(ticket)
+    offer(on_disk, ticket)
+    assert (books.succeeded, books.pending, len(table.stored)) == (1, 0, 1)
+    assert not on_disk.is_lost(ticket)
+    assert len(set_aside(on_disk)) == 1
+    assert "50 could not be read" in caplog.text
+    assert str(on_disk.stats().last_error) in caplog.text
+
+
+def test_what_is_being_offered_when_its_file_is_damaged_is_saved(on_disk: Lane, table: Table) -> None:
+    tickets = [accept(on_disk, f"act {number}") for number in range(50)]
+    table.meanwhile = lambda: spoil(on_disk)
+    on_disk.attempt_run(on_disk.own, range(tickets[0].seq, tickets[-1].seq + 1))
+    assert (len(table.stored), on_disk.books.failed, on_disk.books.pending) == (50, 0, 50)
+    table.meanwhile = lambda: None
+    on_disk.attempt(on_disk.own, on_disk.own.read(0, None, 100, 2**20))
+    assert (on_disk.books.succeeded, on_disk.books.pending) == (50, 0)
+    assert len(set(table.stored)) == 50
+
+
+def test_what_was_stored_before_its_file_was_damaged_is_not_lost(on_disk: Lane) -> None:
+    stored = [accept(on_disk, f"stored {number}") for number in range(50)]
+    on_disk.attempt_run(on_disk.own, range(stored[0].seq, stored[-1].seq + 1))
+    lost = accept(on_disk, "lost")
+    spoil(on_disk)
+    accept(on_disk, "accepted")
+    assert (on_disk.books.succeeded, on_disk.books.failed, on_disk.books.pending) == (50, 1, 1)
+    assert on_disk.is_lost(lost)
+    assert not any(map(on_disk.is_lost, stored))
+
+
+def test_of_many_threads_that_meet_a_damaged_file_each_is_accepted_in_the_same_new_one(on_disk: Lane) -> None:
+    accept(on_disk, "lost")
+    spoil(on_disk)
+    in_threads([lambda: accept(on_disk, "accepted")] * 8)
+    assert (on_disk.books.submitted, on_disk.books.failed, on_disk.books.pending) == (9, 1, 8)
+    assert on_disk.own.count() == 8
+    assert len(set_aside(on_disk)) == 1
+
+
+def test_whoever_comes_late_with_the_damage_finds_the_new_file(on_disk: Lane) -> None:
+    accept(on_disk, "lost")
+    spoil(on_disk)
+    with pytest.raises(OutboxError) as met:
+        on_disk.own.read(0, None, 10, 2**20)
+    accept(on_disk, "accepted")
+    aside = set_aside(on_disk)
+    assert on_disk.mend(on_disk.own, met.value)
+    assert set_aside(on_disk) == aside
+    assert (on_disk.books.failed, on_disk.books.pending) == (1, 1)
+
+
+def test_a_child_that_is_forked_after_a_file_was_replaced_has_one_of_its_own(on_disk: Lane) -> None:
+    accept(on_disk, "lost")
+    spoil(on_disk)
+    accept(on_disk, "the parent's")
+
+    def in_child() -> None:
+        accept(on_disk, "the child's")
+        assert (on_disk.books.submitted, on_disk.own.count()) == (1, 1)
+
+    assert run_in_child(in_child)
+    accept(on_disk, "the parent's")
+    assert on_disk.own.count() == 2
+
+
+def test_where_no_new_file_can_be_made_the_call_raises_until_one_can(
+    on_disk: Lane, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    accept(on_disk, "lost")
+    spoil(on_disk)
+    with monkeypatch.context() as without_room:
+        without_room.setattr(OutboxFile, "put", failing)
+        for _ in range(2):
+            with pytest.raises(OutboxError, match="not a database"):
+                accept(on_disk, "refused")
+    assert "no new one can take its place" in caplog.text
+    assert set_aside(on_disk) == []
+    accept(on_disk, "accepted")
+    assert (on_disk.books.submitted, on_disk.books.failed, on_disk.books.pending) == (2, 1, 1)
+    on_disk.close()
+    assert on_disk.folder is not None
+    assert len(list(on_disk.folder.path.glob("*.outbox"))) == 1
+
+
+def failing(*_: object) -> None:
+    raise OutboxFullError("full")

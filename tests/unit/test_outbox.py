@@ -347,10 +347,21 @@ class TestFile:
         with path.open("r+b") as file:
             file.seek(path.stat().st_size // 2)
             file.write(b"\xff" * 4096)
-        saved = salvage(path)
+        saved = sorted(salvage(path))
         assert 100 < len(saved) < 200
-        assert saved[0].startswith(b"[0,")
-        assert saved[-1].startswith(b"[199,")
+        assert (saved[0][0], saved[-1][0]) == (1, 200)
+        assert all(body.startswith(b"[%d," % (seq - 1)) for seq, _, body in saved)
+
+    def test_what_lies_between_two_damaged_places_is_saved(self, path: Path) -> None:
+        with closing(OutboxFile(path)) as store:
+            for number in range(1000):
+                store.append(b"[%d,%s]" % (number, b'"' + b"x" * 500 + b'"'), nothing)
+        size = path.stat().st_size
+        with path.open("r+b") as file:
+            for at in (size // 4, size * 3 // 4):
+                file.seek(at // 4096 * 4096)
+                file.write(b"\xff" * 4096)
+        assert len({seq for seq, _, _ in salvage(path)}) > 950
 
     def test_room_is_given_back_to_the_disk(self, path: Path) -> None:
         store = OutboxFile(path)
