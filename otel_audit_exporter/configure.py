@@ -27,15 +27,6 @@ from otel_audit_exporter.sinks.base import Sink
 
 DEFAULT_EXPORTER: Final = "sqlite"
 _LONGEST_NAME: Final = 30
-# What an exporter is made of; the other settings are the pipeline's.
-_EXPORTERS_OWN: Final = frozenset(
-    {
-        *("url", "key", "token", "dsn", "path", "endpoint", "format", "table", "schema", "columns", "column_defaults"),
-        *("key_columns", "unmapped", "ids", "outbox", "outbox_dir", "outbox_max_bytes", "foreign_key_grace_seconds"),
-        *("redact_keys", "redact_hook", "max_value_bytes", "slow_write_seconds"),
-    }
-)
-
 
 OneExporter = str | LogRecordExporter | Sink
 ExporterChoice = OneExporter | Sequence[OneExporter]
@@ -86,7 +77,8 @@ def configure_audit(
     ordinary logs. ``exporter`` is a name, an exporter of this library or any other of the SDK's interface, a sink of
     your own, or a list of such; every argument left out comes from the environment, then from the default (the
     README's table of settings; ``exporter_options`` are those of the exporter: ``url``, ``key``, ``token``,
-    ``client``, ``path``, ...). ``resource`` goes on every record.
+    ``client``, ``path``, ...). An exporter of this library that is made already takes over what it was not made
+    with. ``resource`` goes on every record.
 
     A second call with the same arguments returns the running pipeline; with others it raises. After
     ``shutdown_audit()`` a call starts a new one. Raises :class:`AuditConfigurationError` that names each setting
@@ -203,8 +195,6 @@ def _install(
         raise AuditConfigurationError(
             f"resource: must be a Resource (Resource.create({{...}})), not {type(resource).__name__}"
         )
-    if isinstance(exporter, AuditExporter):
-        _refuse_what_the_exporter_decides(arguments)
     chosen = _known(exporter, settings)
     made_of = ({**settings.values, "exporter": chosen}, extra)
     with _Running.lock:
@@ -225,14 +215,6 @@ def _install(
         _say_where(pipeline, settings, chosen=exporter is not None or settings.chosen("exporter"))
         end_with_process(pipeline, on_sigterm=settings.handle_sigterm)
         return pipeline
-
-
-def _refuse_what_the_exporter_decides(arguments: Mapping[str, Any]) -> None:
-    given = sorted(name for name in _EXPORTERS_OWN if arguments.get(name) is not None)
-    if given:
-        raise AuditConfigurationError(
-            f"{', '.join(given)}: the exporter that was given is made already: give such arguments to it"
-        )
 
 
 def _refuse_green_threads() -> None:
@@ -270,7 +252,7 @@ def _exporters(chosen: Sequence[OneExporter], settings: Settings, resource: Reso
     made: list[AuditExporter] = []
     try:
         for one in chosen:
-            made.append(_exporter(one, settings, resource))
+            made.append(_exporter(one, settings, resource, alone=len(chosen) == 1))
         names = [one.lane.name for one in made]
         if len(set(names)) < len(names):
             raise AuditConfigurationError(f"exporter (OTEL_AUDIT_EXPORTER): each sink once, not {', '.join(names)}")
@@ -300,10 +282,11 @@ def _chosen(given: ExporterChoice) -> list[OneExporter]:
     return [one for one in chosen if one != ""]
 
 
-def _exporter(one: OneExporter, settings: Settings, resource: Resource | None) -> AuditExporter:
+def _exporter(one: OneExporter, settings: Settings, resource: Resource | None, *, alone: bool) -> AuditExporter:
     if isinstance(one, AuditExporter):
         if one.lane.closed:
             raise AuditConfigurationError(f"{one!r} was shut down: make a new one")
+        one.take_settings(settings, alone=alone)
         return one
     if isinstance(one, LogRecordExporter):
         return ForwardingAuditExporter.forwarding(one, settings, resource)

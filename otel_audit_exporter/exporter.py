@@ -38,6 +38,14 @@ from otel_audit_exporter.sinks.base import Sink, SinkError, deadline_after
 # In the order in which they were made.
 _standalone: Final[weakref.WeakKeyDictionary[AuditExporter, None]] = weakref.WeakKeyDictionary()
 _COLD_AFTER_SECONDS: Final = 2.0
+# What an exporter is made of; the other settings are the pipeline's.
+_OWN: Final = frozenset(
+    {
+        *("url", "key", "token", "dsn", "path", "endpoint", "format", "table", "schema", "columns", "column_defaults"),
+        *("key_columns", "unmapped", "ids", "outbox", "outbox_dir", "outbox_max_bytes", "foreign_key_grace_seconds"),
+        *("redact_keys", "redact_hook", "max_value_bytes", "slow_write_seconds"),
+    }
+)
 
 
 class AuditExporter(LogRecordExporter):
@@ -51,6 +59,7 @@ class AuditExporter(LogRecordExporter):
 
     exporter_name: str
     adopts = True
+    restarts = True  # its sink can be made a second time
     address_settings: tuple[str, ...] = ()  # what says where the sink is, and who asks there
     _unreadable: str | None = None  # what is wrong with the environment's settings
 
@@ -127,6 +136,27 @@ class AuditExporter(LogRecordExporter):
     def target(self) -> str:
         """Where rows go, for people."""
         return self._sink.target
+
+    def take_settings(self, settings: Settings, *, alone: bool) -> None:
+        """Take the arguments of a pipeline's set-up beside those that this exporter was made with, and begin anew.
+
+        What it was made with stays. Raises :class:`AuditConfigurationError` where an argument contradicts that and
+        can be meant for no other exporter (``alone``), and where one comes too late: events were taken already.
+        """
+        own, given = self._settings.arguments(), settings.arguments()
+        new = {name for name in given.keys() & _OWN if given[name] != self._settings.values[name]}
+        wrong = new & own.keys() if alone else set()
+        new -= own.keys()
+        if not self.restarts or self._lane.books.submitted:
+            wrong |= new
+        if wrong:
+            raise AuditConfigurationError(
+                f"{', '.join(sorted(wrong))}: the exporter that was given is made already, with another value or none: "
+                "give such arguments to it"
+            )
+        if new:
+            self.close(time.monotonic(), patient=False)
+            self._start(load_settings({**own, **{name: given[name] for name in new}}), strict=True)
 
     def own_by_pipeline(self) -> None:
         """Leave the end of the lane to a pipeline: the SDK's shutdown then ends only the hot road."""

@@ -171,6 +171,7 @@ class ForwardingAuditExporter(AuditExporter):
     """
 
     exporter_name = "forwarding"
+    restarts = False
 
     def __init__(self, exporter: LogRecordExporter, *, resource: Resource | None = None, **options: Any) -> None:
         self._forward_to(exporter, resource)

@@ -453,6 +453,10 @@ class Settings:
         """Tell whether somebody set it, be it by argument or by variable."""
         return name in self.sources
 
+    def arguments(self) -> dict[str, Any]:
+        """Return what was set by argument."""
+        return {name: self.values[name] for name, source in self.sources.items() if source == name}
+
 
 def load_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings: ``arguments`` that are not None, then ``environ`` (default: the process's), then defaults.

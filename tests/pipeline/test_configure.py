@@ -149,6 +149,49 @@ class TestExporters:
         assert flush_audit()
         assert [row["id"] for row in exporter.rows] == [receipt.record_id]
 
+    @pytest.mark.parametrize("listed", [False, True], ids=["alone", "in a list"])
+    def test_an_exporter_of_one_s_own_making_takes_the_arguments_of_the_set_up_too(
+        self, listed: bool, tmp_path: Path
+    ) -> None:
+        exporter = InMemoryAuditExporter(columns={"id": "record_id", "after": "new_values"})
+        pipeline = configure_audit(
+            [exporter, "none"] if listed else exporter, redact_keys=["iban"], ids="text", unmapped="error"
+        )
+        audit_event(**arguments(entity_id="no uuid", new_values={"iban": "S3CRET", "password": "p"}))
+        assert flush_audit()
+        assert [row["after"] for row in exporter.rows] == [{"iban": "[REDACTED]", "password": "p"}]
+        with pytest.raises(AuditEventError, match="outcome"):
+            audit_event(**arguments(outcome="failure"))
+        assert pipeline.exporters[0] is exporter
+
+    def test_the_outbox_of_an_exporter_of_one_s_own_making_goes_where_the_set_up_says(
+        self, tmp_path: Path, outbox_dir: str
+    ) -> None:
+        configure_audit(SQLiteAuditExporter(tmp_path / "rows.db"), outbox_dir=tmp_path / "kept", table="t")
+        receipt = audit_event(**arguments()).result(60)
+        assert [row["id"] for row in sqlite_rows(tmp_path / "rows.db", "t")] == [receipt.record_id]
+        assert list((tmp_path / "kept").glob("*/*.outbox"))
+        assert not list(Path(outbox_dir).glob("*/*.outbox"))
+
+    def test_an_argument_that_contradicts_the_exporter_is_told(self) -> None:
+        exporter = InMemoryAuditExporter(ids="text")
+        with pytest.raises(AuditConfigurationError, match="ids: the exporter that was given is made already"):
+            configure_audit(exporter, ids="uuid", redact_keys=["iban"])
+        configure_audit(exporter, ids="text")
+
+    def test_an_argument_that_comes_after_the_exporter_s_first_event_is_told(self) -> None:
+        used = SQLiteAuditExporter()
+        audit_event(**arguments())
+        with pytest.raises(AuditConfigurationError, match="redact_keys: the exporter that was given is made already"):
+            configure_audit(used, redact_keys=["iban"])
+
+    def test_of_several_exporters_one_of_one_s_own_making_keeps_what_it_was_made_with(self, tmp_path: Path) -> None:
+        own = SQLiteAuditExporter(tmp_path / "own.db", table="own")
+        configure_audit([own, "memory"], table="theirs")
+        assert own.target.endswith(" own")
+        receipt = audit_event(**arguments()).result(60)
+        assert [row["id"] for row in sqlite_rows(tmp_path / "own.db", "own")] == [receipt.record_id]
+
     def test_names_may_be_written_in_any_case(self) -> None:
         assert configure_audit(" SQLite ").name == "sqlite"
 
