@@ -80,7 +80,7 @@ class AuditHealth:
 
     ``level`` is ``"good"``, ``"warning"`` or ``"critical"``; ``reasons`` says in words why it is not good, the worst
     first. ``overdue``: events pending for longer than one full export cycle (``cycle_seconds``: schedule delay and
-    export timeout). ``failed``: parked by this process, and not dropped since, or lost with a damaged outbox file;
+    export timeout). ``failed``: parked by this process and not dropped since, or lost with a damaged outbox file;
     ``success_rate`` leaves out what was dropped, too. ``parked``: in the dead letters now, by whomever.
     ``outbox_bytes_left`` of ``outbox_bytes_max``: the room that quota and disk leave, None where it is not known.
     ``slow_write_seconds``: how long the slow write took of which there is a warning, 0.0 while writes are fast.
@@ -141,15 +141,17 @@ def assess(
     return replace(figures, level=_worst(findings), reasons=_reasons(findings))
 
 
-def without_dropped(stats: AuditStats, parked: int) -> AuditStats:
+def without_dropped(stats: AuditStats, parked: int, lost: int = 0) -> AuditStats:
     """Return the stats as if what has left the dead letters had not failed: somebody has dropped it.
 
     ``parked``: how many there are now. Those of other processes are among them, so this may leave some too many.
+    ``lost``: those that failed without ever being in there.
     """
-    if parked >= stats.failed:
+    failed = parked + lost
+    if failed >= stats.failed:
         return stats
-    settled = stats.succeeded + parked
-    return replace(stats, failed=parked, success_rate=100.0 * stats.succeeded / settled if settled else 100.0)
+    settled = stats.succeeded + failed
+    return replace(stats, failed=failed, success_rate=100.0 * stats.succeeded / settled if settled else 100.0)
 
 
 def combine(by_sink: Mapping[str, AuditHealth]) -> AuditHealth:

@@ -738,7 +738,7 @@ class Lane:
             told = assess(self.stats(), thresholds, cycle_seconds=self.options.cycle_seconds)
             return broken(told, f"the outbox or the dead letters cannot be read: {error}")
         return assess(
-            without_dropped(stats, parked),
+            without_dropped(stats, parked, self.books.lost),
             thresholds,
             overdue=overdue,
             parked=parked,

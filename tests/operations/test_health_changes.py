@@ -318,6 +318,7 @@ def test_what_is_lost_with_a_damaged_outbox_is_told(configured: Configure, stub:
     assert flush_audit()
     stats = pipeline.stats()
     assert (stats.submitted, stats.recovered, stats.succeeded + stats.failed) == (4000, 0, 4000)
+    assert (pipeline.health().level, pipeline.health().failed) == ("critical", stats.failed)
 
 
 def test_dead_letters_that_cannot_be_read_are_told(configured: Configure, stub: StubExporter, tmp_path: Path) -> None:
