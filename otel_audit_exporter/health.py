@@ -180,9 +180,8 @@ def _success_rate(health: AuditHealth, limits: HealthThresholds) -> Iterator[_Fi
 
 def _failed(health: AuditHealth, limits: HealthThresholds, settled: int, lost: int) -> Iterator[_Finding]:
     percent = 100.0 * health.failed / settled if settled else 0.0
-    text = f"{_events(health.failed - lost)} parked in the dead letters"
-    if lost:
-        text += f" and {_events(lost)} lost with a damaged outbox file"
+    ways = {"parked in the dead letters": health.failed - lost, "lost with a damaged outbox file": lost}
+    text = " and ".join(f"{_events(count)} {way}" for way, count in ways.items() if count)
     if percent > limits.failed_critical_percent:
         yield "critical", f"{text}, more than {limits.failed_critical_percent:g} %"
     elif percent > limits.failed_warning_percent:
