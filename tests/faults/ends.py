@@ -265,7 +265,7 @@ def _fork_one(ledger: Ledger) -> int:
         try:
             for _ in range(5):
                 emit_one(ledger, new_id())
-            code = 0 if audit.flush_audit(20_000) else 2
+            code = 0 if audit.flush_audit(60_000) else 2
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

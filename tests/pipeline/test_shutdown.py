@@ -140,10 +140,15 @@ def test_a_dead_letter_can_be_retried_after_shutdown_and_leaves_no_connection() 
     assert pipeline.force_flush(60_000)
     assert pipeline.shutdown()
     sink.heal()
-    closed = []
-    sink.close = lambda: closed.append(True)  # type: ignore[method-assign]
+    close, closed = sink.close, threading.Event()
+
+    def close_and_tell() -> None:
+        close()
+        closed.set()
+
+    sink.close = close_and_tell  # type: ignore[method-assign]
     assert pipeline.dead_letters().retry() == 1
-    assert closed
+    assert closed.is_set()
     stats = pipeline.stats()
     assert (stats.succeeded, stats.failed, stats.pending) == (2, 0, 0)
     assert len(sqlite_rows("t.db")) == 2
