@@ -1,6 +1,7 @@
 """The gateway's connections to PostgREST."""
 
 import json
+import time
 from asyncio import IncompleteReadError, StreamReader, StreamWriter, open_connection
 
 from tests.stack.messages import Reply, Request, read_reply
@@ -14,6 +15,8 @@ _AWAY = Reply(
 )
 
 Connection = tuple[StreamReader, StreamWriter]
+# PostgREST closes a connection after 30 s without a request, perhaps just as the next one is on its way.
+_KEPT_SECONDS = 5.0
 
 
 class Upstream:
@@ -22,7 +25,7 @@ class Upstream:
     def __init__(self, host: str, port: int) -> None:
         self._host = host
         self._port = port
-        self._idle: list[Connection] = []
+        self._idle: list[tuple[Connection, float]] = []
 
     async def forward(self, request: Request, target: str) -> Reply:
         """Give PostgREST's reply, or the gateway's own 502 where there is none."""
@@ -38,11 +41,11 @@ class Upstream:
         except BaseException:
             connection[1].close()
             raise
-        self._idle.append(connection)
+        self._idle.append((connection, time.monotonic()))
         return reply
 
     def close(self) -> None:
-        for _, writer in self._idle:
+        for (_, writer), _ in self._idle:
             writer.close()
         self._idle.clear()
 
@@ -58,8 +61,9 @@ class Upstream:
 
     def _idle_connection(self) -> Connection | None:
         while self._idle:
-            reader, writer = self._idle.pop()
-            if not reader.at_eof() and not writer.is_closing():
+            (reader, writer), since = self._idle.pop()
+            is_fresh = time.monotonic() - since < _KEPT_SECONDS
+            if is_fresh and not reader.at_eof() and not writer.is_closing():
                 return reader, writer
             writer.close()
         return None
