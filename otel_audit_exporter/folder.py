@@ -141,11 +141,12 @@ class OutboxFolder:
             logger.error(message, path, error)
 
     def _remove_stale_locks(self) -> None:
-        """Remove the lock files whose outbox file is gone: their process died between the two removals."""
+        """Remove what is left beside an outbox file that is gone: its process died while it removed them."""
         for lock_path in self.path.glob(f"*{_SUFFIX}.lock"):
             lock = FileLock(lock_path)
             with suppress(OSError):
                 if not lock_path.with_suffix("").exists() and lock.acquire():
+                    _unlink(lock_path.with_suffix(""))
                     lock.release()
                     os.unlink(lock_path)
 
@@ -313,6 +314,7 @@ def _set_aside(path: Path) -> Path:
 
 
 def _unlink(path: Path) -> None:
-    for suffix in ("-ballast", "-wal", "-shm", ""):
+    # The log after the file: without it the file may have again what was settled, for whoever looks meanwhile.
+    for suffix in ("-ballast", "", "-wal", "-shm"):
         with suppress(OSError):  # an empty file that stays is in nobody's way
             os.unlink(f"{path}{suffix}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,38 @@ class TestCreate:
         held = create(b"[1]")
         held.store.settle([2])
         folder.release(held)
+        assert outboxes(folder) == []
+
+    def test_whoever_looks_while_an_emptied_file_is_removed_never_finds_what_was_in_it(
+        self, folder: OutboxFolder, create: Callable[..., HeldFile], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        held = create(b"[1]")
+        held.store.checkpoint()
+        waits: list[bool] = []
+        remove = os.unlink
+
+        def look_after_removing(path: str) -> None:
+            remove(path)
+            waits.append(held.store.still_waits(2))
+
+        with closing(sqlite3.connect(held.path)) as reader:  # while it is open, the log stays a file of its own
+            assert reader.execute("SELECT count(*) FROM event").fetchone() == (1,)
+            held.store.settle([2])
+            monkeypatch.setattr(os, "unlink", look_after_removing)
+            folder.release(held)
+        assert waits
+        assert not any(waits)
+        assert outboxes(folder) == []
+
+    def test_what_a_process_left_that_died_while_it_removed_its_file_is_removed(
+        self, folder: OutboxFolder, create: Callable[..., HeldFile]
+    ) -> None:
+        held = create(b"[1]")
+        folder.release(held)
+        held.path.unlink()
+        for suffix in ("-wal", "-shm", "-ballast", ".lock"):
+            Path(f"{held.path}{suffix}").touch()
+        assert adopt(folder) == []
         assert outboxes(folder) == []
 
     def test_a_file_with_events_stays(self, folder: OutboxFolder, create: Callable[..., HeldFile]) -> None:
