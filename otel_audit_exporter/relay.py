@@ -18,8 +18,10 @@ from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.forks import survive_forks
 from otel_audit_exporter.lane import AnyStore, Lane
 from otel_audit_exporter.outbox import Entry, body_of, seq_of
+from otel_audit_exporter.retry import GateState
 
 BATCH_ROWS: Final = 2000
+PROBE_ROWS: Final = 200
 RUN_ROWS: Final = 1000  # what a database does fastest, and twice as many where each answer takes its time
 _SLOW_ROW_SECONDS: Final = 2e-4
 BATCH_BYTES: Final = 4 * 2**20
@@ -186,14 +188,16 @@ class Relay:
     def _drain(self, store: AnyStore, upto: int | None, *, refused_too: bool) -> bool:
         """Offer what waits in ``store``, the oldest first; False where an attempt has failed."""
         backlog = _Backlog(store, store.last_seq if upto is None else upto)
-        first = backlog.take()
+        # After an outage a few tell whether it is over; of rows that were refused it takes more to see that.
+        probe = PROBE_ROWS if self._lane.gate.state is GateState.BACKING_OFF else BATCH_ROWS
+        first = backlog.take(probe)
         if first and not self._lane.gate.flowing:  # should the oldest all be refused, the newest may tell why
             after = max(seq_of(first[-1]), store.last_seq - BATCH_ROWS)
             first.extend(store.read(after, None, BATCH_ROWS, BATCH_BYTES)[-1:])
         if first:
             self._tell_closed_road(store, seq_of(first[-1]))
             self._lane.attempt(store, first)
-            self._send_with_help(backlog)
+            self._send_with_help(backlog, more=len(first) >= probe)
             if not self._lane.gate.flowing:
                 return False
         # Also where nothing else is left to try a closed gate with: such a row may be the one that passes now.
@@ -201,10 +205,10 @@ class Relay:
         self._lane.attempt_refused(store, BATCH_ROWS, at_once=refused_too)
         return self._lane.gate.flowing or self._lane.gate is before
 
-    def _send_with_help(self, backlog: _Backlog) -> None:
+    def _send_with_help(self, backlog: _Backlog, *, more: bool) -> None:
         """Send the rest of a backlog, several batches at a time: some are made while others are under way."""
         done: list[threading.Event] = []
-        if len(backlog.last) >= BATCH_ROWS:
+        if more:
             done = [assistant.ask(lambda: self._send(backlog)) for assistant in self._assistants]
         self._send(backlog)
         for one in done:
@@ -249,19 +253,18 @@ class _Backlog:
 
     def __init__(self, store: AnyStore, upto: int) -> None:
         self.store = store
-        self.last: list[Entry] = []
         self._upto = upto
         self._after = 0
         self._run_rows = RUN_ROWS
         self._lock = threading.Lock()
 
-    def take(self) -> list[Entry]:
+    def take(self, rows: int = BATCH_ROWS) -> list[Entry]:
         """Return the next batch; empty where there is none."""
         with self._lock:
-            self.last = self.store.read(self._after, self._upto, BATCH_ROWS, BATCH_BYTES)
-            if self.last:
-                self._after = seq_of(self.last[-1])
-            return self.last
+            batch = self.store.read(self._after, self._upto, rows, BATCH_BYTES)
+            if batch:
+                self._after = seq_of(batch[-1])
+            return batch
 
     def take_run(self) -> range:
         """Return the numbers of the next batch where it is a run that can be read at once; empty where it is none."""

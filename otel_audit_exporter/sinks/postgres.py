@@ -188,14 +188,17 @@ class PostgresSink:
         self._idle: deque[Wire] = deque()
 
     def _copy_rows(self, rows: Sequence[bytes], deadline: float) -> _Copied:
-        """Copy the rows on a connection that was used before; whatever is in the way, they can be inserted."""
-        from otel_audit_exporter.sinks.postgres_wire import ConnectionLostError, ServerError
+        """Copy the rows; whatever the server has against it, they can be inserted."""
+        from otel_audit_exporter.sinks.postgres_wire import ConnectError, ConnectionLostError, ServerError
 
         copy = self._copy if time.monotonic() >= self._copy_again_at else None
         data = None if copy is None else copy.data(rows)
-        if copy is None or data is None or not self._idle:
+        if copy is None or data is None:
             return _Copied()
-        wire = self._idle.pop()
+        try:
+            wire = self._kept() or self._connect(deadline)
+        except ConnectError as error:
+            raise connect_error(str(error)) from None
         try:
             return _Copied(wire.copy(b"%b; %b" % (_timeout(deadline), copy.commands), data, deadline))
         except ServerError as error:
@@ -266,9 +269,8 @@ class PostgresSink:
         """Ask on a connection that was used before; None where there is none, or the server closed it."""
         from otel_audit_exporter.sinks.postgres_wire import ConnectionLostError, ServerError
 
-        try:
-            wire = self._idle.pop()
-        except IndexError:
+        wire = self._kept()
+        if wire is None:
             return None
         try:
             return self._ask_on(wire, which, values, deadline)
@@ -287,6 +289,12 @@ class PostgresSink:
             return results[-2]
         finally:
             self._put_back(wire, deadline)
+
+    def _kept(self) -> Wire | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
 
     def _connect(self, deadline: float) -> Wire:
         from otel_audit_exporter.sinks.postgres_wire import connect

@@ -232,6 +232,21 @@ def test_a_kept_connection_that_has_gone_is_nobodys_trouble(
     assert audit_table.count() == COPY_ROWS + 1
 
 
+def test_a_connection_is_made_for_copying_where_none_is_kept(
+    stack: Stack, sink: PostgresSink, audit_table: AuditTable
+) -> None:
+    sink.close()
+    sink.insert(many(), soon())
+    assert how(audit_table) == {"copied"}
+
+
+def test_where_none_can_be_made_nothing_is_stored_for_sure(proxied: PostgresSink, proxy: TcpProxy) -> None:
+    proxied.close()
+    proxy.stop()
+    error = refusal(proxied, *many())
+    assert (error.verdict.fault, error.verdict.perhaps_stored) == (Fault.TRANSIENT, False)
+
+
 def test_an_answer_that_is_lost_after_the_commit_doubles_nothing(
     proxied: PostgresSink, proxy: TcpProxy, audit_table: AuditTable
 ) -> None:
