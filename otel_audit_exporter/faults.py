@@ -21,6 +21,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 RETRY_AFTER_MAX_SECONDS: Final = 300.0
+UNIQUE_VIOLATION: Final = "23505"
 FOREIGN_KEY_CODES: Final = frozenset({"23503", "SQLITE_CONSTRAINT_FOREIGNKEY"})
 
 
@@ -175,7 +176,7 @@ _SQLSTATES: Final[Mapping[str, tuple[_Rule, ...]]] = {
             foreign_key=True,
         ),
     ),
-    "23505": (
+    UNIQUE_VIOLATION: (
         _record(
             'another row has the value that must be unique ("{constraint}")',
             'drop the unique constraint "{constraint}" if rows may share the value',

@@ -25,8 +25,7 @@ _NULL: Final = b"null"
 
 # Said by the caller: kept under `_audit` where no column takes them. The value is what nobody has to say.
 _SAID: Final = {
-    field: UNSAID_JSON.get(field, b"null")
-    for field in ("outcome", "actor_type", "on_behalf_of", "metadata", "signature")
+    field: UNSAID_JSON.get(field, _NULL) for field in ("outcome", "actor_type", "on_behalf_of", "metadata", "signature")
 }
 UNSAID: Final[Mapping[str, str | None]] = {field: orjson.loads(value) for field, value in _SAID.items()}
 # Known from the surroundings: into the metadata column where there is one, else left out.

@@ -21,6 +21,7 @@ import orjson
 from otel_audit_exporter.faults import (
     CUT_OFF,
     OUT_OF_TIME,
+    UNIQUE_VIOLATION,
     UNREACHABLE,
     Fault,
     Verdict,
@@ -43,7 +44,6 @@ Which = Callable[[Statements], bytes]
 _INSERT: Final[Which] = attrgetter("insert")
 _PLAIN_INSERT: Final[Which] = attrgetter("plain_insert")
 _LOOK_UP: Final[Which] = attrgetter("look_up")
-_KNOWN: Final = "23505"
 
 _MISSING: Final = 'the postgres sink needs psycopg: pip install "otel-audit-exporter[postgres]"'
 
@@ -243,7 +243,7 @@ class PostgresSink:
         try:
             return _row_count(self._ask(_PLAIN_INSERT, values, deadline)) > 0
         except SinkError as error:
-            if error.code == _KNOWN:
+            if error.code == UNIQUE_VIOLATION:
                 return True
             raise
 

@@ -23,6 +23,7 @@ import orjson
 from otel_audit_exporter.faults import (
     CUT_OFF,
     OUT_OF_TIME,
+    UNIQUE_VIOLATION,
     UNREACHABLE,
     Fault,
     Verdict,
@@ -44,7 +45,6 @@ Token = str | Callable[[], str]
 
 _PREFER: Final = "resolution=ignore-duplicates,return=minimal,count=exact"
 _PREFER_PLAIN: Final = "return=minimal,count=exact"
-_KNOWN: Final = "23505"
 _ANSWER_BYTES: Final = 64 * 1024
 _KEEP_ALIVE_SECONDS: Final = 60.0
 # A server may close a kept connection just as it is used; then the next one is tried, and at last a new one.
@@ -255,7 +255,7 @@ class SupabaseSink:
         try:
             return self._insert(talk, address, _PREFER_PLAIN, rows) != 0
         except SinkError as error:
-            if error.code == _KNOWN:
+            if error.code == UNIQUE_VIOLATION:
                 return True
             raise
 

@@ -12,6 +12,7 @@ from otel_audit_exporter.sinks.base import Sink
 from otel_audit_exporter.sinks.postgres import PostgresSink
 from otel_audit_exporter.sinks.supabase import SupabaseSink
 from tests.sinks.rows import COLUMNS
+from tests.sinks.tcp_proxy import TcpProxy, proxying
 from tests.stack import AuditTable, Stack
 
 KINDS = ("supabase", "postgres")
@@ -73,3 +74,10 @@ def postgres_sink(stack: Stack, audit_table: AuditTable) -> Iterator[PostgresSin
     sink = PostgresSink(stack.dsn("audit_writer"), table=audit_table.name, columns=COLUMNS)
     with closing(sink):
         yield sink
+
+
+@pytest.fixture
+def proxy(stack: Stack) -> Iterator[TcpProxy]:
+    """A proxy before the database."""
+    with proxying(stack.postgres.port) as proxy:
+        yield proxy

@@ -34,6 +34,10 @@ class TcpProxy:
                 self._start(self._forward, client, server)
                 self._start(self._answer, server, client)
 
+    def through(self, dsn: str) -> str:
+        """Return the DSN by which the database is reached through here."""
+        return dsn.replace(f":{self._target}/", f":{self.port}/")
+
     def stop(self) -> None:
         with self._changing:
             self._stopping = True

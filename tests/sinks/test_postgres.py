@@ -16,7 +16,7 @@ from otel_audit_exporter.faults import Fault
 from otel_audit_exporter.sinks.postgres import PostgresSink, read_dsn
 from tests.sinks.rows import COLUMNS, id_of, new_row, refusal, soon
 from tests.sinks.running import in_threads, run_in_child
-from tests.sinks.tcp_proxy import TcpProxy, proxying
+from tests.sinks.tcp_proxy import TcpProxy
 from tests.stack import AuditTable, Stack
 from tests.stack.waiting import wait_until
 
@@ -29,14 +29,8 @@ def sink(postgres_sink: PostgresSink) -> PostgresSink:
 
 
 @pytest.fixture
-def proxy(stack: Stack) -> Iterator[TcpProxy]:
-    with proxying(stack.postgres.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def proxied(stack: Stack, proxy: TcpProxy, audit_table: AuditTable) -> Iterator[PostgresSink]:
-    dsn = stack.dsn("audit_writer").replace(f":{stack.postgres.port}/", f":{proxy.port}/")
+    dsn = proxy.through(stack.dsn("audit_writer"))
     with closing(PostgresSink(dsn, table=audit_table.name, columns=COLUMNS)) as sink:
         yield sink
 

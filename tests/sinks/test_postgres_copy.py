@@ -19,7 +19,7 @@ from otel_audit_exporter.sinks.postgres_copy import Copy, copy_for
 from otel_audit_exporter.sinks.postgres_statement import Insert, TableShape
 from tests.sinks.rows import COLUMNS, CREATED_AT, id_of, refusal, soon
 from tests.sinks.running import in_threads
-from tests.sinks.tcp_proxy import TcpProxy, proxying
+from tests.sinks.tcp_proxy import TcpProxy
 from tests.stack import AuditTable, Stack
 
 TYPES = dict.fromkeys(COLUMNS, "uuid") | {
@@ -211,14 +211,8 @@ def test_threads_with_the_same_rows_store_them_once(sink: PostgresSink, audit_ta
 
 
 @pytest.fixture
-def proxy(stack: Stack) -> Iterator[TcpProxy]:
-    with proxying(stack.postgres.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def proxied(stack: Stack, proxy: TcpProxy, audit_table: AuditTable) -> Iterator[PostgresSink]:
-    dsn = stack.dsn().replace(f":{stack.postgres.port}/", f":{proxy.port}/")
+    dsn = proxy.through(stack.dsn())
     with closing(PostgresSink(dsn, table=audit_table.name, columns=COLUMNS)) as sink:
         sink.insert([line_row()], soon())
         yield sink
