@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -23,8 +24,18 @@ Patch = Callable[[int], None]
 _SINKS = (supabase_sink.SupabaseSink, sqlite_sink.SQLiteSink)
 
 
+_fired: Path | None = None
+
+
+def fired_file(directory: Path, pid: int) -> Path:
+    """Where process `pid` writes down that its failpoint was reached: its exit alone looks like any other kill."""
+    return directory / f"{pid}.fired"
+
+
 def die() -> None:
-    """End this process as `kill -9` does."""
+    """Say that the failpoint was reached, and end this process as `kill -9` does."""
+    if _fired is not None:
+        _fired.touch()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -168,8 +179,10 @@ BREAKS: dict[str, Patch] = {
 }
 
 
-def apply(failpoint: str | None, visits: int, breaks: Sequence[str] = ()) -> None:
-    """Patch this process."""
+def apply(failpoint: str | None, visits: int, breaks: Sequence[str] = (), *, reports: Path) -> None:
+    """Patch this process; it reports in the directory `reports` that it reached its failpoint."""
+    global _fired
+    _fired = fired_file(reports, os.getpid())
     for name in breaks:
         BREAKS[name](0)
     if failpoint is not None:

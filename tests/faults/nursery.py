@@ -10,8 +10,10 @@ import signal
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Any
 
+from tests.faults.failpoints import fired_file
 from tests.faults.worker import Job, drain, run
 
 
@@ -24,12 +26,12 @@ def main() -> None:
         if order["kind"] == "drain":
             answer = _drained(job, order["seconds"])
         else:
-            answer = {"status": _killed(job, order["seconds"])}
+            answer = _killed(job, order["seconds"])
         print(json.dumps(answer), flush=True)
 
 
-def _killed(job: Job, seconds: float) -> int:
-    """Fork a worker, kill it after so many seconds where its failpoint has not, and give its wait status."""
+def _killed(job: Job, seconds: float) -> dict[str, Any]:
+    """Fork a worker, kill it after so many seconds where its failpoint has not; tell its status and which it was."""
     child = os.fork()
     if child == 0:
         _in_child(lambda: run(job))
@@ -37,10 +39,18 @@ def _killed(job: Job, seconds: float) -> int:
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status)
+            return {"status": os.waitstatus_to_exitcode(status), "fired": _has_fired(job, child)}
         time.sleep(min(0.005, max(deadline - time.monotonic(), 0.0)))
     os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return {"status": status, "fired": _has_fired(job, child)}
+
+
+def _has_fired(job: Job, pid: int) -> bool:
+    report = fired_file(Path(job.ledgers), pid)
+    fired = report.exists()
+    report.unlink(missing_ok=True)  # the next process may have the same number
+    return fired
 
 
 def _drained(job: Job, seconds: float) -> Any:

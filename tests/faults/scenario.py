@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,6 +21,15 @@ from tests.stack import AuditTable, Stack
 
 Rows = Callable[[], list[dict[str, Any]]]
 _DRAIN_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Death:
+    """How a worker ended: its exit code (-9: killed), and whether it was at its failpoint."""
+
+    failpoint: str | None
+    status: int
+    fired: bool
 
 
 class Nursery:
@@ -37,8 +46,14 @@ class Nursery:
             )
 
     def kill_one(self, job: Job, seconds: float) -> int:
-        """Run a worker for so long, or until its failpoint; return its exit code (-9: killed)."""
-        return int(self._ask({"kind": "kill", "job": asdict(job), "seconds": seconds})["status"])
+        """Run a worker until its failpoint, or for so long where it has none; return its exit code (-9: killed)."""
+        death = self.kill(job, seconds)
+        assert death.fired or job.failpoint is None, f"never reached: {job.failpoint}"
+        return death.status
+
+    def kill(self, job: Job, seconds: float) -> "Death":
+        """Run a worker for so long, or until its failpoint, which it need not reach."""
+        return Death(job.failpoint, **self._ask({"kind": "kill", "job": asdict(job), "seconds": seconds}))
 
     def drain(self, job: Job, seconds: float = _DRAIN_SECONDS) -> dict[str, Any]:
         """Run the last process, which takes over and delivers what the others left."""
@@ -131,19 +146,19 @@ def random_deaths(seed: int, count: int) -> Iterator[tuple[str | None, int, floa
             yield points[number // 3 % len(points)], chance.choice((1, 1, 2, 3)), chance.uniform(0.5, 1.0)
 
 
-def kill_workers(scenario: Scenario, seed: int, count: int, nurseries: int = 2) -> list[int]:
+def kill_workers(scenario: Scenario, seed: int, count: int, nurseries: int = 2) -> list[Death]:
     """Kill `count` workers, some at once; return how each ended."""
     deaths = list(random_deaths(seed, count))
     with ExitStack() as open_nurseries:
         homes = [open_nurseries.enter_context(scenario.nursery()) for _ in range(nurseries)]
 
-        def run_share(share: int) -> list[int]:
+        def run_share(share: int) -> list[Death]:
             ended = []
             for number in range(share, count, nurseries):
                 failpoint, visits, seconds = deaths[number]
                 job = replace(scenario.job, failpoint=failpoint, visits=visits, bad_every=40, seed=seed + number)
-                ended.append(homes[share].kill_one(job, seconds))
+                ended.append(homes[share].kill(job, seconds))
             return ended
 
         with ThreadPoolExecutor(nurseries) as pool:
-            return [status for share in pool.map(run_share, range(nurseries)) for status in share]
+            return [death for share in pool.map(run_share, range(nurseries)) for death in share]

@@ -81,7 +81,7 @@ def _emit_share(ledger: Ledger, job: Job, share: int) -> None:
 
 def run(job: Job) -> None:
     """Do the job, then flush again and again until somebody ends the process."""
-    failpoints.apply(job.failpoint, job.visits, job.breaks)
+    failpoints.apply(job.failpoint, job.visits, job.breaks, reports=Path(job.ledgers))
     if job.synced_copy is not None:
         power.install(Path(job.options["outbox_dir"]), Path(job.synced_copy))
     audit.configure_audit(**job.options)
@@ -93,7 +93,7 @@ def run(job: Job) -> None:
 
 def drain(job: Job, seconds: float) -> Mapping[str, Any]:
     """Be the last process: take over what is left, deliver it, and give the books."""
-    failpoints.apply(job.failpoint, job.visits, job.breaks)
+    failpoints.apply(job.failpoint, job.visits, job.breaks, reports=Path(job.ledgers))
     pipeline = audit.configure_audit(**job.options)
     deadline = time.monotonic() + seconds
     while not (drained := pipeline.force_flush(1000)) and time.monotonic() < deadline:

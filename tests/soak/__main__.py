@@ -11,12 +11,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 from tests.faults import scenario
 from tests.faults.events import BAD_ACTION
+from tests.faults.failpoints import FAILPOINTS
 from tests.faults.test_outages import NOT_STORED, PERHAPS_STORED, assert_outage_survived
 from tests.stack import Stack
 
@@ -31,11 +32,13 @@ class Figures:
     accepted: int = 0
     stored: int = 0
     parked: int = 0
+    failpoints: set[str] = field(default_factory=set)
 
     def __str__(self) -> str:
         return (
             f"{self.kills} kills, {self.attempted} attempted, {self.accepted} accepted, {self.stored} stored, "
-            f"{self.parked} parked: 0 lost, 0 doubled, 0 altered"
+            f"{self.parked} parked, {len(self.failpoints)} of {len(FAILPOINTS)} failpoints reached: "
+            "0 lost, 0 doubled, 0 altered"
         )
 
 
@@ -78,8 +81,8 @@ def _round(stack: Stack, seed: int, figures: Figures) -> list[str]:
         directory, stack, table, outbox=chance.choice(("disk", "disk", "fsync")), export_timeout_millis=2000
     )
     with _faulty(stack, chance):
-        statuses = scenario.kill_workers(scene, seed, _KILLS_PER_ROUND)
-    broken = _checked(scene, statuses, seed, figures)
+        deaths = scenario.kill_workers(scene, seed, _KILLS_PER_ROUND)
+    broken = _checked(scene, deaths, seed, figures)
     table.drop()
     return broken
 
@@ -94,11 +97,12 @@ def _faulty(stack: Stack, chance: Random) -> Iterator[None]:
     stack.gateway.keep_requests(False)
 
 
-def _checked(scene: scenario.Scenario, statuses: list[int], seed: int, figures: Figures) -> list[str]:
-    figures.kills += len(statuses)
+def _checked(scene: scenario.Scenario, deaths: list[scenario.Death], seed: int, figures: Figures) -> list[str]:
+    figures.kills += len(deaths)
     broken = scene.violations()
-    if set(statuses) != {-9}:
-        broken.append(f"a worker ended by itself: {set(statuses)}")
+    if statuses := {death.status for death in deaths} - {-9}:
+        broken.append(f"a worker ended by itself: {statuses}")
+    figures.failpoints.update(death.failpoint for death in deaths if death.fired and death.failpoint)
     if broken:
         return [*broken, f"seed of the round: {seed}", f"kept: {scene.directory}"]
     said = scene.said
