@@ -5,7 +5,6 @@ No values and no ``details`` of a server's answer: of an event only its action, 
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from typing import Final
@@ -13,10 +12,9 @@ from typing import Final
 from otel_audit_exporter.attributes import INDEX
 from otel_audit_exporter.event import parse_json
 from otel_audit_exporter.event_bytes import split
+from otel_audit_exporter.log import logger
 from otel_audit_exporter.sinks.base import SinkError
 
-logger: Final = logging.getLogger("otel_audit_exporter")
-_CAUSES: Final = 100
 _QUIET_SECONDS: Final = 60.0
 _CHANGES_AT_ONCE: Final = 5
 _NAME_LENGTH: Final = 120
@@ -113,31 +111,6 @@ class _Alternating:
             return False
         self._told_at[cause] = now
         return True
-
-
-class Repeats:
-    """Says a thing once for each cause; what repeats is counted, and told with the next line, a minute later.
-
-    Safe to use from any thread, and it takes no lock: at worst two threads say the first thing both.
-    """
-
-    def __init__(self, quiet_seconds: float = _QUIET_SECONDS) -> None:
-        self._quiet_seconds = quiet_seconds
-        self._said: dict[object, tuple[float, int]] = {}
-
-    def say(self, level: int, cause: object, message: str, *arguments: object) -> None:
-        """Log ``message`` unless the same ``cause`` (anything hashable) was told of not long ago."""
-        now = time.monotonic()
-        at, more = self._said.get(cause, (float("-inf"), 0))
-        if now - at < self._quiet_seconds:
-            self._said[cause] = (at, more + 1)
-            return
-        if len(self._said) >= _CAUSES:
-            self._said.clear()
-        self._said[cause] = (now, 0)
-        if more:
-            message, arguments = f"{message} (and %d more of the kind before)", (*arguments, more)
-        logger.log(level, message, *arguments)
 
 
 def describe(body: bytes | None) -> str:

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from logging import CRITICAL, ERROR
 from typing import Any
 
-from otel_audit_exporter.announce import logger
 from otel_audit_exporter.configure import configure_audit, running_pipeline, say_once
 from otel_audit_exporter.context import current_scope, overlay
 from otel_audit_exporter.errors import AuditError, AuditEventError, OutboxError
+from otel_audit_exporter.log import logger
 from otel_audit_exporter.pipeline import AuditPipeline
 from otel_audit_exporter.stats import AuditStats, stats_document
 

@@ -15,12 +15,12 @@ from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 
-from otel_audit_exporter.announce import Repeats, logger
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.exits import end_with_process
 from otel_audit_exporter.exporter import AuditExporter, standalone_exporter
 from otel_audit_exporter.exporters import EXPORTERS, ForwardingAuditExporter, SinkAuditExporter, taken_from_client
 from otel_audit_exporter.folder import OutboxFolder, orphans_elsewhere
+from otel_audit_exporter.log import Repeats, logger
 from otel_audit_exporter.pipeline import UNLIMITED, AuditPipeline
 from otel_audit_exporter.settings import Settings, load_settings
 from otel_audit_exporter.sinks.base import Sink

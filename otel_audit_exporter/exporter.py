@@ -19,7 +19,6 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.resources import Resource
 
-from otel_audit_exporter.announce import logger
 from otel_audit_exporter.deadletters import DeadLetterFile, DeadLetterStore, MemoryDeadLetters
 from otel_audit_exporter.encoding import Encoder
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError, AuditEventError
@@ -27,6 +26,7 @@ from otel_audit_exporter.event import EventRules
 from otel_audit_exporter.faults import Fault, Verdict
 from otel_audit_exporter.folder import DEAD_LETTERS, Destination, OutboxFolder
 from otel_audit_exporter.lane import AnyStore, Lane, LaneOptions, RowsOf, shape_error
+from otel_audit_exporter.log import logger
 from otel_audit_exporter.mapping import TableMapping
 from otel_audit_exporter.outbox import Entry
 from otel_audit_exporter.records import AuditLogRecord, is_audit_record, raw_body, said_by

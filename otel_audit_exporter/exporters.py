@@ -10,11 +10,11 @@ from typing import Any, Final, Self
 from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 
-from otel_audit_exporter.announce import logger
 from otel_audit_exporter.attributes import FIELDS
 from otel_audit_exporter.event_bytes import split
 from otel_audit_exporter.exporter import AuditExporter
 from otel_audit_exporter.lane import RowsOf
+from otel_audit_exporter.log import logger
 from otel_audit_exporter.mapping import TableMapping
 from otel_audit_exporter.settings import Settings
 from otel_audit_exporter.sinks.base import Sink

@@ -6,8 +6,8 @@ import os
 import threading
 from queue import SimpleQueue
 
-from otel_audit_exporter.announce import logger
 from otel_audit_exporter.errors import OutboxError
+from otel_audit_exporter.log import logger
 from otel_audit_exporter.outbox import OutboxFile
 
 

@@ -22,7 +22,7 @@ from hashlib import blake2b
 from logging import ERROR
 from typing import Final
 
-from otel_audit_exporter.announce import Announcer, Repeats, logger
+from otel_audit_exporter.announce import Announcer
 from otel_audit_exporter.attributes import INDEX
 from otel_audit_exporter.claims import Claims, Numbers
 from otel_audit_exporter.deadletters import DeadLetterStore, ParkedEvent
@@ -35,6 +35,7 @@ from otel_audit_exporter.folder import HeldFile, OutboxFolder
 from otel_audit_exporter.forks import Lock, survive_forks
 from otel_audit_exporter.health import AuditHealth, HealthThresholds, assess, broken, without_dropped
 from otel_audit_exporter.housekeeper import housekeeper
+from otel_audit_exporter.log import Repeats, logger
 from otel_audit_exporter.outbox import (
     DamagedOutboxError,
     Entry,

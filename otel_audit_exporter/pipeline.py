@@ -15,7 +15,6 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk._logs import LogRecordLimits, LogRecordProcessor
 from opentelemetry.sdk.resources import Resource
 
-from otel_audit_exporter.announce import Repeats, logger
 from otel_audit_exporter.attributes import SCOPE_NAME
 from otel_audit_exporter.context import current_scope, overlay
 from otel_audit_exporter.errors import AuditError, AuditEventError, AuditShutdownError, OutboxError
@@ -26,6 +25,7 @@ from otel_audit_exporter.forks import Lock, survive_forks
 from otel_audit_exporter.health import AuditHealth, combine
 from otel_audit_exporter.lane import Ticket, Waiter
 from otel_audit_exporter.letters import DeadLetters
+from otel_audit_exporter.log import Repeats, logger
 from otel_audit_exporter.receipts import PendingReceipt
 from otel_audit_exporter.records import AuditLogRecord, AuditReadWriteLogRecord
 from otel_audit_exporter.sdk_thread import SdkThread

@@ -13,10 +13,10 @@ from typing import Final
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, set_value
 
-from otel_audit_exporter.announce import logger
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.forks import survive_forks
 from otel_audit_exporter.lane import AnyStore, Lane
+from otel_audit_exporter.log import logger
 from otel_audit_exporter.outbox import Entry, body_of, seq_of
 from otel_audit_exporter.retry import GateState
 

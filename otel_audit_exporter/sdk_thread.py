@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from typing import Any
 
-from otel_audit_exporter.announce import logger
+from otel_audit_exporter.log import logger
 
 Work = tuple[Iterable[Callable[[], Any]], threading.Event]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final
 
-from otel_audit_exporter.announce import logger
 from otel_audit_exporter.errors import AuditError
 from otel_audit_exporter.forks import survive_forks
 from otel_audit_exporter.health import LEVELS, AuditHealth, Level
+from otel_audit_exporter.log import logger
 from otel_audit_exporter.stats import AuditStats
 
 SAMPLE_SECONDS: Final = 10.0

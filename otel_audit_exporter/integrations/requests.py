@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import uuid_utils
 
-from otel_audit_exporter.announce import logger
 from otel_audit_exporter.context import Scope
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError
+from otel_audit_exporter.log import logger
 
 Identity = Mapping[str, Any] | None
 Address = IPv4Address | IPv6Address

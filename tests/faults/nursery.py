@@ -23,10 +23,8 @@ def main() -> None:
         job = Job(**order["job"])
         if job.options["exporter"] == "supabase":
             import supabase  # noqa: F401  # once, before the forks
-        if order["kind"] == "drain":
-            answer = _drained(job, order["seconds"])
-        else:
-            answer = _killed(job, order["seconds"])
+        work = _drained if order["kind"] == "drain" else _killed
+        answer = work(job, order["seconds"])
         print(json.dumps(answer), flush=True)
 
 

@@ -21,8 +21,9 @@ from otel_audit_exporter import (
     flush_audit,
     shutdown_audit,
 )
-from otel_audit_exporter.announce import Announcer, Repeats
+from otel_audit_exporter.announce import Announcer
 from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.log import Repeats
 from otel_audit_exporter.sinks.base import SinkError
 from tests.operations.conftest import Configure
 from tests.operations.stubs import AWAY, BAD_ROW, MISCONFIGURED, StubExporter, emit

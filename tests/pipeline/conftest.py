@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit_exporter import announce, compat, configure, exporter
+from otel_audit_exporter import compat, configure, exporter, log
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def _forget() -> None:
         running.shutdown(0)
         running.let_go()
     configure._Running.pipeline = configure._Running.made_of = None
-    configure._Running.repeats = announce.Repeats()
+    configure._Running.repeats = log.Repeats()
     for left in list(exporter._standalone):
         left.shutdown(0)
     compat._Built.db = compat._Built.pipeline = None

@@ -19,7 +19,7 @@ ROOT: Final = Path(otel_audit_exporter.__file__).parent
 # A name with a star stands for a sub-package, whose modules may import one another, but not in a circle.
 RANKS: Final = (
     # names, errors, tables, and what needs nothing else
-    "attributes ballast claims errors exits faults forks joined json_text locks redaction stats visible_text",
+    "attributes ballast claims errors exits faults forks joined json_text locks log redaction stats visible_text",
     # pure decisions, settings, stores of bytes, the narrow protocol of a sink
     "deadletters event_bytes health outbox retry sinks.base value_shapes",
     "changes delivery folder settings telemetry value_walk writes",
