@@ -6,12 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from otel_audit_exporter.api import audit_event, flush_audit, get_audit_stats, shutdown_audit
-    from otel_audit_exporter.capture import audited
-    from otel_audit_exporter.changes import changed
-    from otel_audit_exporter.configure import attach_audit, configure_audit, get_audit_pipeline
-    from otel_audit_exporter.context import audit_context, update_audit_context
-    from otel_audit_exporter.deadletters import DeadLetter
+    from otel_audit_exporter.api.audited import audited
+    from otel_audit_exporter.api.events import audit_event, flush_audit, get_audit_stats, shutdown_audit
+    from otel_audit_exporter.api.span_processor import AuditSpanProcessor
+    from otel_audit_exporter.api.transactional import write_audit_event, write_audit_event_async
+    from otel_audit_exporter.delivery.receipts import AuditReceipt, PendingReceipt
     from otel_audit_exporter.errors import (
         AuditConfigurationError,
         AuditDeliveryError,
@@ -21,19 +20,20 @@ if TYPE_CHECKING:
         OutboxError,
         OutboxFullError,
     )
-    from otel_audit_exporter.event import AuditEvent
-    from otel_audit_exporter.exporters import (
+    from otel_audit_exporter.event.audit_event import AuditEvent
+    from otel_audit_exporter.event.context import audit_context, update_audit_context
+    from otel_audit_exporter.event.diff import changed
+    from otel_audit_exporter.observability.health import AuditHealth
+    from otel_audit_exporter.observability.stats import AuditStats
+    from otel_audit_exporter.outbox.dead_letter_store import DeadLetter
+    from otel_audit_exporter.pipeline.configure import attach_audit, configure_audit, get_audit_pipeline
+    from otel_audit_exporter.pipeline.exporters import (
         InMemoryAuditExporter,
         PostgresAuditExporter,
         SQLiteAuditExporter,
         SupabaseAuditExporter,
     )
-    from otel_audit_exporter.health import AuditHealth
-    from otel_audit_exporter.pipeline import AuditPipeline
-    from otel_audit_exporter.receipts import AuditReceipt, PendingReceipt
-    from otel_audit_exporter.span_processor import AuditSpanProcessor
-    from otel_audit_exporter.stats import AuditStats
-    from otel_audit_exporter.transactional import write_audit_event, write_audit_event_async
+    from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 
 __all__ = [
     "AuditConfigurationError",
@@ -74,24 +74,24 @@ __version__ = "0.1.0"
 # Importing this package costs next to nothing: its modules are imported when a name of theirs is first used, and then
 # all at once, so that none is imported later, between events, where a fork could come in between.
 _NAMES = {
-    "api": (
+    "api.events": (
         "audit_event",
         "flush_audit",
         "get_audit_stats",
         "shutdown_audit",
     ),
-    "capture": ("audited",),
-    "changes": ("changed",),
-    "configure": (
+    "api.audited": ("audited",),
+    "event.diff": ("changed",),
+    "pipeline.configure": (
         "attach_audit",
         "configure_audit",
         "get_audit_pipeline",
     ),
-    "context": (
+    "event.context": (
         "audit_context",
         "update_audit_context",
     ),
-    "deadletters": ("DeadLetter",),
+    "outbox.dead_letter_store": ("DeadLetter",),
     "errors": (
         "AuditConfigurationError",
         "AuditDeliveryError",
@@ -101,22 +101,22 @@ _NAMES = {
         "OutboxError",
         "OutboxFullError",
     ),
-    "event": ("AuditEvent",),
-    "exporters": (
+    "event.audit_event": ("AuditEvent",),
+    "pipeline.exporters": (
         "InMemoryAuditExporter",
         "PostgresAuditExporter",
         "SQLiteAuditExporter",
         "SupabaseAuditExporter",
     ),
-    "health": ("AuditHealth",),
-    "pipeline": ("AuditPipeline",),
-    "receipts": (
+    "observability.health": ("AuditHealth",),
+    "pipeline.pipeline": ("AuditPipeline",),
+    "delivery.receipts": (
         "AuditReceipt",
         "PendingReceipt",
     ),
-    "span_processor": ("AuditSpanProcessor",),
-    "stats": ("AuditStats",),
-    "transactional": (
+    "api.span_processor": ("AuditSpanProcessor",),
+    "observability.stats": ("AuditStats",),
+    "api.transactional": (
         "write_audit_event",
         "write_audit_event_async",
     ),

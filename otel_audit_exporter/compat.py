@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from logging import CRITICAL, ERROR
 from typing import Any
 
-from otel_audit_exporter.configure import configure_audit, running_pipeline, say_once
-from otel_audit_exporter.context import current_scope, overlay
 from otel_audit_exporter.errors import AuditError, AuditEventError, OutboxError
-from otel_audit_exporter.log import logger
-from otel_audit_exporter.pipeline import AuditPipeline
-from otel_audit_exporter.stats import AuditStats, stats_document
+from otel_audit_exporter.event.context import current_scope, overlay
+from otel_audit_exporter.observability.stats import AuditStats, stats_document
+from otel_audit_exporter.pipeline.configure import configure_audit, running_pipeline, say_once
+from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+from otel_audit_exporter.runtime.log import logger
 
 __all__ = ["get_audit_stats", "shutdown_audit_logger", "write_audit_log_async"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit_exporter.settings import SETTINGS, settings_table
+from otel_audit_exporter.config.settings import SETTINGS, settings_table
 
 PATH = Path(__file__).parent.parent / "README.md"
 README = PATH.read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from otel_audit_exporter.cli import talk
+from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.cli.check import check
 from otel_audit_exporter.cli.dead_letters import dead_letters
 from otel_audit_exporter.cli.demo import demo

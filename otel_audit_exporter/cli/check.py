@@ -11,18 +11,27 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from otel_audit_exporter.attributes import DEFAULT_COLUMNS
-from otel_audit_exporter.cli import talk
+from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.cli.destination import Arguments, configured_pipeline, with_destination
 from otel_audit_exporter.cli.sink_errors import EXIT_REFUSED, told_sink_errors
+from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.errors import AuditDeliveryError
-from otel_audit_exporter.event import EventRules
-from otel_audit_exporter.mapping import TableMapping
-from otel_audit_exporter.settings import Settings, load_settings
-from otel_audit_exporter.table_check import MARK, Column, Findings, Fit, TableFacts, examine, suggest, values_that_fit
-from otel_audit_exporter.table_settings import table_exporter
-from otel_audit_exporter.table_sources import TableSource, table_source
-from otel_audit_exporter.table_sql import columns_text
+from otel_audit_exporter.event.audit_event import EventRules
+from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
+from otel_audit_exporter.table.catalogs import TableSource, table_source
+from otel_audit_exporter.table.compatibility import (
+    MARK,
+    Column,
+    Findings,
+    Fit,
+    TableFacts,
+    examine,
+    suggest,
+    values_that_fit,
+)
+from otel_audit_exporter.table.ddl import columns_text
+from otel_audit_exporter.table.mapping import TableMapping
+from otel_audit_exporter.table.target import table_exporter
 
 
 @with_destination

@@ -16,17 +16,17 @@ from typing import IO, Annotated
 
 import typer
 
-from otel_audit_exporter.cli import talk
+from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.cli.destination import Arguments, with_destination
-from otel_audit_exporter.configure import DEFAULT_EXPORTER
-from otel_audit_exporter.deadletters import DeadLetter, DeadLetterFile, ParkedEvent
+from otel_audit_exporter.config.settings import load_settings
+from otel_audit_exporter.delivery.channel import Lane
+from otel_audit_exporter.delivery.dead_letters import DeadLetters
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event import decode
-from otel_audit_exporter.exporters import EXPORTERS
-from otel_audit_exporter.folder import DEAD_LETTERS
-from otel_audit_exporter.lane import Lane
-from otel_audit_exporter.letters import DeadLetters
-from otel_audit_exporter.settings import load_settings
+from otel_audit_exporter.event.audit_event import decode
+from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, DeadLetterFile, ParkedEvent
+from otel_audit_exporter.outbox.directory import DEAD_LETTERS
+from otel_audit_exporter.pipeline.configure import DEFAULT_EXPORTER
+from otel_audit_exporter.pipeline.exporters import EXPORTERS
 
 
 class Format(str, Enum):  # noqa: UP042  # typer shows the values of a str enum

@@ -18,15 +18,15 @@ import orjson
 import typer
 from rich.text import Text
 
-from otel_audit_exporter.api import audit_event
-from otel_audit_exporter.cli import talk
+from otel_audit_exporter.api.events import audit_event
+from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.cli.demo_service import YachtService, a_day_on_board
-from otel_audit_exporter.configure import configure_audit
-from otel_audit_exporter.exporters import SQLiteAuditExporter
-from otel_audit_exporter.mapping import TableMapping
-from otel_audit_exporter.pipeline import AuditPipeline
-from otel_audit_exporter.settings import SETTINGS, Settings, load_settings
+from otel_audit_exporter.config.settings import SETTINGS, Settings, load_settings
+from otel_audit_exporter.pipeline.configure import configure_audit
+from otel_audit_exporter.pipeline.exporters import SQLiteAuditExporter
+from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.sinks.base import Sink
+from otel_audit_exporter.table.mapping import TableMapping
 
 DELAY_SECONDS: Final = 0.3
 WRITES: Final = 10

@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 
-from otel_audit_exporter.api import audit_event
-from otel_audit_exporter.receipts import PendingReceipt
+from otel_audit_exporter.api.events import audit_event
+from otel_audit_exporter.delivery.receipts import PendingReceipt
 
 APPROVAL_LIMIT = Decimal("5000.00")
 

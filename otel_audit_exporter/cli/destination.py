@@ -10,13 +10,13 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from otel_audit_exporter.cli import talk
-from otel_audit_exporter.configure import configure_audit
+from otel_audit_exporter.cli import console as talk
+from otel_audit_exporter.config.settings import SETTINGS
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.exporters import EXPORTERS
-from otel_audit_exporter.pipeline import AuditPipeline
-from otel_audit_exporter.settings import SETTINGS
-from otel_audit_exporter.stats import AuditStats
+from otel_audit_exporter.observability.stats import AuditStats
+from otel_audit_exporter.pipeline.configure import configure_audit
+from otel_audit_exporter.pipeline.exporters import EXPORTERS
+from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 
 # Keys and tokens are not among them: what is on a command line, every user of the machine can read.
 _OFFERED: Final = ("exporter", "url", "path", "schema", "table", "ids", "outbox_dir")

@@ -15,17 +15,17 @@ from typing import Annotated, BinaryIO, Final
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from otel_audit_exporter.cli import talk
+from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.cli.destination import (
     Arguments,
     configured_pipeline,
     tell_undelivered,
     with_destination,
 )
-from otel_audit_exporter.cli.lines import Line, LineError, read_lines
+from otel_audit_exporter.cli.json_lines import Line, LineError, read_lines
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError, OutboxFullError
-from otel_audit_exporter.pipeline import AuditPipeline
-from otel_audit_exporter.stats import AuditStats
+from otel_audit_exporter.observability.stats import AuditStats
+from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 
 _LINES_BETWEEN_UPDATES: Final = 200
 _EXIT_INTERRUPTED: Final = 130

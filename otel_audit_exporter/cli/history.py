@@ -17,13 +17,13 @@ import typer
 from rich.cells import cell_len
 from rich.text import Text
 
-from otel_audit_exporter.cli import talk
+from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.cli.destination import Arguments, with_destination
 from otel_audit_exporter.cli.sink_errors import told_sink_errors
-from otel_audit_exporter.faults import Fault
-from otel_audit_exporter.reading import Event, Follower, Question, moment_of, open_reader, read_events
-from otel_audit_exporter.settings import load_settings
+from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.sinks.verdict import Fault
+from otel_audit_exporter.table.readers import Event, Follower, Question, moment_of, open_reader, read_events
 
 _HEADINGS: Final = ("time", "action", "entity", "user", "yacht", "changes")
 _GAP: Final = 3

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from otel_audit_exporter.cli import talk
+from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.cli.dead_letters import Format, FormatOption
 from otel_audit_exporter.cli.destination import (
     Arguments,
@@ -16,8 +16,8 @@ from otel_audit_exporter.cli.destination import (
     tell_undelivered,
     with_destination,
 )
-from otel_audit_exporter.outbox_status import DestinationStatus, OutboxFileStatus, read_outbox_status
-from otel_audit_exporter.settings import default_outbox_dir, load_settings
+from otel_audit_exporter.config.settings import default_outbox_dir, load_settings
+from otel_audit_exporter.outbox.inspection import DestinationStatus, OutboxFileStatus, read_outbox_status
 
 outbox = typer.Typer(
     no_args_is_help=True, help="Events that were accepted and are not in the table yet: on this machine's disk."

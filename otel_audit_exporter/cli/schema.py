@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from otel_audit_exporter.settings import load_settings
-from otel_audit_exporter.table_sql import TablePlan
+from otel_audit_exporter.config.settings import load_settings
+from otel_audit_exporter.table.ddl import TablePlan
 
 
 class Ids(str, Enum):  # noqa: UP042  # typer shows the values of a str enum

@@ -8,9 +8,9 @@ from typing import Final
 
 import typer
 
-from otel_audit_exporter.cli import talk
-from otel_audit_exporter.faults import Fault
+from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.sinks.verdict import Fault
 
 EXIT_REFUSED: Final = 1
 EXIT_UNREACHABLE: Final = 2

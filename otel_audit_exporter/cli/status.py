@@ -16,10 +16,10 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
-from otel_audit_exporter.cli import talk
+from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.cli.dead_letters import Format, FormatOption
-from otel_audit_exporter.outbox_status import DestinationStatus, OutboxFileStatus, read_outbox_status
-from otel_audit_exporter.settings import default_outbox_dir, load_settings
+from otel_audit_exporter.config.settings import default_outbox_dir, load_settings
+from otel_audit_exporter.outbox.inspection import DestinationStatus, OutboxFileStatus, read_outbox_status
 
 _COLUMNS = ("destination", "process", "state", "pending", "oldest", "size", "parked")
 _NUMBERS = frozenset({"pending", "oldest", "size", "parked"})

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from otel_audit_exporter.context import audit_context
-from otel_audit_exporter.integrations.requests import Identification, Identity, TrustedProxies, request_id, said
+from otel_audit_exporter.event.context import audit_context
+from otel_audit_exporter.integrations.http_request import Identification, Identity, TrustedProxies, request_id, said
 
 __all__ = ["AsgiRequest", "AuditMiddleware"]
 

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from celery import signals
 
-from otel_audit_exporter.configure import running_pipeline
-from otel_audit_exporter.integrations.travel import KEY, ArrivedContext, packed_context
+from otel_audit_exporter.integrations.context_propagation import KEY, ArrivedContext, packed_context
+from otel_audit_exporter.pipeline.configure import running_pipeline
 
 _running: Final[dict[tuple[int, str], ArrivedContext]] = {}
 

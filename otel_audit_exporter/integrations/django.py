@@ -17,8 +17,8 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from otel_audit_exporter.context import Scope, ScopeInSteps
-from otel_audit_exporter.integrations.requests import Identification, Identity, TrustedProxies
+from otel_audit_exporter.event.context import Scope, ScopeInSteps
+from otel_audit_exporter.integrations.http_request import Identification, Identity, TrustedProxies
 from otel_audit_exporter.integrations.wsgi import surroundings
 
 __all__ = ["AuditMiddleware", "signed_in_user"]

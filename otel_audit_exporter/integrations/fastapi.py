@@ -10,13 +10,13 @@ import anyio.to_thread
 from fastapi import Depends
 from opentelemetry.sdk._logs.export import LogRecordExporter
 
-from otel_audit_exporter.api import shutdown_audit
-from otel_audit_exporter.configure import configure_audit
-from otel_audit_exporter.context import update_audit_context
+from otel_audit_exporter.api.events import shutdown_audit
 from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.event.context import update_audit_context
 from otel_audit_exporter.integrations.asgi import AuditMiddleware
-from otel_audit_exporter.integrations.operations_router import audit_router
-from otel_audit_exporter.log import logger
+from otel_audit_exporter.operations.fastapi_router import audit_router
+from otel_audit_exporter.pipeline.configure import configure_audit
+from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.sinks.base import Sink
 
 __all__ = ["AuditMiddleware", "audit_identity", "audit_lifespan", "audit_router"]

@@ -11,8 +11,8 @@ from typing import Any
 from rq import Queue, Worker
 from rq.job import Job
 
-from otel_audit_exporter.configure import running_pipeline
-from otel_audit_exporter.integrations.travel import KEY, ArrivedContext, packed_context
+from otel_audit_exporter.integrations.context_propagation import KEY, ArrivedContext, packed_context
+from otel_audit_exporter.pipeline.configure import running_pipeline
 
 __all__ = ["AuditJob", "AuditQueue", "AuditWorker"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from otel_audit_exporter.context import ScopeInSteps
-from otel_audit_exporter.integrations.requests import Identification, Identity, TrustedProxies, request_id, said
+from otel_audit_exporter.event.context import ScopeInSteps
+from otel_audit_exporter.integrations.http_request import Identification, Identity, TrustedProxies, request_id, said
 
 __all__ = ["AuditMiddleware", "WsgiRequest"]
 

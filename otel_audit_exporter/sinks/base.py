@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final, Protocol, runtime_checkable
 
-from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
 
 _NO_LIMIT_SECONDS: Final = threading.TIMEOUT_MAX / 2  # the longest that can be waited for, with room for sums
 

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Sequence
 from typing import IO
 
-from otel_audit_exporter.attributes import FIELDS, JSON_FIELDS
-from otel_audit_exporter.event import parse_json
-from otel_audit_exporter.event_bytes import split
+from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.fields import FIELDS, JSON_FIELDS
+from otel_audit_exporter.event.serialization import split
 
 
 class ConsoleSink:

@@ -15,12 +15,12 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import TraceFlags
 
-from otel_audit_exporter.attributes import SCOPE_NAME
-from otel_audit_exporter.event import decode
-from otel_audit_exporter.faults import OUT_OF_TIME, Fault, Verdict
-from otel_audit_exporter.records import to_attributes
-from otel_audit_exporter.sdk_thread import SdkThread
+from otel_audit_exporter.event.audit_event import decode
+from otel_audit_exporter.event.fields import SCOPE_NAME
+from otel_audit_exporter.event.log_record import to_attributes
+from otel_audit_exporter.runtime.call_thread import SdkThread
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
+from otel_audit_exporter.sinks.verdict import OUT_OF_TIME, Fault, Verdict
 
 _SCOPE: Final = InstrumentationScope(SCOPE_NAME)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from otel_audit_exporter.event import parse_json
+from otel_audit_exporter.event.audit_event import parse_json
 
 
 class MemorySink:

@@ -21,9 +21,9 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 
-from otel_audit_exporter.faults import CUT_OFF, OUT_OF_TIME, UNREACHABLE, Fault, Verdict, parse_retry_after
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
 from otel_audit_exporter.sinks.forwarding import ForwardingSink
+from otel_audit_exporter.sinks.verdict import CUT_OFF, OUT_OF_TIME, UNREACHABLE, Fault, Verdict, parse_retry_after
 
 # Credentials that another package brings come as a session of its own: then nothing can be looked at.
 _CREDENTIAL_PROVIDERS: Final = (

@@ -19,10 +19,10 @@ from typing import Any, Final
 
 import orjson
 
-from otel_audit_exporter.encoding import Encoder
-from otel_audit_exporter.faults import OUT_OF_TIME, Fault, Verdict
-from otel_audit_exporter.json_text import NOT_JSON, JsonNumber, parse_json
+from otel_audit_exporter.event.json.encoder import Encoder
+from otel_audit_exporter.event.json.parser import NOT_JSON, JsonNumber, parse_json
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, not_stored, seconds_left
+from otel_audit_exporter.sinks.verdict import OUT_OF_TIME, Fault, Verdict
 
 DEFAULT_NOT_NULL: Final = frozenset({"yacht_id", "entity_type", "action", "entity_id", "created_at"})
 

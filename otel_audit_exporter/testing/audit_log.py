@@ -10,14 +10,14 @@ from typing import Any, Final, Self
 
 from opentelemetry.sdk._logs import LoggerProvider
 
-from otel_audit_exporter.changes import changed, same
-from otel_audit_exporter.configure import replaced_pipeline, running_pipeline
-from otel_audit_exporter.encoding import Encoder
-from otel_audit_exporter.event import AuditEvent, ComposedEvent, parse_json
-from otel_audit_exporter.exporters import InMemoryAuditExporter
-from otel_audit_exporter.lane import Ticket
-from otel_audit_exporter.pipeline import UNLIMITED, AuditPipeline
-from otel_audit_exporter.settings import Settings, load_settings
+from otel_audit_exporter.config.settings import Settings, load_settings
+from otel_audit_exporter.delivery.channel import Ticket
+from otel_audit_exporter.event.audit_event import AuditEvent, ComposedEvent, parse_json
+from otel_audit_exporter.event.diff import changed, same
+from otel_audit_exporter.event.json.encoder import Encoder
+from otel_audit_exporter.pipeline.configure import replaced_pipeline, running_pipeline
+from otel_audit_exporter.pipeline.exporters import InMemoryAuditExporter
+from otel_audit_exporter.pipeline.pipeline import UNLIMITED, AuditPipeline
 
 _SHOWN_EVENTS: Final = 5
 _FIELD_NAMES: Final = frozenset(field.name for field in fields(AuditEvent))

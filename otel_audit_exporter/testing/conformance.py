@@ -18,10 +18,10 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, TypeVar
 
-from otel_audit_exporter.delivery import Attempt, attempt
-from otel_audit_exporter.event import parse_json
-from otel_audit_exporter.faults import Fault
+from otel_audit_exporter.delivery.bisect_insert import Attempt, attempt
+from otel_audit_exporter.event.audit_event import parse_json
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, Sink, SinkError
+from otel_audit_exporter.sinks.verdict import Fault
 
 Fields = dict[str, Any]
 _Check = TypeVar("_Check", bound=Callable[..., None])

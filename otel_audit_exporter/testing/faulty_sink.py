@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from otel_audit_exporter.event import parse_json
-from otel_audit_exporter.faults import CUT_OFF, OUT_OF_TIME, Fault, Verdict
+from otel_audit_exporter.event.audit_event import parse_json
 from otel_audit_exporter.sinks.base import Sink, SinkError, seconds_left
+from otel_audit_exporter.sinks.verdict import CUT_OFF, OUT_OF_TIME, Fault, Verdict
 
 _REFUSED: Final = Verdict(Fault.RECORD, "correct the row")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from otel_audit_exporter import audit_event, flush_audit, get_audit_stats
-from otel_audit_exporter.faults import Fault, Verdict
-from otel_audit_exporter.lane import Lane
-from otel_audit_exporter.pipeline import AuditPipeline
+from otel_audit_exporter.delivery.channel import Lane
+from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from tests.benchmarks.apart import Result
 from tests.benchmarks.events import ENTITY, USER, YACHT, call, pipeline_in
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from otel_audit_exporter import audit_event, configure_audit
-from otel_audit_exporter.pipeline import AuditPipeline
+from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 
 YACHT: Final = str(uuid.uuid4())
 USER: Final = str(uuid.uuid4())

@@ -25,8 +25,8 @@ from otel_audit_exporter import (
     configure_audit,
     shutdown_audit,
 )
-from otel_audit_exporter.configure import _Running
-from otel_audit_exporter.integrations.travel import packed_context
+from otel_audit_exporter.integrations.context_propagation import packed_context
+from otel_audit_exporter.pipeline.configure import _Running
 from otel_audit_exporter.testing import AuditLog
 from tests.stack import AuditTable, Stack
 from tests.stack.ports import free_port

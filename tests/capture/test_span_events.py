@@ -26,7 +26,7 @@ from otel_audit_exporter import (
     get_audit_stats,
     shutdown_audit,
 )
-from otel_audit_exporter.configure import _Running
+from otel_audit_exporter.pipeline.configure import _Running
 from otel_audit_exporter.testing import AuditLog
 from tests.stack import AuditTable, Stack
 

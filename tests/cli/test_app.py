@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import pytest
 
-from otel_audit_exporter.cli import talk
+from otel_audit_exporter.cli import console as talk
 from tests.cli.conftest import Workspace
 
 COMMANDS = [

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import pytest
 
-from otel_audit_exporter.cli.lines import LineError, parse_arguments, read_lines
+from otel_audit_exporter.cli.json_lines import LineError, parse_arguments, read_lines
 from tests.cli.conftest import Workspace
 
 Put = Callable[[str, object], None]

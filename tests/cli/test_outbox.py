@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from otel_audit_exporter.outbox_status import read_outbox_status
+from otel_audit_exporter.outbox.inspection import read_outbox_status
 from tests.cli.conftest import Workspace
 
 

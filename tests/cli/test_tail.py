@@ -23,10 +23,11 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from otel_audit_exporter import audit_event, configure_audit, reading
-from otel_audit_exporter.attributes import DEFAULT_COLUMNS
+from otel_audit_exporter import audit_event, configure_audit
 from otel_audit_exporter.cli.history import changed_fields
-from otel_audit_exporter.table_sql import columns_text
+from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
+from otel_audit_exporter.table import readers as reading
+from otel_audit_exporter.table.ddl import columns_text
 from tests.cli.conftest import Workspace
 from tests.stack import AuditTable, Stack
 

@@ -15,9 +15,13 @@ from typing import Any
 import orjson
 
 import otel_audit_exporter
-from otel_audit_exporter import deadletters, delivery, folder, lane, outbox
+from otel_audit_exporter.delivery import bisect_insert as delivery
+from otel_audit_exporter.delivery import channel as lane
+from otel_audit_exporter.outbox import dead_letter_store as deadletters
+from otel_audit_exporter.outbox import directory as folder
+from otel_audit_exporter.outbox import store as outbox
 from otel_audit_exporter.sinks import sqlite as sqlite_sink
-from otel_audit_exporter.sinks import supabase as supabase_sink
+from otel_audit_exporter.sinks.supabase import sink as supabase_sink
 
 Patch = Callable[[int], None]
 

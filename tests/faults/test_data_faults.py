@@ -12,7 +12,7 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from otel_audit_exporter import DeadLetter
-from otel_audit_exporter.delivery import REFUSALS_IN_A_ROW
+from otel_audit_exporter.delivery.bisect_insert import REFUSALS_IN_A_ROW
 from tests.faults.conftest import Running, Start
 from tests.stack import AuditTable, Stack
 from tests.stack.faults import payload_too_large

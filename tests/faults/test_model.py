@@ -23,8 +23,8 @@ from hypothesis.stateful import (
 )
 
 from otel_audit_exporter import AuditPipeline, configure, configure_audit
-from otel_audit_exporter.faults import CUT_OFF, UNREACHABLE
 from otel_audit_exporter.sinks.base import Sink, SinkError
+from otel_audit_exporter.sinks.verdict import CUT_OFF, UNREACHABLE
 from tests.faults import events, scenario
 from tests.faults.events import plain_row
 from tests.faults.worker import new_id

@@ -11,7 +11,7 @@ import pytest
 
 from otel_audit_exporter import AuditConfigurationError, audit_event, update_audit_context
 from otel_audit_exporter.integrations import asgi, wsgi
-from otel_audit_exporter.integrations.requests import TrustedProxies, request_id
+from otel_audit_exporter.integrations.http_request import TrustedProxies, request_id
 from otel_audit_exporter.testing import AuditLog
 
 PROXIES = ["10.0.0.0/8", "192.168.1.1", "fd00::/8"]

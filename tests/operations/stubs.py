@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from otel_audit_exporter import PendingReceipt, audit_event
-from otel_audit_exporter.exporter import AuditExporter
-from otel_audit_exporter.faults import Fault, Verdict
-from otel_audit_exporter.mapping import TableMapping
-from otel_audit_exporter.settings import Settings
+from otel_audit_exporter.config.settings import Settings
+from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.sinks.base import Sink, SinkError
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
+from otel_audit_exporter.table.mapping import TableMapping
 
 AWAY = SinkError(Verdict(Fault.TRANSIENT), "cannot connect to the database", code="ConnectError")
 MISCONFIGURED = SinkError(Verdict(Fault.CONFIGURATION, remedy="correct the key"), "the key is wrong", status=401)

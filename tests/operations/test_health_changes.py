@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from otel_audit_exporter import AuditConfigurationError, AuditHealth, configure_audit, flush_audit
-from otel_audit_exporter.deadletters import DeadLetterFile
-from otel_audit_exporter.folder import DEAD_LETTERS
-from otel_audit_exporter.health import HealthThresholds
-from otel_audit_exporter.outbox import OutboxFile
-from otel_audit_exporter.pipeline import AuditPipeline
-from otel_audit_exporter.watch import HealthWatch
+from otel_audit_exporter.observability.health import HealthThresholds
+from otel_audit_exporter.observability.health_monitor import HealthWatch
+from otel_audit_exporter.outbox.dead_letter_store import DeadLetterFile
+from otel_audit_exporter.outbox.directory import DEAD_LETTERS
+from otel_audit_exporter.outbox.store import OutboxFile
+from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from tests.faults.damage import damage
 from tests.operations.conftest import Configure
 from tests.operations.stubs import AWAY, BAD_ROW, MISCONFIGURED, StubExporter, emit
@@ -279,7 +279,7 @@ def test_overdue_events_are_counted_among_newer_ones(configured: Configure, stub
 def test_overdue_events_are_counted_beyond_what_is_counted_one_by_one(
     configured: Configure, stub: StubExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("otel_audit_exporter.lane._COUNTED_OVERDUE", 100)
+    monkeypatch.setattr("otel_audit_exporter.delivery.channel._COUNTED_OVERDUE", 100)
     pipeline = configured()
     stub.sink.fail(AWAY)
     emit(250)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from otel_audit_exporter import AuditConfigurationError, AuditHealth, AuditStats
-from otel_audit_exporter.health import HealthThresholds, assess, combine
-from otel_audit_exporter.settings import load_settings
+from otel_audit_exporter.config.settings import load_settings
+from otel_audit_exporter.observability.health import HealthThresholds, assess, combine
 
 DEFAULT = HealthThresholds()
 

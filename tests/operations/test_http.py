@@ -18,8 +18,8 @@ from starlette.routing import Mount
 
 from otel_audit_exporter import compat, flush_audit
 from otel_audit_exporter.integrations.fastapi import audit_router
-from otel_audit_exporter.integrations.operations import operations_asgi, operations_wsgi
-from otel_audit_exporter.integrations.operations_page import PageData, render_page
+from otel_audit_exporter.operations.page import PageData, render_page
+from otel_audit_exporter.operations.wsgi_asgi import operations_asgi, operations_wsgi
 from tests.operations.conftest import Configure
 from tests.operations.serving import serving, serving_wsgi
 from tests.operations.stubs import AWAY, BAD_ROW, MISCONFIGURED, StubExporter, emit

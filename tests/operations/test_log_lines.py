@@ -21,10 +21,10 @@ from otel_audit_exporter import (
     flush_audit,
     shutdown_audit,
 )
-from otel_audit_exporter.announce import Announcer
-from otel_audit_exporter.faults import Fault, Verdict
-from otel_audit_exporter.log import Repeats
+from otel_audit_exporter.observability.delivery_log import Announcer
+from otel_audit_exporter.runtime.log import Repeats
 from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from tests.operations.conftest import Configure
 from tests.operations.stubs import AWAY, BAD_ROW, MISCONFIGURED, StubExporter, emit
 from tests.stack.waiting import wait_until
@@ -107,7 +107,7 @@ def test_the_end_of_a_failure_is_told_however_often_it_came(
 ) -> None:
     caplog.set_level(logging.INFO)
     now = 1000.0
-    monkeypatch.setattr("otel_audit_exporter.announce.time.monotonic", lambda: now)
+    monkeypatch.setattr("otel_audit_exporter.observability.delivery_log.time.monotonic", lambda: now)
     announcer = Announcer("stub")
     for _ in range(50):
         announcer.failing(AWAY, 1, None)
@@ -193,7 +193,7 @@ def test_repeats_are_counted_and_told_with_the_next_line(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("otel_audit_exporter.announce.time.monotonic", lambda: now)
+    monkeypatch.setattr("otel_audit_exporter.observability.delivery_log.time.monotonic", lambda: now)
     repeats = Repeats(quiet_seconds=60.0)
     for _ in range(5):
         repeats.say(logging.ERROR, "cause", "lost %s", "one")

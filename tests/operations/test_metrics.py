@@ -10,7 +10,8 @@ import weakref
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from otel_audit_exporter import configure, configure_audit, flush_audit, shutdown_audit
+from otel_audit_exporter import configure_audit, flush_audit, shutdown_audit
+from otel_audit_exporter.pipeline import configure
 from tests.operations.conftest import Configure
 from tests.operations.figures import Metrics
 from tests.operations.stubs import AWAY, BAD_ROW, StubExporter, emit

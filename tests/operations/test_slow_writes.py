@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from otel_audit_exporter.writes import FORGET_SECONDS, Writes
+from otel_audit_exporter.observability.write_timing import FORGET_SECONDS, Writes
 
 
 def write(writes: Writes, begin: float, end: float) -> None:

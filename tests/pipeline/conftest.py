@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit_exporter import compat, configure, exporter, log
+from otel_audit_exporter import compat
+from otel_audit_exporter.pipeline import configure, exporter
+from otel_audit_exporter.runtime import log
 
 
 @pytest.fixture(autouse=True)

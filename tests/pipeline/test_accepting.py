@@ -26,7 +26,7 @@ from otel_audit_exporter import (
     get_audit_stats,
     shutdown_audit,
 )
-from otel_audit_exporter.outbox import OutboxFile
+from otel_audit_exporter.outbox.store import OutboxFile
 from tests.pipeline.said import USER, arguments, run_python, sqlite_rows
 from tests.stack import AuditTable, Stack
 from tests.stack.waiting import wait_until

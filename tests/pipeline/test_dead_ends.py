@@ -18,9 +18,9 @@ from uuid import uuid4
 import pytest
 
 from otel_audit_exporter import AuditPipeline, OutboxError, audit_event, configure_audit
-from otel_audit_exporter.event import decode
-from otel_audit_exporter.lane import Lane
-from otel_audit_exporter.outbox import OutboxFile
+from otel_audit_exporter.delivery.channel import Lane
+from otel_audit_exporter.event.audit_event import decode
+from otel_audit_exporter.outbox.store import OutboxFile
 from otel_audit_exporter.testing import FaultySink
 from tests.pipeline.said import arguments, sqlite_rows
 from tests.stack.waiting import wait_until
@@ -214,7 +214,7 @@ def test_a_folder_s_lock_that_cannot_be_opened_is_told_of_and_stops_nobody(
 def a_stopped_process_that_holds(lock: Path) -> Iterator[None]:
     program = (
         "import sys\n"
-        "from otel_audit_exporter.locks import FileLock\n"
+        "from otel_audit_exporter.outbox.file_lock import FileLock\n"
         f"print(FileLock({os.fspath(lock)!r}).acquire(), flush=True)\n"
         "sys.stdin.read()"
     )

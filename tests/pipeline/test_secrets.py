@@ -18,7 +18,7 @@ from otel_audit_exporter import (
     flush_audit,
     get_audit_stats,
 )
-from otel_audit_exporter.settings import load_settings
+from otel_audit_exporter.config.settings import load_settings
 from tests.pipeline.said import arguments, sqlite_rows
 from tests.stack import AuditTable, Stack, faults
 from tests.stack.waiting import wait_until

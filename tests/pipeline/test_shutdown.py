@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from otel_audit_exporter import AuditPipeline, audit_event, configure_audit, flush_audit, shutdown_audit
-from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from otel_audit_exporter.testing import FaultySink
 from tests.pipeline.said import arguments, run_python, sqlite_rows
 from tests.stack import AuditTable, Stack, faults

@@ -29,7 +29,7 @@ from otel_audit_exporter import (
     get_audit_stats,
     shutdown_audit,
 )
-from otel_audit_exporter.exporter import AuditExporter
+from otel_audit_exporter.pipeline.exporter import AuditExporter
 from tests.pipeline.said import USER, YACHT, arguments, run_python, sqlite_rows
 from tests.stack import AuditTable, Stack
 from tests.stack.waiting import wait_until

@@ -19,8 +19,8 @@ from otel_audit_exporter import (
     audit_event,
     configure_audit,
 )
-from otel_audit_exporter.encoding import Encoder
-from otel_audit_exporter.redaction import Redactor
+from otel_audit_exporter.event.json.encoder import Encoder
+from otel_audit_exporter.event.redaction import Redactor
 from tests.pipeline.said import SHAPES, SaidEvent, check_all, now, sqlite_rows, ten_thousand
 from tests.stack import AuditTable, Stack
 

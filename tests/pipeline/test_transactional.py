@@ -27,7 +27,7 @@ from otel_audit_exporter import (
     write_audit_event,
     write_audit_event_async,
 )
-from otel_audit_exporter.configure import _Running
+from otel_audit_exporter.pipeline.configure import _Running
 from tests.stack import AuditTable, Stack
 
 TRANSACTIONS = 1000

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import pytest
 
 from otel_audit_exporter.sinks.base import Sink
-from otel_audit_exporter.sinks.postgres import PostgresSink
-from otel_audit_exporter.sinks.supabase import SupabaseSink
+from otel_audit_exporter.sinks.postgres.sink import PostgresSink
+from otel_audit_exporter.sinks.supabase.sink import SupabaseSink
 from tests.sinks.rows import COLUMNS
 from tests.sinks.tcp_proxy import TcpProxy, proxying
 from tests.stack import AuditTable, Stack

@@ -16,16 +16,16 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordE
 from opentelemetry.sdk.resources import Resource
 from psycopg.sql import SQL
 
-from otel_audit_exporter.attributes import ATTRIBUTE_OF
-from otel_audit_exporter.event import EventRules
-from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.event.audit_event import EventRules
+from otel_audit_exporter.event.fields import ATTRIBUTE_OF
 from otel_audit_exporter.sinks.base import Sink
 from otel_audit_exporter.sinks.forwarding import ForwardingSink
 from otel_audit_exporter.sinks.memory import MemorySink
 from otel_audit_exporter.sinks.otlp import OTLPSink
-from otel_audit_exporter.sinks.postgres import PostgresSink, read_dsn
+from otel_audit_exporter.sinks.postgres.sink import PostgresSink, read_dsn
 from otel_audit_exporter.sinks.sqlite import SQLiteSink
-from otel_audit_exporter.sinks.supabase import SupabaseSink
+from otel_audit_exporter.sinks.supabase.sink import SupabaseSink
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from otel_audit_exporter.testing import FaultySink, SinkConformance
 from tests.sinks.rows import COLUMNS
 from tests.sinks.tcp_proxy import TcpProxy, proxying

@@ -17,11 +17,11 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from otel_audit_exporter.event import parse_json
-from otel_audit_exporter.faults import OUT_OF_TIME, Fault, Verdict
+from otel_audit_exporter.event.audit_event import parse_json
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.memory import MemorySink
 from otel_audit_exporter.sinks.sqlite import SQLiteSink
+from otel_audit_exporter.sinks.verdict import OUT_OF_TIME, Fault, Verdict
 from otel_audit_exporter.testing import FaultySink, SinkConformance
 from tests.sinks.rows import COLUMNS
 

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from otel_audit_exporter.sinks import resolver as resolver_module
-from otel_audit_exporter.sinks.http_deadline import Deadline, keep_deadline
-from otel_audit_exporter.sinks.resolver import Resolver
+from otel_audit_exporter.sinks import dns as resolver_module
+from otel_audit_exporter.sinks.dns import Resolver
+from otel_audit_exporter.sinks.supabase.http_deadline import Deadline, keep_deadline
 from tests.sinks.listening import listening
 from tests.sinks.rows import soon
 
@@ -131,7 +131,7 @@ def test_every_road_of_the_client_is_bound(monkeypatch: pytest.MonkeyPatch) -> N
         assert keep_deadline(client, Deadline())
         transports: list[Any] = [client._transport, *client._mounts.values()]
         backends = {type(each._pool._network_backend).__module__ for each in transports if each is not None}
-    assert backends == {"otel_audit_exporter.sinks.http_deadline"}
+    assert backends == {"otel_audit_exporter.sinks.supabase.http_deadline"}
 
 
 def test_a_client_whose_insides_are_unknown_is_left_as_it_is() -> None:

@@ -13,10 +13,10 @@ import orjson
 import pytest
 from psycopg.sql import SQL
 
-from otel_audit_exporter.faults import Fault
 from otel_audit_exporter.sinks.base import Sink
 from otel_audit_exporter.sinks.sqlite import SQLiteSink
-from otel_audit_exporter.sinks.supabase import SupabaseSink
+from otel_audit_exporter.sinks.supabase.sink import SupabaseSink
+from otel_audit_exporter.sinks.verdict import Fault
 from tests.sinks.conftest import MakeSink
 from tests.sinks.rows import COLUMNS, id_of, new_row, new_rows, refusal, soon
 from tests.stack import AuditTable, Stack

@@ -13,10 +13,10 @@ from pathlib import Path
 import certifi
 import pytest
 
-from otel_audit_exporter.event import EventRules
-from otel_audit_exporter.faults import Fault
+from otel_audit_exporter.event.audit_event import EventRules
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.otlp import OTLPSink
+from otel_audit_exporter.sinks.verdict import Fault
 from tests.pipeline.said import arguments
 from tests.sinks.listening import listening
 from tests.sinks.tls import serving_tls

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from psycopg.sql import SQL
 
-from otel_audit_exporter.faults import Fault
-from otel_audit_exporter.sinks.postgres import PostgresSink, read_dsn
+from otel_audit_exporter.sinks.postgres.sink import PostgresSink, read_dsn
+from otel_audit_exporter.sinks.verdict import Fault
 from tests.sinks.rows import COLUMNS, id_of, new_row, refusal, soon
 from tests.sinks.running import in_threads, run_in_child
 from tests.sinks.tcp_proxy import TcpProxy

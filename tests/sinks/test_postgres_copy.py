@@ -11,12 +11,12 @@ import orjson
 import pytest
 from psycopg.sql import SQL
 
-from otel_audit_exporter.event_bytes import row_template
-from otel_audit_exporter.faults import Fault
-from otel_audit_exporter.joined import SEPARATOR, Joined
-from otel_audit_exporter.sinks.postgres import COPY_ROWS, PostgresSink
-from otel_audit_exporter.sinks.postgres_copy import Copy, copy_for
-from otel_audit_exporter.sinks.postgres_statement import Insert, TableShape
+from otel_audit_exporter.event.joined import SEPARATOR, Joined
+from otel_audit_exporter.event.serialization import row_template
+from otel_audit_exporter.sinks.postgres.copy import Copy, copy_for
+from otel_audit_exporter.sinks.postgres.sink import COPY_ROWS, PostgresSink
+from otel_audit_exporter.sinks.postgres.statements import Insert, TableShape
+from otel_audit_exporter.sinks.verdict import Fault
 from tests.sinks.rows import COLUMNS, CREATED_AT, id_of, refusal, soon
 from tests.sinks.running import in_threads
 from tests.sinks.tcp_proxy import TcpProxy

@@ -13,8 +13,8 @@ import orjson
 import pytest
 from psycopg.sql import SQL
 
-from otel_audit_exporter.faults import Fault, Verdict
 from otel_audit_exporter.sinks.base import Sink
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from tests.sinks.conftest import MakeSink
 from tests.sinks.rows import COLUMNS, CREATED_AT, VALUE, id_of, new_row, new_rows, refusal, soon
 from tests.sinks.running import in_threads

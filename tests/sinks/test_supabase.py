@@ -15,9 +15,9 @@ import httpx
 import jwt
 import pytest
 
-from otel_audit_exporter.faults import Fault
 from otel_audit_exporter.sinks.base import SinkError
-from otel_audit_exporter.sinks.supabase import SupabaseSink
+from otel_audit_exporter.sinks.supabase.sink import SupabaseSink
+from otel_audit_exporter.sinks.verdict import Fault
 from tests.sinks.rows import COLUMNS, VALUE, id_of, new_row, new_rows, refusal, soon
 from tests.sinks.running import in_threads, run_in_child
 from tests.sinks.tls import serving_tls

@@ -14,9 +14,9 @@ import httpx
 import orjson
 from psycopg.sql import SQL, Identifier
 
-from otel_audit_exporter.sinks.postgres import PostgresSink
-from otel_audit_exporter.sinks.supabase import SupabaseSink
-from otel_audit_exporter.table_sql import TablePlan
+from otel_audit_exporter.sinks.postgres.sink import PostgresSink
+from otel_audit_exporter.sinks.supabase.sink import SupabaseSink
+from otel_audit_exporter.table.ddl import TablePlan
 from tests.stack import Stack
 
 NOTIFY = "notify pgrst, 'reload schema';"

@@ -6,11 +6,19 @@ from typing import Any
 
 import pytest
 
-from otel_audit_exporter.attributes import DEFAULT_COLUMNS
-from otel_audit_exporter.mapping import TableMapping
-from otel_audit_exporter.settings import load_settings
-from otel_audit_exporter.table_check import Column, Fit, TableFacts, examine, suggest, values_that_fit, wrong_type
-from otel_audit_exporter.table_sql import columns_text
+from otel_audit_exporter.config.settings import load_settings
+from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
+from otel_audit_exporter.table.compatibility import (
+    Column,
+    Fit,
+    TableFacts,
+    examine,
+    suggest,
+    values_that_fit,
+    wrong_type,
+)
+from otel_audit_exporter.table.ddl import columns_text
+from otel_audit_exporter.table.mapping import TableMapping
 
 DEFAULT = Fit(DEFAULT_COLUMNS, {}, "uuid")
 TIME = "timestamp with time zone"

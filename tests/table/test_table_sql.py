@@ -12,9 +12,9 @@ from psycopg import errors
 from psycopg.sql import SQL, Composed, Identifier
 
 from otel_audit_exporter import AuditConfigurationError
-from otel_audit_exporter.attributes import DEFAULT_COLUMNS
+from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
 from otel_audit_exporter.sinks.base import SinkError
-from otel_audit_exporter.table_sql import FULL_COLUMNS, TablePlan
+from otel_audit_exporter.table.ddl import FULL_COLUMNS, TablePlan
 from tests.stack import Stack
 from tests.stack.waiting import wait_until
 from tests.table.made import NOW, MadeTable, make_table, new_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from otel_audit_exporter.claims import Claims, as_run
+from otel_audit_exporter.delivery.in_flight import Claims, as_run
 
 
 @pytest.fixture

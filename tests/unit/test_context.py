@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from otel_audit_exporter.context import audit_context, current_scope, overlay, update_audit_context
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
+from otel_audit_exporter.event.context import audit_context, current_scope, overlay, update_audit_context
 from tests.unit.test_event import USER, YACHT
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from otel_audit_exporter.delivery import REFUSALS_IN_A_ROW, Attempt, attempt
-from otel_audit_exporter.faults import Fault, Verdict
+from otel_audit_exporter.delivery.bisect_insert import REFUSALS_IN_A_ROW, Attempt, attempt
 from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
 
 Script = Callable[[Sequence[int], int], Exception | None]
 FAR = 1e9

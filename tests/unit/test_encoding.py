@@ -23,8 +23,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_audit_exporter.encoding import Encoder, quick_json
-from otel_audit_exporter.json_text import (
+from otel_audit_exporter.event.json.encoder import Encoder, quick_json
+from otel_audit_exporter.event.json.fallback_encoder import ValueWalk
+from otel_audit_exporter.event.json.parser import (
     NOT_JSON,
     JsonNumber,
     JsonObject,
@@ -33,8 +34,7 @@ from otel_audit_exporter.json_text import (
     parse_json,
     plain_json,
 )
-from otel_audit_exporter.redaction import REDACTED, Redactor
-from otel_audit_exporter.value_walk import ValueWalk
+from otel_audit_exporter.event.redaction import REDACTED, Redactor
 
 SECRET = "hunter2-hunter2"
 ENCODER = Encoder(Redactor())
@@ -533,7 +533,7 @@ def test_a_text_with_json_that_hides_nothing_is_walked_by_nobody(text: str, monk
 
     expected = orjson.dumps([text])
     walk = ValueWalk(Redactor(), None)
-    monkeypatch.setattr("otel_audit_exporter.value_walk.ValueWalk", refuse)
+    monkeypatch.setattr("otel_audit_exporter.event.json.fallback_encoder.ValueWalk", refuse)
     assert walk.run([text]) == expected
 
 

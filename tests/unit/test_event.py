@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from otel_audit_exporter.attributes import FIELDS
 from otel_audit_exporter.errors import AuditError, AuditEventError
-from otel_audit_exporter.event import AuditEvent, ComposedEvent, EventRules, decode
-from otel_audit_exporter.event_bytes import split
+from otel_audit_exporter.event.audit_event import AuditEvent, ComposedEvent, EventRules, decode
+from otel_audit_exporter.event.fields import FIELDS
+from otel_audit_exporter.event.serialization import split
 
 YACHT = "0191a000-0000-7000-8000-000000000001"
 ENTITY = "0191a000-0000-7000-8000-000000000002"
@@ -265,7 +265,7 @@ class TestRecordIds:
 
     def test_the_same_key_gives_the_same_id_in_another_process(self) -> None:
         program = (
-            "from otel_audit_exporter.event import EventRules; import sys; "
+            "from otel_audit_exporter.event.audit_event import EventRules; import sys; "
             f"print(EventRules().compose({said(idempotency_key='ö-1')!r}).record_id)"
         )
         run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -8,10 +8,10 @@ import orjson
 import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, use_span
 
-from otel_audit_exporter.event import EventRules, decode
-from otel_audit_exporter.event_bytes import as_row, as_rows, split
-from otel_audit_exporter.joined import SEPARATOR, Joined, json_array
-from otel_audit_exporter.mapping import TableMapping
+from otel_audit_exporter.event.audit_event import EventRules, decode
+from otel_audit_exporter.event.joined import SEPARATOR, Joined, json_array
+from otel_audit_exporter.event.serialization import as_row, as_rows, split
+from otel_audit_exporter.table.mapping import TableMapping
 from tests.unit.test_event import said
 
 SPAN = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False))

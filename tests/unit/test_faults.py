@@ -6,8 +6,8 @@ import email.utils
 
 import pytest
 
-from otel_audit_exporter import faults
-from otel_audit_exporter.faults import (
+from otel_audit_exporter.sinks import verdict as faults
+from otel_audit_exporter.sinks.verdict import (
     Fault,
     classify_http,
     classify_sqlstate,

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.folder import Destination, HeldFile, OutboxFolder, orphans_elsewhere
-from otel_audit_exporter.locks import FileLock
+from otel_audit_exporter.outbox.directory import Destination, HeldFile, OutboxFolder, orphans_elsewhere
+from otel_audit_exporter.outbox.file_lock import FileLock
 from tests.faults.damage import damage
 from tests.sinks.running import run_in_child
 
@@ -62,7 +62,7 @@ def another_process(folder: OutboxFolder, *, events: int) -> Iterator[subprocess
     """Run a process that holds an outbox file of the folder with that many events in it."""
     program = (
         "import sys\n"
-        "from otel_audit_exporter.folder import Destination, OutboxFolder\n"
+        "from otel_audit_exporter.outbox.directory import Destination, OutboxFolder\n"
         f"folder = OutboxFolder({os.fspath(folder.root)!r}, {folder.destination!r})\n"
         "held = folder.create(durable=False, max_bytes=2**20)\n"
         f"for number in range({events}):\n"
@@ -190,7 +190,7 @@ class TestAdoption:
         folder.release(create(b"[1]"))
         (mine,) = adopt(folder)
         program = (
-            "from otel_audit_exporter.folder import Destination, OutboxFolder\n"
+            "from otel_audit_exporter.outbox.directory import Destination, OutboxFolder\n"
             f"folder = OutboxFolder({os.fspath(folder.root)!r}, {folder.destination!r})\n"
             "print(len(folder.adopt(durable=False, max_bytes=2**20)))"
         )
@@ -233,7 +233,7 @@ class TestAdoption:
             held.store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             damage(held.path, "spots")
             held.store._connection.execute("PRAGMA shrink_memory")
-            monkeypatch.setattr("otel_audit_exporter.folder._set_aside", lambda path: os._exit(0))
+            monkeypatch.setattr("otel_audit_exporter.outbox.directory._set_aside", lambda path: os._exit(0))
             with folder.still(), held.store.lock:
                 folder.replace(held, [], durable=False, max_bytes=2**20)
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit_exporter.deadletters import MemoryDeadLetters
+from otel_audit_exporter.delivery.channel import Lane, LaneOptions, Ticket
 from otel_audit_exporter.errors import OutboxError, OutboxFullError
-from otel_audit_exporter.event import EventRules
-from otel_audit_exporter.faults import Fault, Verdict
-from otel_audit_exporter.folder import Destination, OutboxFolder
-from otel_audit_exporter.lane import Lane, LaneOptions, Ticket
-from otel_audit_exporter.outbox import OutboxFile
+from otel_audit_exporter.event.audit_event import EventRules
+from otel_audit_exporter.outbox.dead_letter_store import MemoryDeadLetters
+from otel_audit_exporter.outbox.directory import Destination, OutboxFolder
+from otel_audit_exporter.outbox.store import OutboxFile
 from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from tests.faults.damage import damage
 from tests.sinks.running import in_threads, run_in_child
 from tests.stack.waiting import wait_until

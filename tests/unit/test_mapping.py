@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import orjson
 import pytest
 
-from otel_audit_exporter.attributes import DEFAULT_COLUMNS
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event import EventRules
-from otel_audit_exporter.mapping import TableMapping
+from otel_audit_exporter.event.audit_event import EventRules
+from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
+from otel_audit_exporter.table.mapping import TableMapping
 from tests.unit.test_event import ENTITY, RECORD, USER, YACHT, said
 
 FULL = dict(DEFAULT_COLUMNS) | {

@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from otel_audit_exporter.errors import OutboxError, OutboxFullError
-from otel_audit_exporter.outbox import (
+from otel_audit_exporter.outbox.store import (
     FORMAT_VERSION,
     MemoryOutbox,
     OutboxFile,
@@ -282,7 +282,7 @@ class TestFile:
     def test_what_is_accepted_survives_a_kill(self, path: Path, durable: bool) -> None:
         program = (
             "import os, signal\n"
-            "from otel_audit_exporter.outbox import OutboxFile\n"
+            "from otel_audit_exporter.outbox.store import OutboxFile\n"
             f"store = OutboxFile({os.fspath(path)!r}, durable={durable})\n"
             "for number in range(500):\n"
             "    store.append(b'[%d]' % number, lambda: None)\n"

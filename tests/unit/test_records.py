@@ -15,11 +15,11 @@ from opentelemetry.sdk._logs import LogRecordLimits
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context, use_span
 
-from otel_audit_exporter.attributes import FIELDS
-from otel_audit_exporter.encoding import Encoder
 from otel_audit_exporter.errors import AuditEventError
-from otel_audit_exporter.event import ComposedEvent, EventRules, decode
-from otel_audit_exporter.records import (
+from otel_audit_exporter.event.audit_event import ComposedEvent, EventRules, decode
+from otel_audit_exporter.event.fields import FIELDS
+from otel_audit_exporter.event.json.encoder import Encoder
+from otel_audit_exporter.event.log_record import (
     AuditLogRecord,
     AuditReadWriteLogRecord,
     is_audit_record,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_audit_exporter.redaction import DEFAULT_REDACT_KEYS, REDACTED, Redactor
+from otel_audit_exporter.event.redaction import DEFAULT_REDACT_KEYS, REDACTED, Redactor
 
 HIDDEN = (
     "password passwords user_password userPassword new-password passwd PWD passphrase secret clientSecret"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit_exporter.outbox import OutboxFile, seq_of
-from otel_audit_exporter.relay import BATCH_ROWS, RUN_ROWS, _Backlog
+from otel_audit_exporter.delivery.relay import BATCH_ROWS, RUN_ROWS, _Backlog
+from otel_audit_exporter.outbox.store import OutboxFile, seq_of
 
 
 @pytest.fixture

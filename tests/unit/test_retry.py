@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from otel_audit_exporter.faults import Fault, Verdict
-from otel_audit_exporter.retry import OPEN_GATE, Gate, GateState, backoff, refusal_delay
+from otel_audit_exporter.delivery.backoff import OPEN_GATE, Gate, GateState, backoff, refusal_delay
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
 
 TRANSIENT = Verdict(Fault.TRANSIENT)
 CONFIGURATION = Verdict(Fault.CONFIGURATION)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from otel_audit_exporter.config.settings import SETTINGS, default_outbox_dir, load_settings, settings_table
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.redaction import DEFAULT_REDACT_KEYS
-from otel_audit_exporter.settings import SETTINGS, default_outbox_dir, load_settings, settings_table
+from otel_audit_exporter.event.redaction import DEFAULT_REDACT_KEYS
 
 SECRET = "S3CRET-VALUE"
 BATCH_VARIABLES = {

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from otel_audit_exporter.stats import AuditStats, Books
+from otel_audit_exporter.observability.stats import AuditStats, Books
 
 
 def stats_of(books: Books, *, held: int = 0, all_held: bool = False, oldest: float = 0.0) -> AuditStats:

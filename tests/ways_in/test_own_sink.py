@@ -14,8 +14,8 @@ from otel_audit_exporter import (
     flush_audit,
     shutdown_audit,
 )
-from otel_audit_exporter.faults import Fault, Verdict
 from otel_audit_exporter.sinks.memory import MemorySink
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from otel_audit_exporter.testing import FaultySink
 from tests.pipeline.said import arguments
 from tests.stack.waiting import wait_until

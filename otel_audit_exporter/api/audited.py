@@ -1,0 +1,362 @@
+"""``@audited``: the audit event of a function, written when it has returned or raised."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import date, time
+from decimal import Decimal
+from enum import Enum
+from logging import ERROR
+from typing import Any, Final, ParamSpec, TypeVar, cast
+from uuid import UUID
+
+import orjson
+
+from otel_audit_exporter.api.events import ActorType, Identifier, audit_event
+from otel_audit_exporter.errors import AuditConfigurationError, AuditError, AuditEventError
+from otel_audit_exporter.event.context import overlay
+from otel_audit_exporter.event.json.encoder import Encoder
+from otel_audit_exporter.pipeline.configure import running_pipeline, say_once
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_Source = Callable[["Arguments", Any], Any]
+_RESULT: Final = "result"
+_IMMUTABLE: Final = (str, bytes, int, float, type(None), Decimal, date, time, UUID, Enum)
+_PLAIN: Final = Encoder()
+
+
+def audited(
+    action: str,
+    *,
+    entity_type: str,
+    entity_id: Identifier | Callable[..., Any],
+    new_values: Any = None,
+    old_values: Any = None,
+    yacht_id: Identifier | Callable[..., Any] | None = None,
+    user_id: Identifier | Callable[..., Any] | None = None,
+    metadata: Any = None,
+    actor_type: ActorType | None = None,
+    on_behalf_of: Identifier | Callable[..., Any] | None = None,
+    event_name: str | None = None,
+    idempotency_key: str | Callable[..., Any] | None = None,
+    as_span_event: bool = False,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Record an audit event for every call of the decorated function or coroutine function.
+
+    When it returns, the event has outcome ``"success"``. When it raises, ``"failure"``, with the exception's type
+    (never its message) under ``exception`` of ``metadata``, and the exception goes on unchanged; one that merely
+    stops the work (``CancelledError``, ``KeyboardInterrupt``, ``SystemExit``) leaves ``"unknown"``. The signature
+    stays what it is, so that FastAPI endpoints may be decorated (below the route's decorator).
+
+    Each of ``entity_id``, ``new_values``, ``old_values``, ``yacht_id``, ``user_id``, ``metadata``, ``on_behalf_of``
+    and ``idempotency_key`` is one of:
+
+    - the name of a parameter of the function (or of an argument among its ``**kwargs``), for that argument, or a
+      path from it through attributes and keys (``"payload.part.id"``); ``"result"`` is what the function returned.
+      Any other string is a plain value;
+    - a callable, called when the function has ended with ``(arguments, result)``, or with as many of them as it
+      takes: ``arguments`` has every argument by name (``arguments["id"]``, or ``arguments.id``), defaults included,
+      and ``result`` is None where the function raised. For coroutine functions it may be one itself;
+    - a plain value.
+
+    ``old_values`` is taken **before** the function runs, and copied; its callable gets the arguments only, and where
+    it raises, that is as if the function did. The other arguments are those of :func:`audit_event`.
+
+    After a success an event that cannot be recorded raises as ``audit_event`` does: :class:`AuditEventError`,
+    :class:`OutboxError`. After an exception it is logged, as nothing may hide the exception: so let ``entity_id``
+    come from the arguments where failures are to be recorded.
+
+    :raises AuditConfigurationError: at the decoration, for what is no function or coroutine function (a generator
+        function has no one moment at which it is done).
+    """
+    sources = {
+        "entity_id": entity_id,
+        "new_values": new_values,
+        "yacht_id": yacht_id,
+        "user_id": user_id,
+        "metadata": metadata,
+        "on_behalf_of": on_behalf_of,
+        "idempotency_key": idempotency_key,
+    }
+    fixed = {
+        "action": action,
+        "entity_type": entity_type,
+        "actor_type": actor_type,
+        "event_name": event_name,
+        "as_span_event": as_span_event,
+    }
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        if isinstance(function, staticmethod | classmethod):  # decorated outside of @staticmethod: it stays one
+            return type(function)(decorate(function.__func__))
+        _refuse_what_has_no_end(function)
+        plan = _Plan(_signature(function), fixed, sources, old_values)
+        wrap = _around_coroutine if _is_coroutine_function(function) else _around_function
+        wrapper = functools.wraps(function)(wrap(function, plan))
+        wrapper.__signature__ = plan.signature  # type: ignore[attr-defined]  # what inspect and FastAPI look at
+        return cast("Callable[P, R]", wrapper)
+
+    return decorate
+
+
+class Arguments(dict[str, Any]):
+    """The arguments of one call by parameter name, as keys or as attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class _Plan:
+    """What to record of every call of one function."""
+
+    def __init__(
+        self, signature: inspect.Signature, fixed: Mapping[str, Any], sources: Mapping[str, Any], old: Any
+    ) -> None:
+        self.signature = signature
+        self.keywords = next((name for name, one in signature.parameters.items() if one.kind is one.VAR_KEYWORD), None)
+        self.fixed = fixed
+        self.sources = {name: self._source(source) for name, source in sources.items() if source is not None}
+        self.old = None if old is None else self._source(old)
+
+    def begin(self, args: Any, kwargs: Any) -> _Call | None:
+        """Return the call with these arguments; None where they do not fit, as the function itself will say."""
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError:
+            return None
+        bound.apply_defaults()
+        more = bound.arguments[self.keywords] if self.keywords else {}
+        return _Call(self, Arguments({**more, **bound.arguments}))
+
+    def _source(self, said: Any) -> _Source:
+        """Return how to get a value: from an argument or a part of it, from a callable, or as it is."""
+        if isinstance(said, str):
+            name, *path = said.split(".")
+            if name in self.signature.parameters:
+                return lambda arguments, result: _follow(path, arguments[name])
+            if name == _RESULT:
+                return lambda arguments, result: _follow(path, result)
+            if self.keywords:  # may come as one of **kwargs
+                return lambda arguments, result: _follow(path, arguments[name]) if name in arguments else said
+        elif callable(said):
+            count = _takes(said)
+            return lambda arguments, result: said(*(arguments, result)[:count])
+        return lambda arguments, result: said
+
+
+class _Call:
+    """One call of a decorated function."""
+
+    def __init__(self, plan: _Plan, arguments: Arguments) -> None:
+        self._plan = plan
+        self._arguments = arguments
+        self._said: dict[str, Any] = dict(plan.fixed)
+
+    def before(self) -> Any:
+        """Return the state before, or an awaitable of it."""
+        return None if self._plan.old is None else self._plan.old(self._arguments, None)
+
+    def keep_old(self, values: Any) -> None:
+        """Keep the state before as it is now."""
+        if values is not None:
+            self._said["old_values"] = _snapshot(values)
+
+    def values(self, result: Any) -> dict[str, Any]:
+        """Return what the sources say, or awaitables of it; the exception of one that raised."""
+        values: dict[str, Any] = {}
+        for name, source in self._plan.sources.items():
+            try:
+                values[name] = source(self._arguments, result)
+            except Exception as error:
+                values[name] = _Unknown(error)
+        return values
+
+    def succeed(self, values: Mapping[str, Any]) -> None:
+        """Record that the function has returned."""
+        unknown = {name: value for name, value in values.items() if isinstance(value, _Unknown)}
+        if unknown:
+            _count_rejected()
+            problems = {name: f"its source raised {_type_name(value.error)}" for name, value in unknown.items()}
+            raise AuditEventError(problems) from next(iter(unknown.values())).error
+        self._record(values, outcome="success")
+
+    def fail(self, error: BaseException, values: Mapping[str, Any]) -> None:
+        """Record that the function has raised; never raises."""
+        known = {name: value for name, value in values.items() if not isinstance(value, _Unknown)}
+        known = overlay(known, {"metadata": {"exception": _type_name(error)}})
+        try:
+            self._record(known, outcome="failure" if isinstance(error, Exception) else "unknown")
+        except Exception as problem:
+            action, kind = self._plan.fixed.get("action"), _type_name(error)
+            say_once(
+                ERROR,
+                ("not recorded", action, kind, _type_name(problem)),
+                "audit: %s raised %s, and that was not recorded: %s",
+                action,
+                kind,
+                problem if isinstance(problem, AuditError) else _type_name(problem),
+            )
+
+    def _record(self, values: Mapping[str, Any], **more: Any) -> None:
+        audit_event(**{**self._said, **values, **more})
+
+
+class _Unknown:
+    """Stands for a value whose source raised."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _around_function(function: Callable[..., Any], plan: _Plan) -> Callable[..., Any]:
+    def audited_call(*args: Any, **kwargs: Any) -> Any:
+        call = plan.begin(args, kwargs)
+        if call is None:
+            return function(*args, **kwargs)
+        try:
+            call.keep_old(_not_awaitable(call.before()))
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            call.fail(error, _without_awaitables(call.values(None)))
+            raise
+        if inspect.iscoroutine(result):  # a coroutine function inside an ordinary decorator
+            return _finish(call, result)
+        call.succeed(_all_there(call.values(result)))
+        return result
+
+    return audited_call
+
+
+def _around_coroutine(function: Callable[..., Any], plan: _Plan) -> Callable[..., Any]:
+    async def audited_call(*args: Any, **kwargs: Any) -> Any:
+        call = plan.begin(args, kwargs)
+        if call is None:
+            return await function(*args, **kwargs)
+        return await _finish(call, _run(call, function, args, kwargs))
+
+    return audited_call
+
+
+async def _run(call: _Call, function: Callable[..., Awaitable[R]], args: Any, kwargs: Any) -> R:
+    call.keep_old(await _awaited(call.before()))
+    return await function(*args, **kwargs)
+
+
+async def _finish(call: _Call, work: Coroutine[Any, Any, R]) -> R:
+    try:
+        result = await work
+    except BaseException as error:
+        values = call.values(None)
+        if isinstance(error, Exception):
+            values = await _all_awaited(values)
+        call.fail(error, _without_awaitables(values))
+        raise
+    call.succeed(await _all_awaited(call.values(result)))
+    return result
+
+
+def _follow(path: list[str], value: Any) -> Any:
+    for step in path:
+        value = value[step] if isinstance(value, Mapping) else getattr(value, step)
+    return value
+
+
+def _takes(function: Callable[..., Any]) -> int:
+    """Return how many of two positional arguments a callable takes."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 2
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return 2
+    return sum(
+        parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters
+    )
+
+
+def _snapshot(value: Any) -> Any:
+    """Return a value as it is now: as JSON text, unless it cannot change."""
+    if isinstance(value, _IMMUTABLE):
+        return value
+    written = _PLAIN.value(value)
+    return written.decode() if written[:1] in (b"{", b"[") else orjson.loads(written)
+
+
+def _not_awaitable(value: Any) -> Any:
+    if inspect.iscoroutine(value):
+        value.close()
+        raise AuditConfigurationError("audited: old_values of a function that is no coroutine function cannot be one")
+    return value
+
+
+async def _awaited(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+async def _all_awaited(values: dict[str, Any]) -> dict[str, Any]:
+    for name, value in values.items():
+        try:
+            values[name] = await _awaited(value)
+        except Exception as error:
+            values[name] = _Unknown(error)
+    return values
+
+
+def _without_awaitables(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that are there already: a cancelled task must not wait for the others."""
+    for value in values.values():
+        if inspect.iscoroutine(value):
+            value.close()
+    return {name: value for name, value in values.items() if not inspect.isawaitable(value)}
+
+
+def _all_there(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values, those that would have to be awaited as unknown."""
+    known = _without_awaitables(values)
+    unknown = _Unknown(TypeError("a coroutine, where the function is none"))
+    return {name: known.get(name, unknown) for name in values}
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function, eval_str=True)
+    except Exception:  # annotations that name what is not there (yet)
+        if sys.version_info >= (3, 14):
+            from annotationlib import Format
+
+            return inspect.signature(function, annotation_format=Format.FORWARDREF)
+        return inspect.signature(function)
+
+
+def _is_coroutine_function(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _refuse_what_has_no_end(function: object) -> None:
+    if isinstance(function, type) or not callable(function):
+        raise AuditConfigurationError("audited(...) decorates functions, not classes or other objects")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise AuditConfigurationError(
+            "audited(...) cannot decorate a generator function, which has no one moment at which it is done: call "
+            "audit_event() where the work is done"
+        )
+
+
+def _type_name(error: BaseException) -> str:
+    """Return the fully qualified name of an exception's type, as OpenTelemetry's ``exception.type`` has it."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _count_rejected() -> None:
+    pipeline = running_pipeline()
+    if pipeline is not None:
+        pipeline.reject()

@@ -1,0 +1,1 @@
+"""The settings: where each comes from and what is allowed."""

@@ -1,0 +1,122 @@
+"""The dead letters as people handle them: look, correct the cause, retry, export, drop."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import IO, Any
+
+import orjson
+
+from otel_audit_exporter.delivery.bisect_insert import no_row, unforeseen
+from otel_audit_exporter.delivery.channel import Lane
+from otel_audit_exporter.errors import AuditDeliveryError
+from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, ParkedEvent
+from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.sinks.verdict import Fault
+
+
+class DeadLetters:
+    """The parked events of one destination, those of other processes included. Iterate for all, oldest first."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+
+    def __iter__(self) -> Iterator[DeadLetter]:
+        return (self._letter(parked) for parked in self._lane.dead_letters.all())
+
+    def __len__(self) -> int:
+        return self._lane.dead_letters.count()
+
+    def get(self, id: str) -> DeadLetter | None:  # noqa: A002  # the public name
+        """Return the dead letter of this id, or None."""
+        parked = self._lane.dead_letters.get(id)
+        return None if parked is None else self._letter(parked)
+
+    def retry(self, id: str | None = None) -> int:  # noqa: A002  # the public name
+        """Offer one (None: every) dead letter to the sink again, now; return how many are in the table then.
+
+        One that is refused again stays, with the new reason. Raises :class:`AuditDeliveryError` where the sink
+        cannot be reached or its configuration is at fault: then nothing more is tried, and nothing changes.
+        """
+        letters = self._lane.dead_letters
+        parked = letters.all() if id is None else [one for one in [letters.get(id)] if one]
+        return sum(self._retry(one) for one in parked)
+
+    def export(self, file: IO[str] | str | os.PathLike[str]) -> int:
+        """Write every dead letter to ``file`` as a line of JSON; return how many there were.
+
+        ``file`` is open for text, or a path: a file that is made there is this user's alone, and one that is there
+        already is written anew.
+        """
+        if isinstance(file, str | os.PathLike):
+            with open(file, "w", encoding="utf-8", opener=_private) as opened:
+                return self.export(opened)
+        count = 0
+        for letter in self:
+            file.write(json.dumps(asdict(letter), default=str, ensure_ascii=False) + "\n")
+            count += 1
+        return count
+
+    def drop(self, id: str) -> bool:  # noqa: A002  # the public name
+        """Remove one dead letter for good; tell whether it was there. Export it first if it may be asked for."""
+        dropped = self._lane.dead_letters.remove(id)
+        if dropped:
+            self._lane.dropped.add(id)  # its receipt must not take it for one that was stored
+        return dropped
+
+    def _letter(self, parked: ParkedEvent) -> DeadLetter:
+        try:
+            row = _shown(self._lane.row_of(parked.body))
+        except (ValueError, IndexError):  # no event: as its text
+            row = parked.body.decode("utf-8", "backslashreplace")
+        return parked.letter(row if isinstance(row, dict) else {"record": row})
+
+    def _retry(self, parked: ParkedEvent) -> bool:
+        try:
+            self._offer(parked)
+        except SinkError as error:
+            if error.verdict.fault is not Fault.RECORD:
+                raise AuditDeliveryError(parked.record_id, "parked", str(error)) from error
+            again = replace(parked, error=str(error), code=error.code, attempts=parked.attempts + 1)
+            self._lane.dead_letters.park([again])
+            return False
+        if not self._lane.dead_letters.settle(parked, self._lane.identity):
+            return True  # somebody else has retried or dropped it meanwhile, and counted it
+        if parked.parked_by == self._lane.identity:
+            self._lane.books.count(failed=-1, succeeded=1)
+        else:
+            self._lane.books.count(recovered=1, succeeded=1)
+        return True
+
+    def _offer(self, parked: ParkedEvent) -> None:
+        try:
+            row = self._lane.row_of(parked.body)
+        except Exception as error:
+            raise no_row(error) from error
+        try:
+            self._lane.sink.insert([row], time.monotonic() + self._lane.options.export_timeout_seconds)
+        except SinkError:
+            raise
+        except Exception as error:
+            raise unforeseen(error) from error
+        finally:
+            if self._lane.closed:  # after a shutdown nobody else closes what this has opened
+                self._lane.sink.close()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _shown(row: bytes) -> Any:
+    """Return a row's values; its text where it is nested deeper, or has longer numbers, than common tools take."""
+    try:
+        orjson.dumps(orjson.loads(row))
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return row.decode()
+    return parse_json(row)

@@ -1,0 +1,1 @@
+"""An audit event: its fields, and its bytes from the call on."""

@@ -1,0 +1,317 @@
+"""What is known around an event: who acts, for whom, from where. Carried by OpenTelemetry's context."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
+
+from opentelemetry import context as otel_context
+
+from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
+from otel_audit_exporter.event.audit_event import AuditEvent, parse_json
+from otel_audit_exporter.event.json.encoder import Encoder
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CONTEXT_FIELDS: Final = frozenset(
+    {
+        "yacht_id",
+        "user_id",
+        "actor_type",
+        "on_behalf_of",
+        "source_ip",
+        "request_id",
+        "user_agent",
+        "metadata",
+    }
+)
+_KEY: Final = otel_context.create_key("otel-audit-scope")
+# The same scope again: tracing libraries attach a bare OpenTelemetry context of their own (for a Celery task or a
+# request, made of its headers alone), and who acts must survive that.
+_INNERMOST: Final[ContextVar[Scope | None]] = ContextVar("otel-audit-scope", default=None)
+_PLAIN: Final = Encoder()
+
+
+class _Tokens(NamedTuple):
+    innermost: Token[Scope | None]
+    otel: Any
+
+
+class _Family:
+    """The scopes that share a root: one lock, and a version that tells each whether its merged fields are old."""
+
+    __slots__ = ("lock", "version")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.version = 0
+
+
+class Scope:
+    """One open ``audit_context``: its own fields over those of the one around it. Safe to use from any thread."""
+
+    __slots__ = ("_family", "_fields", "_merged", "parent", "tokens")
+
+    def __init__(self, fields: Mapping[str, Any], parent: Scope | None) -> None:
+        self.parent = parent
+        self.tokens: dict[int, _Tokens] = {}
+        self._family: _Family = _Family() if parent is None else parent._family
+        self._fields = dict(fields)
+        self._merged: tuple[int, dict[str, Any]] | None = None
+
+    def update(self, **fields: Any) -> None:
+        """Lay ``fields`` over those of this scope, for everything below it.
+
+        Raises :class:`AuditEventError` that names every wrong field; nothing is changed then.
+        """
+        checked = checked_fields(fields)
+        with self._family.lock:
+            self._fields = overlay(self._fields, checked)
+            self._family.version += 1
+
+    def merged(self) -> dict[str, Any]:
+        """Return the fields in force here; not to be changed by the caller."""
+        version = self._family.version  # read first: a change meanwhile makes the result old at once
+        if self._merged is not None and self._merged[0] == version:
+            return self._merged[1]
+        fields = self._fields if self.parent is None else overlay(self.parent.merged(), self._fields)
+        self._merged = (version, fields)
+        return fields
+
+
+def overlay(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``inner`` over ``outer``: the inner one wins, and metadata is merged key by key."""
+    fields = {**outer, **inner}
+    if "metadata" in inner and "metadata" in outer:
+        around, said = _document(outer["metadata"]), _document(inner["metadata"])
+        if around is not None and said is not None:
+            fields["metadata"] = {**around, **said}
+    return fields
+
+
+def _document(metadata: object) -> Mapping[str, Any] | None:
+    """Return metadata as a mapping; None where it is none in any form that is recorded as one."""
+    if metadata is None or isinstance(metadata, Mapping):
+        return metadata
+    value = parse_json(_PLAIN.value(metadata))
+    return value if isinstance(value, dict) else None
+
+
+def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that are not None, metadata copied; :class:`AuditEventError` names every wrong one."""
+    said = {name: value for name, value in fields.items() if value is not None}
+    problems = dict.fromkeys(
+        said.keys() - CONTEXT_FIELDS, f"is not a field of an audit context ({', '.join(sorted(CONTEXT_FIELDS))})"
+    )
+    if "metadata" in said:
+        said["metadata"] = parse_json(_PLAIN.value(said["metadata"]))  # a copy, to its depth
+        if not isinstance(said["metadata"], dict):
+            problems["metadata"] = "must be a JSON object (a mapping, or the text of one)"
+    try:
+        AuditEvent(action="audit_context", **{name: said[name] for name in said.keys() & CONTEXT_FIELDS})
+    except AuditEventError as error:
+        problems.update(error.problems)
+    if problems:
+        raise AuditEventError(problems, call="audit context")
+    return said
+
+
+def current_scope() -> Scope | None:
+    """Return the innermost open scope."""
+    scope = otel_context.get_value(_KEY)
+    return scope if isinstance(scope, Scope) else _INNERMOST.get()
+
+
+def attach_scope(scope: Scope, owner: object) -> None:
+    """Make ``scope`` the innermost one, until ``owner`` detaches it."""
+    otel_token = otel_context.attach(otel_context.set_value(_KEY, scope))
+    scope.tokens[id(owner)] = _Tokens(_INNERMOST.set(scope), otel_token)
+
+
+def detach_scope(owner: object) -> None:
+    """Detach the innermost scope that ``owner`` attached.
+
+    Where that was in another context (the two halves of a generator that two tasks run), the one at hand is left
+    as it is: it is not the one to restore, and ends with its task.
+    """
+    scope = current_scope()
+    while scope is not None and id(owner) not in scope.tokens:
+        scope = scope.parent
+    if scope is None:
+        return
+    tokens = scope.tokens[id(owner)]
+    try:
+        _INNERMOST.reset(tokens.innermost)
+    except ValueError:
+        return
+    del scope.tokens[id(owner)]
+    otel_context.detach(tokens.otel)
+
+
+class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(...):`
+    """Fill in who acts, and from where, for every audit event below: a context manager and a decorator.
+
+    Carried by OpenTelemetry's ``Context``: it holds in everything that is called below it, in tasks that are made
+    there, in ``asyncio.to_thread``, and in threads that carry the context. Contexts nest: the inner one wins, field
+    by field, and ``metadata`` is merged key by key. What an event says itself wins over every context.
+
+    ``with`` and ``async with`` give the open context, whose ``update(**fields)`` does what
+    :func:`update_audit_context` does for the innermost one. As a decorator it works for functions, coroutine
+    functions and (asynchronous) generator functions, and is opened anew at every call; between the steps of a
+    generator it does not hold for the caller.
+
+    :param fields: ``yacht_id``, ``user_id``, ``actor_type``, ``on_behalf_of``, ``source_ip``, ``request_id``,
+        ``user_agent``, ``metadata`` (a JSON object, copied here). None is as good as left out.
+    :raises AuditEventError: names every wrong field.
+    """
+
+    def __init__(self, **fields: Any) -> None:
+        self._fields = checked_fields(fields)
+
+    def __enter__(self) -> Scope:
+        scope = Scope(self._fields, current_scope())
+        attach_scope(scope, self)
+        return scope
+
+    def __exit__(self, *exc_info: object) -> None:
+        detach_scope(self)
+
+    async def __aenter__(self) -> Scope:
+        return self.__enter__()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.__exit__()
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        if isinstance(function, staticmethod | classmethod):  # decorated outside of @staticmethod: it stays one
+            return type(function)(self(function.__func__))
+        if isinstance(function, type) or not callable(function):
+            raise AuditConfigurationError("audit_context(...) decorates functions, not classes or other objects")
+        if inspect.isasyncgenfunction(function):
+            return cast("Callable[P, R]", self._around_async_generator(function))
+        if inspect.isgeneratorfunction(function):
+            return cast("Callable[P, R]", self._around_generator(function))
+        if inspect.iscoroutinefunction(function):
+            return cast("Callable[P, R]", self._around_coroutine(function))
+        return self._around_function(function)
+
+    def _around_function(self, function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def in_context(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return function(*args, **kwargs)
+
+        return in_context
+
+    def _around_coroutine(self, function: Callable[P, Any]) -> Callable[P, Any]:
+        @functools.wraps(function)
+        async def in_context(*args: P.args, **kwargs: P.kwargs) -> Any:
+            with self:
+                return await function(*args, **kwargs)
+
+        return in_context
+
+    def _around_generator(self, function: Callable[P, Any]) -> Callable[P, Any]:
+        @functools.wraps(function)
+        def in_context(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
+            steps = ScopeInSteps(self._fields)
+            generator = function(*args, **kwargs)
+            step: Callable[[], Any] = functools.partial(generator.send, None)
+            while True:
+                try:
+                    with steps.next():
+                        item = step()
+                except StopIteration as stop:
+                    return stop.value
+                step = yield from _handed_on(generator, item, steps)
+
+        return in_context
+
+    def _around_async_generator(self, function: Callable[P, Any]) -> Callable[P, Any]:
+        @functools.wraps(function)
+        async def in_context(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
+            steps = ScopeInSteps(self._fields)
+            generator = function(*args, **kwargs)
+            step: Callable[[], Any] = functools.partial(generator.asend, None)
+            while True:
+                try:
+                    with steps.next():
+                        item = await step()
+                except StopAsyncIteration:
+                    return
+                try:
+                    step = functools.partial(generator.asend, (yield item))
+                except GeneratorExit:
+                    with steps.next():
+                        await generator.aclose()
+                    raise
+                except BaseException as error:
+                    step = functools.partial(generator.athrow, error)
+
+        return in_context
+
+
+def _handed_on(
+    generator: Generator[Any, Any, Any], item: Any, steps: ScopeInSteps
+) -> Generator[Any, Any, Callable[[], Any]]:
+    """Yield one item of ``generator`` to its consumer, and return what the consumer wants next."""
+    try:
+        return functools.partial(generator.send, (yield item))
+    except GeneratorExit:
+        with steps.next():
+            generator.close()
+        raise
+    except BaseException as error:
+        return functools.partial(generator.throw, error)
+
+
+class ScopeInSteps:
+    """One scope around work that is done step by step, as generators do: open while it runs, and not in between."""
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self._fields = checked_fields(fields)
+        self._scope: Scope | None = None
+        self._inside: otel_context.Context | None = None
+
+    @contextmanager
+    def next(self) -> Generator[Scope]:
+        """Open the scope for the next step."""
+        if self._scope is None:
+            self._scope = Scope(self._fields, current_scope())
+        attach_scope(self._scope, self)
+        # What the work left attached at its last step (a span, say) is current again in this one.
+        inside = None if self._inside is None else otel_context.attach(self._inside)
+        try:
+            yield self._scope
+        finally:
+            self._inside = otel_context.get_current()
+            if inside is not None:
+                otel_context.detach(inside)
+            detach_scope(self)
+
+
+def update_audit_context(**fields: Any) -> None:
+    """Change the innermost open :class:`audit_context`, for everything below it.
+
+    Seen by all that runs in that context, whatever task or thread makes the change: so FastAPI's sync dependencies,
+    which run in threads, can tell who the user is, once they know. One context per request is what keeps users
+    apart: the middlewares open it.
+
+    :param fields: as those of :class:`audit_context`; None is as good as left out, ``metadata`` is merged.
+    :raises AuditEventError: names every wrong field; nothing is changed.
+    :raises AuditConfigurationError: no context is open.
+    """
+    scope = current_scope()
+    if scope is None:
+        checked_fields(fields)
+        raise AuditConfigurationError(
+            "no audit context is open here: open one with `with audit_context(...)`, or add AuditMiddleware of "
+            "otel_audit_exporter.integrations, which opens one for every request"
+        )
+    scope.update(**fields)

@@ -1,0 +1,88 @@
+"""The audit context of whoever asks for a job, on its way to the process that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from logging import ERROR
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry.trace import get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from otel_audit_exporter.config.settings import load_settings
+from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
+from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.context import Scope, attach_scope, checked_fields, current_scope, detach_scope
+from otel_audit_exporter.event.json.encoder import Encoder
+from otel_audit_exporter.event.redaction import Redactor
+from otel_audit_exporter.pipeline.configure import running_pipeline, say_once
+
+KEY: Final = "otel_audit_context"
+_FIELDS: Final = "fields"
+_trace: Final = TraceContextTextMapPropagator()
+_redacted: Final = Encoder(Redactor())
+
+
+def packed_context() -> dict[str, Any]:
+    """Return the fields in force here and the current span's ids, as plain JSON values, secrets redacted."""
+    scope = current_scope()
+    packed: dict[str, Any] = {}
+    _trace.inject(packed)
+    if scope is not None:
+        packed[_FIELDS] = {name: _plain(value) for name, value in scope.merged().items()}
+    return packed
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, str | int):
+        return value
+    if isinstance(value, Mapping):
+        return parse_json(_encoder().value(value))
+    return str(value)
+
+
+def _encoder() -> Encoder:
+    """Return what redacts here: the pipeline's, else what the environment asks for."""
+    pipeline = running_pipeline()
+    if pipeline is not None:
+        return pipeline.exporters[0].rules.encoder
+    try:
+        return Encoder(Redactor(load_settings({}).redact_keys))
+    except AuditConfigurationError:  # told where auditing is configured
+        return _redacted
+
+
+class ArrivedContext:
+    """The context that a job brought along, for as long as the job runs; a context manager.
+
+    Whatever was open before is not seen in the job: a worker does one user's job after the other's.
+    """
+
+    def __init__(self, packed: object) -> None:
+        self._packed: Mapping[str, Any] = packed if isinstance(packed, Mapping) else {}
+        self._token: Any = None
+
+    def __enter__(self) -> Scope:
+        if not get_current_span().is_recording():  # else a tracing library has continued the trace already
+            carrier = {name: value for name, value in self._packed.items() if isinstance(value, str)}
+            self._token = otel_context.attach(_trace.extract(carrier, otel_context.Context()))
+        scope = Scope(self._fields(), None)
+        attach_scope(scope, self)
+        return scope
+
+    def __exit__(self, *exc_info: object) -> None:
+        detach_scope(self)
+        if self._token is not None:
+            otel_context.detach(self._token)
+
+    def _fields(self) -> dict[str, Any]:
+        fields = self._packed.get(_FIELDS)
+        try:
+            return checked_fields(fields if isinstance(fields, Mapping) else {})
+        except AuditEventError as error:
+            say_once(ERROR, ("a job's context", *error.problems), "audit: a job's context is left out: %s", error)
+            return {}

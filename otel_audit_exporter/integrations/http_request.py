@@ -1,0 +1,113 @@
+"""What a request tells of itself: the source address that can be believed, the request id, the user agent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any, Final
+
+import uuid_utils
+
+from otel_audit_exporter.errors import AuditConfigurationError, AuditError
+from otel_audit_exporter.event.context import Scope
+from otel_audit_exporter.runtime.log import logger
+
+Identity = Mapping[str, Any] | None
+Address = IPv4Address | IPv6Address
+
+UNIX: Final = "unix"
+_request_id = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}").fullmatch
+_with_port = re.compile(r"\[(?P<v6>[^\]]+)\](?::\d+)?|(?P<v4>\d+\.\d+\.\d+\.\d+):\d+").fullmatch
+
+
+class TrustedProxies:
+    """Which peers are believed when they say for whom they ask.
+
+    ``proxies``: addresses and networks (``"10.0.0.0/8"``); ``"unix"`` stands for a peer on a Unix socket, which
+    has no address. Raises :class:`AuditConfigurationError` for what is neither.
+    """
+
+    def __init__(self, proxies: Iterable[str]) -> None:
+        named = [proxies] if isinstance(proxies, str) else list(proxies)
+        self._unix = UNIX in named
+        try:
+            self._networks: list[IPv4Network | IPv6Network] = [
+                ip_network(str(name).strip(), strict=False) for name in named if name != UNIX
+            ]
+        except ValueError as error:
+            raise AuditConfigurationError(f"trusted_proxies: {error}") from None
+
+    def source(self, peer: str | None, forwarded_for: Iterable[str]) -> str | None:
+        """Return the address that a request came from.
+
+        That is the peer's, unless the peer is trusted: then the last one in ``X-Forwarded-For`` that is not. An entry
+        that is no address ends the search: what stands before it is hearsay.
+        """
+        address = parse_address(peer)
+        if address is None and not self._unix:
+            return said(peer)
+        if address is not None and address not in self:
+            return str(address)
+        hops = ",".join(forwarded_for).split(",")
+        for hop in reversed(hops):
+            before = parse_address(hop)
+            if before is None:
+                break
+            address = before
+            if address not in self:
+                break
+        return None if address is None else str(address)
+
+    def __contains__(self, address: Address) -> bool:
+        return any(address in network for network in self._networks)
+
+
+def parse_address(text: str | None) -> Address | None:
+    """Return the address in ``1.2.3.4``, ``1.2.3.4:80``, ``::1``, ``[::1]:80``; None where there is none."""
+    text = (text or "").strip()
+    match = _with_port(text)
+    if match is not None:
+        text = match["v6"] or match["v4"]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def said(header: str | None) -> str | None:
+    """Return what a header says; None where it is missing or blank, whatever a client takes for a blank."""
+    return (header or "").strip() or None
+
+
+def request_id(given: str | None) -> str:
+    """Return the id that a request brings, where it is fit to be recorded; else a new one (a UUIDv7)."""
+    given = (given or "").strip()
+    return given if _request_id(given) else str(uuid_utils.uuid7())
+
+
+class Identification:
+    """The ``identify`` hook: who asks. Where it fails, the request goes on without that, and a log line says so."""
+
+    def __init__(self, identify: Callable[..., Any] | None) -> None:
+        if identify is not None and not callable(identify):
+            raise AuditConfigurationError("identify must be a callable that takes the request and returns a mapping")
+        self.hook = identify
+        self._told: set[str] = set()
+
+    def take(self, scope: Scope, identity: Identity) -> None:
+        """Add to the request's context what the hook said."""
+        try:
+            if identity is not None:
+                scope.update(**identity)
+        except Exception as error:
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """Say, once for each cause, that the hook failed."""
+        text = str(error) if isinstance(error, AuditError) else type(error).__name__
+        if text not in self._told and len(self._told) < 100:
+            self._told.add(text)
+            logger.error("audit: identify failed, and requests go on without what it would say: %s", text)

@@ -1,0 +1,1 @@
+"""What can be seen: counters, health, metrics, log lines."""

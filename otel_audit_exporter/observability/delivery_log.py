@@ -1,0 +1,131 @@
+"""What is said in the log: once when something changes, never once per event.
+
+No values and no ``details`` of a server's answer: of an event only its action, entity type and entity id.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.fields import INDEX
+from otel_audit_exporter.event.serialization import split
+from otel_audit_exporter.runtime.log import logger
+from otel_audit_exporter.sinks.base import SinkError
+
+_QUIET_SECONDS: Final = 60.0
+_CHANGES_AT_ONCE: Final = 5
+_NAME_LENGTH: Final = 120
+
+
+class Announcer:
+    """Says that a lane's delivery fails, or that events are parked, when the cause changes; and that it is over."""
+
+    def __init__(self, lane: str) -> None:
+        self._lane = lane
+        self._lock = threading.Lock()
+        self._failing = _ComingAndGoing()
+        self._held = _Alternating()
+        self._parked = _Alternating()
+
+    def failing(self, error: SinkError, pending: int, example: bytes | None) -> None:
+        """Say that events wait, why, and what to do."""
+        if self._is_news(self._failing, error):
+            self._say_waiting(error, pending, example)
+
+    def holding(self, error: SinkError, count: int, example: bytes) -> None:
+        """Say that events wait that were refused by themselves, while others may well be delivered."""
+        if self._is_news(self._held, error):
+            self._say_waiting(error, count, example)
+
+    def _say_waiting(self, error: SinkError, count: int, example: bytes | None) -> None:
+        remedy = error.verdict.remedy or "nothing to do here: they are tried again until it works"
+        logger.error(
+            "audit %s: %d event(s) wait: %s. What to do: %s. One of them: %s",
+            self._lane,
+            count,
+            error,
+            remedy,
+            describe(example),
+        )
+
+    def parked(self, error: SinkError, count: int, example: bytes) -> None:
+        """Say that events went to the dead letters, why, and where to see them."""
+        if not self._is_news(self._parked, error):
+            return
+        logger.error(
+            "audit %s: %d event(s) parked in the dead letters: %s. What to do: %s; then `otel-audit dead-letters "
+            "retry`. One of them: %s",
+            self._lane,
+            count,
+            error,
+            error.verdict.remedy or "correct the event",
+            describe(example),
+        )
+
+    def delivering(self) -> None:
+        """Say, where a failure was announced, that it is over."""
+        with self._lock:
+            if self._failing.told is None:
+                return
+            self._failing.told = None
+        logger.info("audit %s: delivering again", self._lane)
+
+    def _is_news(self, story: _ComingAndGoing | _Alternating, error: SinkError) -> bool:
+        cause = (error.verdict.fault, error.code, error.status)
+        with self._lock:
+            if story.told == cause or not story.may_tell(cause, time.monotonic()):
+                return False  # where it may not be told now, it is when it comes again later
+            story.told = cause
+            return True
+
+
+class _ComingAndGoing:
+    """Lets a few changes be told at once, then one a minute: a sink may fail and answer in turns for hours."""
+
+    def __init__(self) -> None:
+        self.told: tuple[object, ...] | None = None
+        self._left = float(_CHANGES_AT_ONCE)
+        self._at = time.monotonic()
+
+    def may_tell(self, cause: tuple[object, ...], now: float) -> bool:
+        self._left = min(self._left + (now - self._at) / _QUIET_SECONDS, _CHANGES_AT_ONCE)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class _Alternating:
+    """Lets each cause be told once a minute: rows may be refused for one and another in turns."""
+
+    def __init__(self) -> None:
+        self.told: tuple[object, ...] | None = None
+        self._told_at: dict[tuple[object, ...], float] = {}
+
+    def may_tell(self, cause: tuple[object, ...], now: float) -> bool:
+        if now - self._told_at.get(cause, float("-inf")) < _QUIET_SECONDS:
+            return False
+        self._told_at[cause] = now
+        return True
+
+
+def describe(body: bytes | None) -> str:
+    """Return an event's action, entity type and entity id, for a log line: none so long or odd that it is another."""
+    if body is None:
+        return "none"
+    try:
+        fragments = split(body)
+        said = [parse_json(fragments[INDEX[name]]) for name in ("action", "entity_type", "entity_id")]
+    except (ValueError, IndexError):
+        return "one that cannot be read"
+    return " ".join(map(_name, said))
+
+
+def _name(value: object) -> str:
+    text = str(value)
+    text = text if len(text) <= _NAME_LENGTH else f"{text[:_NAME_LENGTH]}..."
+    return text if text.isprintable() else ascii(text)

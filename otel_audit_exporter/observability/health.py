@@ -1,0 +1,235 @@
+"""Health: one level and its reasons, decided by a pure function of figures and thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final, Literal
+
+from otel_audit_exporter.observability.stats import AuditStats
+
+Level = Literal["good", "warning", "critical"]
+LEVELS: Final[tuple[Level, ...]] = ("good", "warning", "critical")
+_Finding = tuple[Level, str]
+
+
+@dataclass(frozen=True, slots=True)
+class HealthThresholds:
+    """Where a level begins. Percentages are of 0 to 100, the others are numbers of events.
+
+    ``success_rate_good``: above it the success rate is good (99.5), below ``success_rate_warning`` (98) critical,
+    a warning in between. ``overdue_warning``: so many overdue events are a warning (10), more than
+    ``overdue_critical`` (50) critical. ``failed_warning_percent``: more parked events than this share of those
+    that are settled are a warning (0: any), more than ``failed_critical_percent`` (1) critical.
+    ``held_warning``: so many held events are a warning (1; 0: never). ``outbox_left_warning_percent`` (20) and
+    ``outbox_left_critical_percent`` (5): less room than this in the outbox.
+    """
+
+    success_rate_good: float = 99.5
+    success_rate_warning: float = 98.0
+    overdue_warning: int = 10
+    overdue_critical: int = 50
+    failed_warning_percent: float = 0.0
+    failed_critical_percent: float = 1.0
+    held_warning: int = 1
+    outbox_left_warning_percent: float = 20.0
+    outbox_left_critical_percent: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in _NAMES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be a number, 0 or more")
+        for lower, higher in _ORDERED:
+            if getattr(self, lower) > getattr(self, higher):
+                raise ValueError(f"{lower} must not be higher than {higher}")
+
+
+_NAMES: Final = tuple(one.name for one in fields(HealthThresholds))
+_ORDERED: Final = (
+    ("success_rate_warning", "success_rate_good"),
+    ("overdue_warning", "overdue_critical"),
+    ("failed_warning_percent", "failed_critical_percent"),
+    ("outbox_left_critical_percent", "outbox_left_warning_percent"),
+)
+
+
+def parse_thresholds(value: Any) -> HealthThresholds:
+    """Return thresholds from themselves, a mapping, or ``name=number,...``; raise ValueError that says the fault."""
+    if isinstance(value, HealthThresholds):
+        return value
+    given = value if isinstance(value, Mapping) else dict(_pairs(str(value)))
+    unknown = [str(name) for name in given if name not in _NAMES]
+    if unknown:
+        raise ValueError(f"there is no {', '.join(unknown)}; must be some of {', '.join(_NAMES)}")
+    return HealthThresholds(**given)
+
+
+def _pairs(text: str) -> Iterator[tuple[str, float]]:
+    for pair in filter(str.strip, text.split(",")):
+        name, _, number = pair.partition("=")
+        try:
+            yield name.strip(), float(number)
+        except ValueError:
+            raise ValueError("must be name=number pairs with commas between them") from None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHealth:
+    """How auditing is in this process, at one instant: a level, the reasons for it, and the figures.
+
+    ``level`` is ``"good"``, ``"warning"`` or ``"critical"``; ``reasons`` says in words why it is not good, the worst
+    first. ``overdue``: events pending for longer than one full export cycle (``cycle_seconds``: schedule delay and
+    export timeout). ``failed``: parked by this process and not dropped since, or lost with a damaged outbox file;
+    ``success_rate`` leaves out what was dropped, too. ``parked``: in the dead letters now, by whomever.
+    ``outbox_bytes_left`` of ``outbox_bytes_max``: the room that quota and disk leave, None where it is not known.
+    ``slow_write_seconds``: how long the slow write took of which there is a warning, 0.0 while writes are fast.
+    ``sinks`` has the same for every sink by name; the figures at the top are the first one's, and another's
+    trouble is a warning at most.
+    """
+
+    level: Level = "good"
+    reasons: tuple[str, ...] = ()
+    pending: int = 0
+    overdue: int = 0
+    oldest_pending_seconds: float = 0.0
+    held: int = 0
+    failed: int = 0
+    parked: int = 0
+    success_rate: float = 100.0
+    outbox_bytes_left: int | None = None
+    outbox_bytes_max: int | None = None
+    slow_write_seconds: float = 0.0
+    cycle_seconds: float = 0.0
+    sinks: Mapping[str, AuditHealth] = field(default_factory=dict)
+
+
+def assess(
+    stats: AuditStats,
+    thresholds: HealthThresholds,
+    *,
+    overdue: int = 0,
+    parked: int = 0,
+    lost: int = 0,
+    outbox_bytes_left: int | None = None,
+    outbox_bytes_max: int | None = None,
+    slow_write_seconds: float = 0.0,
+    cycle_seconds: float = 0.0,
+) -> AuditHealth:
+    """Decide the health of one sink. ``lost``: of the failed events those that a damaged file has swallowed."""
+    figures = AuditHealth(
+        pending=stats.pending,
+        overdue=overdue,
+        oldest_pending_seconds=stats.oldest_pending_seconds,
+        held=stats.held,
+        failed=stats.failed,
+        parked=parked,
+        success_rate=stats.success_rate,
+        outbox_bytes_left=outbox_bytes_left,
+        outbox_bytes_max=outbox_bytes_max,
+        slow_write_seconds=slow_write_seconds,
+        cycle_seconds=cycle_seconds,
+    )
+    findings = [
+        *_success_rate(figures, thresholds),
+        *_failed(figures, thresholds, stats.succeeded + stats.failed, lost),
+        *_overdue(figures, thresholds),
+        *_held(figures, thresholds),
+        *_outbox_left(figures, thresholds),
+        *_slow_writes(figures),
+    ]
+    return replace(figures, level=_worst(findings), reasons=_reasons(findings))
+
+
+def without_dropped(stats: AuditStats, parked: int, lost: int = 0) -> AuditStats:
+    """Return the stats as if what has left the dead letters had not failed: somebody has dropped it.
+
+    ``parked``: how many there are now. Those of other processes are among them, so this may leave some too many.
+    ``lost``: those that failed without ever being in there.
+    """
+    failed = parked + lost
+    if failed >= stats.failed:
+        return stats
+    settled = stats.succeeded + failed
+    return replace(stats, failed=failed, success_rate=100.0 * stats.succeeded / settled if settled else 100.0)
+
+
+def combine(by_sink: Mapping[str, AuditHealth]) -> AuditHealth:
+    """Return the health of a pipeline: its first sink's, with the others' troubles as warnings."""
+    (primary_name, primary), *others = by_sink.items()
+    if not others:
+        return replace(primary, sinks=by_sink)
+    findings: list[_Finding] = [(primary.level, f"{primary_name}: {reason}") for reason in primary.reasons]
+    for name, health in others:
+        findings.extend(("warning", f"{name}: {reason}") for reason in health.reasons)
+    return replace(primary, level=_worst(findings), reasons=_reasons(findings), sinks=by_sink)
+
+
+def broken(told: AuditHealth, problem: str) -> AuditHealth:
+    """Return the health of a sink whose outbox cannot be read, with the figures that can be told all the same."""
+    return replace(told, level="critical", reasons=(problem, *told.reasons))
+
+
+def _success_rate(health: AuditHealth, limits: HealthThresholds) -> Iterator[_Finding]:
+    rate = health.success_rate
+    if rate < limits.success_rate_warning:
+        yield "critical", f"success rate {_percent(rate)}, below {limits.success_rate_warning:g} %"
+    elif rate <= limits.success_rate_good:
+        yield "warning", f"success rate {_percent(rate)}, not above {limits.success_rate_good:g} %"
+
+
+def _failed(health: AuditHealth, limits: HealthThresholds, settled: int, lost: int) -> Iterator[_Finding]:
+    percent = 100.0 * health.failed / settled if settled else 0.0
+    ways = {"parked in the dead letters": health.failed - lost, "lost with a damaged outbox file": lost}
+    text = " and ".join(f"{_events(count)} {way}" for way, count in ways.items() if count)
+    if percent > limits.failed_critical_percent:
+        yield "critical", f"{text}, more than {limits.failed_critical_percent:g} %"
+    elif percent > limits.failed_warning_percent:
+        yield "warning", text
+
+
+def _overdue(health: AuditHealth, limits: HealthThresholds) -> Iterator[_Finding]:
+    text = f"{_events(health.overdue)} overdue: pending for longer than {health.cycle_seconds:.3g} s"
+    if health.overdue > limits.overdue_critical:
+        yield "critical", text
+    elif health.overdue >= max(limits.overdue_warning, 1):
+        yield "warning", text
+
+
+def _held(health: AuditHealth, limits: HealthThresholds) -> Iterator[_Finding]:
+    if 0 < limits.held_warning <= health.held:
+        yield "warning", f"{_events(health.held)} held until a setting is mended or a row is proved to be at fault"
+
+
+def _outbox_left(health: AuditHealth, limits: HealthThresholds) -> Iterator[_Finding]:
+    left, most = health.outbox_bytes_left, health.outbox_bytes_max
+    if left is None or not most:
+        return
+    percent = 100.0 * left / most
+    text = f"the outbox is nearly full: {left / 2**20:,.1f} MiB left ({_percent(percent)})"
+    if percent < limits.outbox_left_critical_percent:
+        yield "critical", text
+    elif percent < limits.outbox_left_warning_percent:
+        yield "warning", text
+
+
+def _slow_writes(health: AuditHealth) -> Iterator[_Finding]:
+    if health.slow_write_seconds > 0:
+        yield "warning", f"writes are slow: one took {health.slow_write_seconds:.1f} s"
+
+
+def _worst(findings: list[_Finding]) -> Level:
+    return max((level for level, _ in findings), key=LEVELS.index, default="good")
+
+
+def _reasons(findings: list[_Finding]) -> tuple[str, ...]:
+    return tuple(text for _, text in sorted(findings, key=lambda finding: -LEVELS.index(finding[0])))
+
+
+def _events(count: int) -> str:
+    return f"{count:,} event{'' if count == 1 else 's'}"
+
+
+def _percent(value: float) -> str:
+    """Return a percentage that is never rounded up to a limit that it has not reached."""
+    return f"{int(value * 100) / 100:g} %"

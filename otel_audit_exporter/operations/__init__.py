@@ -1,0 +1,1 @@
+"""Health, figures and dead letters over HTTP."""

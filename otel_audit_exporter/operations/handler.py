@@ -1,0 +1,262 @@
+"""What operations ask over HTTP, without any framework: JSON documents, one page, and a retry.
+
+Nothing of an event's values is in any answer unless the application asks for it, and nobody is answered whom
+the application has not let in.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import orjson
+
+from otel_audit_exporter.errors import AuditDeliveryError, AuditError, OutboxError
+from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.fields import INDEX
+from otel_audit_exporter.event.serialization import split
+from otel_audit_exporter.observability.health import AuditHealth
+from otel_audit_exporter.observability.stats import stats_document
+from otel_audit_exporter.operations.page import NOTICES, PageData, render_page
+from otel_audit_exporter.outbox.dead_letter_store import ParkedEvent
+from otel_audit_exporter.pipeline.configure import get_audit_pipeline
+from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+
+_RETRY: Final = re.compile(r"/dead-letters/([^/]+)/retry")
+_DEFAULT_LIMIT: Final = 100
+_MAX_LIMIT: Final = 1000
+_PAGE_LIMIT: Final = 50
+_CLOSED: Final = "closed: whoever mounts it has to say who may look, with a token or a dependency"
+
+
+@dataclass(frozen=True)
+class DeskRequest:
+    """A request: ``path`` from where the desk is mounted, header names in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def wants_html(self) -> bool:
+        """Whether a browser asks."""
+        return "text/html" in self.headers.get("accept", "")
+
+
+@dataclass(frozen=True)
+class DeskResponse:
+    """An answer."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class Desk:
+    """Answers requests about a pipeline (None: the one in force).
+
+    ``token``: what a request must bring, as ``Authorization: Bearer`` or as the password of basic authentication,
+    which a browser asks for. ``guarded``: the application lets nobody through to here whom it does not know.
+    With neither, every path answers 403. ``show_values``: the rows of dead letters are shown too. ``origins``:
+    where else than on the page's own origin a retry may be asked for, such as ``"https://admin.example"``.
+    """
+
+    def __init__(
+        self,
+        pipeline: AuditPipeline | None = None,
+        *,
+        token: str | None = None,
+        guarded: bool = False,
+        show_values: bool = False,
+        origins: Iterable[str] = (),
+    ) -> None:
+        self._pipeline = pipeline
+        self._token = token.encode() if token else None
+        self._guarded = guarded
+        self._show_values = show_values
+        self._origins = frozenset(origin.rstrip("/").lower() for origin in origins)
+
+    def answer(self, request: DeskRequest) -> DeskResponse:
+        """Answer one request; never raises for the pipeline's sake."""
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
+        try:
+            return self._answer(request)
+        except AuditError as error:
+            return _json(503, {"error": str(error)})
+
+    # --- who may look -------------------------------------------------------------------------------------------
+
+    def _refusal(self, request: DeskRequest) -> DeskResponse | None:
+        if self._token is None:
+            return None if self._guarded else _json(403, {"error": _CLOSED})
+        if hmac.compare_digest(_given_token(request.headers.get("authorization", "")), self._token):
+            return None
+        # One challenge only: Chromium asks nobody where several are in one header.
+        challenge = ("www-authenticate", 'Basic realm="audit", charset="UTF-8"')
+        said = "a token is needed: Authorization: Bearer <token>, or the token as the password in a browser"
+        return _json(401, {"error": said}, challenge)
+
+    def _is_forged(self, request: DeskRequest) -> bool:
+        """Tell whether a page of somebody else's made a browser send this."""
+        origin = request.headers.get("origin", "").lower()
+        if origin in self._origins:
+            return False
+        fetch_site = request.headers.get("sec-fetch-site")
+        if fetch_site is not None:
+            return fetch_site != "same-origin"
+        return bool(origin) and urlsplit(origin).netloc != request.headers.get("host", "").lower()
+
+    # --- what is answered ---------------------------------------------------------------------------------------
+
+    def _answer(self, request: DeskRequest) -> DeskResponse:
+        retry = _RETRY.fullmatch(request.path)
+        if retry:
+            if request.method != "POST":
+                return _not_allowed("POST")
+            return self._retry(request, unquote(retry[1]))
+        page = self._pages().get(request.path)
+        if page is None:
+            return _json(404, {"error": "there is nothing here; see /, /stats, /health and /dead-letters"})
+        if request.method not in ("GET", "HEAD"):
+            return _not_allowed("GET, HEAD")
+        return page(request)
+
+    def _pages(self) -> dict[str, Callable[[DeskRequest], DeskResponse]]:
+        return {"/": self._page, "/stats": self._stats, "/health": self._health, "/dead-letters": self._dead_letters}
+
+    def _in_force(self) -> AuditPipeline:
+        return get_audit_pipeline() if self._pipeline is None else self._pipeline
+
+    def _stats(self, request: DeskRequest) -> DeskResponse:
+        return _json(200, stats_document(self._in_force().stats()))
+
+    def _health(self, request: DeskRequest) -> DeskResponse:
+        health = self._in_force().health()
+        return _json(503 if health.level == "critical" else 200, health_document(health))
+
+    def _dead_letters(self, request: DeskRequest) -> DeskResponse:
+        given = request.query.get("limit", "")
+        limit = min(int(given), _MAX_LIMIT) if given.isascii() and given.isdigit() else _DEFAULT_LIMIT
+        pipeline = self._in_force()
+        return _json(200, {"count": len(pipeline.dead_letters()), "dead_letters": self._letters(pipeline, limit)})
+
+    def _letters(self, pipeline: AuditPipeline, limit: int) -> list[dict[str, Any]]:
+        lane = pipeline.exporters[0].lane
+        return [self._letter(pipeline, parked) for parked in lane.dead_letters.all(limit)]
+
+    def _letters_or_none(self, pipeline: AuditPipeline) -> list[dict[str, Any]] | None:
+        try:
+            return self._letters(pipeline, _PAGE_LIMIT)
+        except OutboxError:  # the page is there for such a time
+            return None
+
+    def _letter(self, pipeline: AuditPipeline, parked: ParkedEvent) -> dict[str, Any]:
+        fragments = split(parked.body)
+        letter = {
+            "record_id": parked.record_id,
+            **{name: parse_json(fragments[INDEX[name]]) for name in ("action", "entity_type", "entity_id")},
+            "error": parked.error,
+            "code": parked.code,
+            "attempts": parked.attempts,
+            "first_failed_at": _moment(parked.first_failed_at),
+            "parked_at": _moment(parked.parked_at),
+        }
+        if self._show_values:
+            # As it was written: no encoder has to know its largest number or deepest value.
+            letter["row"] = orjson.Fragment(pipeline.exporters[0].lane.row_of(parked.body))
+        return letter
+
+    def _retry(self, request: DeskRequest, record_id: str) -> DeskResponse:
+        if self._is_forged(request):
+            said = "a retry has to be asked for on this page itself (or name the other origin in `origins`)"
+            return _json(403, {"error": said})
+        letters = self._in_force().dead_letters()
+        if letters.get(record_id) is None:
+            return _retried(request, 404, {"record_id": record_id, "error": "there is no such dead letter"}, "missing")
+        try:
+            stored = letters.retry(record_id) == 1
+        except AuditDeliveryError as error:
+            document = {"record_id": record_id, "state": "parked", "error": error.cause}
+            return _retried(request, 503, document, "unreachable")
+        if stored:
+            return _retried(request, 200, {"record_id": record_id, "state": "stored"}, "stored")
+        letter = letters.get(record_id)
+        document = {"record_id": record_id, "state": "parked", "error": letter.error if letter else None}
+        return _retried(request, 409, document, "refused")
+
+    def _page(self, request: DeskRequest) -> DeskResponse:
+        pipeline = self._in_force()
+        stats = pipeline.stats()
+        data = PageData(
+            target=pipeline.target,
+            stats=stats,
+            health=pipeline.health(),
+            samples=pipeline.samples,
+            errors=pipeline.latest_errors,
+            letters=self._letters_or_none(pipeline),
+            notice=request.query.get("retried", ""),
+        )
+        html, policy = render_page(data)
+        return DeskResponse(
+            200,
+            (
+                ("content-type", "text/html; charset=utf-8"),
+                ("content-security-policy", policy),
+                ("x-frame-options", "DENY"),
+                ("referrer-policy", "same-origin"),
+                *_ALWAYS,
+            ),
+            html.encode(),
+        )
+
+
+_ALWAYS: Final = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
+
+
+def health_document(health: AuditHealth) -> dict[str, Any]:
+    """Return the health as JSON has it."""
+    return asdict(health)
+
+
+def _given_token(authorization: str) -> bytes:
+    scheme, _, rest = authorization.strip().partition(" ")
+    given = rest.strip().encode("latin-1", "replace")  # as servers decode headers
+    if scheme.lower() == "bearer":
+        return given
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(given, validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
+    return b""
+
+
+def _retried(request: DeskRequest, status: int, document: dict[str, Any], notice: str) -> DeskResponse:
+    """Answer a program with JSON, and send a browser back to the page."""
+    assert notice in NOTICES
+    if not request.wants_html:
+        return _json(status, document)
+    return DeskResponse(303, (("location", f"../../?retried={notice}"), *_ALWAYS), b"")
+
+
+def _json(status: int, document: object, *headers: tuple[str, str]) -> DeskResponse:
+    body = orjson.dumps(document, default=str, option=orjson.OPT_NON_STR_KEYS)
+    return DeskResponse(status, (("content-type", "application/json"), *headers, *_ALWAYS), body)
+
+
+def _not_allowed(methods: str) -> DeskResponse:
+    return _json(405, {"error": f"only {methods}"}, ("allow", methods))
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()

@@ -1,0 +1,142 @@
+"""Operations over HTTP for any framework: a WSGI and an ASGI application, to be mounted somewhere.
+
+``/`` is a page for people, ``/stats``, ``/health`` and ``/dead-letters`` are JSON, and a POST to
+``/dead-letters/<id>/retry`` offers a dead letter to the sink again. FastAPI has ``audit_router`` for the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qsl
+
+from otel_audit_exporter.operations.handler import Desk, DeskRequest, DeskResponse
+from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+
+__all__ = ["operations_asgi", "operations_wsgi"]
+
+Environ = Mapping[str, Any]
+StartResponse = Callable[[str, list[tuple[str, str]]], object]
+WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def operations_wsgi(
+    *,
+    token: str | None = None,
+    allow: Callable[[Environ], bool] | None = None,
+    pipeline: AuditPipeline | None = None,
+    show_values: bool = False,
+    origins: Iterable[str] = (),
+) -> WSGIApp:
+    """Return a WSGI application for operations, closed to everybody whom the application does not let in.
+
+    Flask: ``app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/audit": operations_wsgi(token=...)})``.
+
+    :param token: what a request must bring, as ``Authorization: Bearer`` or as the password that a browser asks for.
+    :param allow: asked with the WSGI environment, whether this request may pass; with a token both must be right. With
+        neither, every path answers 403.
+    :param pipeline: the pipeline to look at; by default the one in force at each request.
+    :param show_values: show the rows of dead letters, too. By default action, entity and error only.
+    :param origins: other origins from which a browser may ask for a retry, such as ``"https://admin.example"``.
+    """
+    if inspect.iscoroutinefunction(allow):
+        raise TypeError("allow must be a plain function: a coroutine, which nobody awaits here, would let all in")
+    desk = Desk(pipeline, token=token, guarded=allow is not None, show_values=show_values, origins=origins)
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        response = _forbidden() if allow is not None and not allow(environ) else desk.answer(_from_environ(environ))
+        start_response(f"{response.status} {HTTPStatus(response.status).phrase}", _sized_headers(response))
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [response.body]
+
+    return _with_slash_wsgi(application)
+
+
+def operations_asgi(
+    *,
+    token: str | None = None,
+    allow: Callable[[Scope], bool | Awaitable[bool]] | None = None,
+    pipeline: AuditPipeline | None = None,
+    show_values: bool = False,
+    origins: Iterable[str] = (),
+) -> ASGIApp:
+    """Return an ASGI application for operations, closed to everybody whom the application does not let in.
+
+    Starlette: ``Mount("/audit", operations_asgi(token=...))``. The arguments are those of :func:`operations_wsgi`;
+    ``allow`` is asked with the ASGI scope, and may be a coroutine function.
+    """
+    desk = Desk(pipeline, token=token, guarded=allow is not None, show_values=show_values, origins=origins)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"operations_asgi answers HTTP only, not {scope['type']}")
+        path = _path_below_mount(scope)
+        if path == "":
+            response = _to_slash(str(scope.get("root_path", "")))
+        elif allow is not None and not await _answered(allow(scope)):
+            response = _forbidden()
+        else:  # the outbox and the sink are waited for, which must not hold up the event loop
+            response = await asyncio.to_thread(desk.answer, _from_scope(scope, path))
+        await send({"type": "http.response.start", "status": response.status, "headers": _encoded_headers(response)})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
+
+    return application
+
+
+async def _answered(allowed: bool | Awaitable[bool]) -> bool:
+    return await allowed if inspect.isawaitable(allowed) else bool(allowed)
+
+
+def _with_slash_wsgi(application: WSGIApp) -> WSGIApp:
+    def redirecting(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ.get("PATH_INFO"):
+            return application(environ, start_response)
+        response = _to_slash(str(environ.get("SCRIPT_NAME", "")))
+        start_response("303 See Other", _sized_headers(response))
+        return []
+
+    return redirecting
+
+
+def _from_environ(environ: Environ) -> DeskRequest:
+    headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
+    path = str(environ.get("PATH_INFO", "")).encode("latin-1", "replace").decode("utf-8", "replace")
+    return DeskRequest(environ["REQUEST_METHOD"], path, headers, dict(parse_qsl(environ.get("QUERY_STRING", ""))))
+
+
+def _from_scope(scope: Scope, path: str) -> DeskRequest:
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
+    return DeskRequest(scope["method"], path, headers, query)
+
+
+def _path_below_mount(scope: Scope) -> str:
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    # A proxy may have taken away what comes before the application's own mounts.
+    for prefix in (root, root.removeprefix(str(scope.get("app_root_path", "")))):
+        below = path.removeprefix(prefix)
+        if below != path and (below == "" or below.startswith("/")):
+            return below
+    return path
+
+
+def _forbidden() -> DeskResponse:
+    return DeskResponse(403, (("content-type", "application/json"),), b'{"error":"not for you"}')
+
+
+def _to_slash(mount: str) -> DeskResponse:
+    return DeskResponse(303, (("location", f"/{mount.strip('/')}/" if mount.strip("/") else "/"),), b"")
+
+
+def _sized_headers(response: DeskResponse) -> list[tuple[str, str]]:
+    return [*response.headers, ("content-length", str(len(response.body)))]
+
+
+def _encoded_headers(response: DeskResponse) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in _sized_headers(response)]

@@ -1,0 +1,381 @@
+"""Telemetry set-up: ``configure_audit`` and ``attach_audit`` make the pipeline that the global functions use."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
+from opentelemetry.sdk.resources import Resource
+
+from otel_audit_exporter.config.settings import Settings, load_settings
+from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.outbox.directory import OutboxFolder, orphans_elsewhere
+from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
+from otel_audit_exporter.pipeline.exporters import (
+    EXPORTERS,
+    ForwardingAuditExporter,
+    SinkAuditExporter,
+    taken_from_client,
+)
+from otel_audit_exporter.pipeline.pipeline import UNLIMITED, AuditPipeline
+from otel_audit_exporter.runtime.log import Repeats, logger
+from otel_audit_exporter.runtime.process_exit import end_with_process
+from otel_audit_exporter.sinks.base import Sink
+
+DEFAULT_EXPORTER: Final = "sqlite"
+_LONGEST_NAME: Final = 30
+
+OneExporter = str | LogRecordExporter | Sink
+ExporterChoice = OneExporter | Sequence[OneExporter]
+
+
+class _Running:
+    """The pipeline in force, and what it was made of."""
+
+    lock = threading.RLock()
+    pipeline: AuditPipeline | None = None
+    made_of: tuple[Any, ...] | None = None
+    repeats = Repeats()  # for as long as there is none
+    stand_in: Callable[[Settings], AuditPipeline] | None = None  # answers for configure_audit, in tests
+
+
+def _renew_lock_after_fork() -> None:
+    _Running.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock_after_fork)
+
+
+def configure_audit(
+    exporter: ExporterChoice | None = None,
+    *,
+    mode: str | None = None,
+    table: str | None = None,
+    schema: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    column_defaults: Mapping[str, Any] | None = None,
+    unmapped: str | None = None,
+    ids: str | None = None,
+    outbox: str | None = None,
+    outbox_dir: str | os.PathLike[str] | None = None,
+    schedule_delay_millis: int | None = None,
+    max_queue_size: int | None = None,
+    max_export_batch_size: int | None = None,
+    export_timeout_millis: int | None = None,
+    redact_keys: Sequence[str] | None = None,
+    resource: Resource | None = None,
+    meter_provider: MeterProvider | None = None,
+    **exporter_options: Any,
+) -> AuditPipeline:
+    """Set up the audit pipeline of this process, once, in telemetry set-up.
+
+    It has a ``LoggerProvider`` of its own, so that audit records share no queue, sampler, limit or filter with
+    ordinary logs. ``exporter`` is a name, an exporter of this library or any other of the SDK's interface, a sink of
+    your own, or a list of such; every argument left out comes from the environment, then from the default (the
+    README's table of settings; ``exporter_options`` are those of the exporter: ``url``, ``key``, ``token``,
+    ``client``, ``path``, ...). An exporter of this library that is made already takes over what it was not made
+    with. ``resource`` goes on every record.
+
+    A second call with the same arguments returns the running pipeline; with others it raises. After
+    ``shutdown_audit()`` a call starts a new one. Raises :class:`AuditConfigurationError` that names each setting
+    that is wrong or missing, and the outbox directory where it cannot be written to.
+    """
+    arguments = dict(
+        mode=mode,
+        table=table,
+        schema=schema,
+        columns=columns,
+        column_defaults=column_defaults,
+        unmapped=unmapped,
+        ids=ids,
+        outbox=outbox,
+        outbox_dir=outbox_dir,
+        schedule_delay_millis=schedule_delay_millis,
+        max_queue_size=max_queue_size,
+        max_export_batch_size=max_export_batch_size,
+        export_timeout_millis=export_timeout_millis,
+        redact_keys=redact_keys,
+        **exporter_options,
+    )
+
+    def build(exporters: list[AuditExporter], settings: Settings) -> AuditPipeline:
+        provider = LoggerProvider(
+            resource=resource,
+            shutdown_on_exit=False,
+            meter_provider=meter_provider,
+            log_record_limits=UNLIMITED,
+        )
+        return _pipeline(exporters, settings, provider, meter_provider, attached=False)
+
+    return _install(exporter, arguments, resource, (resource, meter_provider), build)
+
+
+def attach_audit(
+    logger_provider: LoggerProvider,
+    exporter: ExporterChoice | None = None,
+    *,
+    meter_provider: MeterProvider | None = None,
+    **options: Any,
+) -> AuditPipeline:
+    """Set up the audit pipeline on a ``LoggerProvider`` that the application owns.
+
+    Like :func:`configure_audit`, with the arguments of that; audit records then go through the provider's other
+    processors too, which see their content: a warning says so. The provider is not shut down with the pipeline.
+    """
+
+    if not isinstance(logger_provider, LoggerProvider):
+        raise AuditConfigurationError(
+            f"logger_provider: {type(logger_provider).__name__} is no LoggerProvider of the OpenTelemetry SDK: "
+            "make one and set it before, or call configure_audit(), which needs none"
+        )
+
+    def build(exporters: list[AuditExporter], settings: Settings) -> AuditPipeline:
+        logger.warning(
+            "audit: attached to the application's LoggerProvider: its other log record processors receive the "
+            "content of audit events"
+        )
+        return _pipeline(exporters, settings, logger_provider, meter_provider, attached=True)
+
+    return _install(exporter, dict(options), logger_provider.resource, (logger_provider,), build)
+
+
+def get_audit_pipeline() -> AuditPipeline:
+    """Return the pipeline in force: the configured one, else one around an exporter that the SDK has built.
+
+    Raises :class:`AuditConfigurationError` where there is neither.
+    """
+    pipeline = found_pipeline()
+    if pipeline is None:
+        raise AuditConfigurationError(
+            "auditing is not configured: call configure_audit() once in telemetry set-up, "
+            "for example configure_audit('sqlite')"
+        )
+    return pipeline
+
+
+def found_pipeline() -> AuditPipeline | None:
+    """Return the pipeline in force, which an exporter that the SDK has built gets now; None where there is neither."""
+    pipeline = _Running.pipeline
+    if pipeline is not None:
+        return pipeline
+    with _Running.lock:
+        exporter = standalone_exporter()
+        if _Running.pipeline is None and exporter is not None:
+            _Running.pipeline, _Running.made_of = _around(exporter), None
+        return _Running.pipeline
+
+
+def running_pipeline() -> AuditPipeline | None:
+    """Return the pipeline in force, or None; nothing is made."""
+    return _Running.pipeline
+
+
+def say_once(level: int, cause: object, message: str, *arguments: object) -> None:
+    """Log something that may come with every event: once for each cause, then counted (see ``Repeats``)."""
+    pipeline = _Running.pipeline
+    (pipeline.repeats if pipeline is not None else _Running.repeats).say(level, cause, message, *arguments)
+
+
+def _install(
+    exporter: ExporterChoice | None,
+    arguments: dict[str, Any],
+    resource: Resource | None,
+    extra: tuple[Any, ...],
+    build: Callable[[list[AuditExporter], Settings], AuditPipeline],
+) -> AuditPipeline:
+    _refuse_green_threads()
+    arguments = taken_from_client(arguments)
+    name = exporter if isinstance(exporter, str) else None
+    settings = load_settings({"exporter": name, **arguments})
+    if resource is not None and not isinstance(resource, Resource):
+        raise AuditConfigurationError(
+            f"resource: must be a Resource (Resource.create({{...}})), not {type(resource).__name__}"
+        )
+    chosen = _known(exporter, settings)
+    made_of = ({**settings.values, "exporter": chosen}, extra)
+    with _Running.lock:
+        if _Running.stand_in is not None:
+            return _Running.stand_in(settings)
+        running = _Running.pipeline
+        if running is not None and running.closed:
+            running.let_go()
+        elif running is not None and _Running.made_of is not None:  # else it was made for want of a call like this
+            if made_of == _Running.made_of:
+                return running
+            raise AuditConfigurationError(
+                "auditing is configured already, with other arguments: call configure_audit() once per process, "
+                "or shutdown_audit() before another call"
+            )
+        pipeline = build(_exporters(chosen, settings, resource), settings)
+        _Running.pipeline, _Running.made_of = pipeline, made_of
+        _say_where(pipeline, settings, chosen=exporter is not None or settings.chosen("exporter"))
+        end_with_process(pipeline, on_sigterm=settings.handle_sigterm)
+        return pipeline
+
+
+def _refuse_green_threads() -> None:
+    """Raise where gevent or eventlet has replaced Python's threads: an outbox between them could stand still."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    for name, patched in (
+        ("gevent", gevent is not None and gevent.is_module_patched("threading")),
+        ("eventlet", eventlet is not None and eventlet.is_monkey_patched("thread")),
+    ):
+        if patched:
+            raise AuditConfigurationError(
+                f"{name} has patched Python's threads, with which this library does not work: "
+                "use threads or asyncio (gunicorn's gthread or uvicorn's worker)"
+            )
+
+
+@contextmanager
+def replaced_pipeline(pipeline: AuditPipeline, stand_in: Callable[[Settings], AuditPipeline]) -> Iterator[None]:
+    """Have ``pipeline`` in force for a while, for tests.
+
+    ``configure_audit`` and ``attach_audit`` check their arguments meanwhile, and return what ``stand_in`` answers to
+    the settings. What was in force before is so again afterwards.
+    """
+    with _Running.lock:
+        before = (_Running.pipeline, _Running.made_of, _Running.stand_in)
+        _Running.pipeline, _Running.made_of, _Running.stand_in = pipeline, None, stand_in
+    try:
+        yield
+    finally:
+        with _Running.lock:
+            _Running.pipeline, _Running.made_of, _Running.stand_in = before
+
+
+def _exporters(chosen: Sequence[OneExporter], settings: Settings, resource: Resource | None) -> list[AuditExporter]:
+    made: list[AuditExporter] = []
+    try:
+        for one in chosen:
+            made.append(_exporter(one, settings, resource, alone=len(chosen) == 1))
+        names = [one.lane.name for one in made]
+        if len(set(names)) < len(names):
+            raise AuditConfigurationError(f"exporter (OTEL_AUDIT_EXPORTER): each sink once, not {', '.join(names)}")
+    except BaseException:
+        for half in made:
+            if half not in chosen:
+                half.close(time.monotonic(), patient=False)
+        raise
+    return made
+
+
+def _known(exporter: ExporterChoice | None, settings: Settings) -> list[OneExporter]:
+    chosen = _chosen(exporter if exporter is not None else settings.exporter or DEFAULT_EXPORTER)
+    for one in chosen or [""]:
+        made = isinstance(one, LogRecordExporter | Sink) and not isinstance(one, type)
+        if not made and one not in (*EXPORTERS,):
+            raise AuditConfigurationError(_unknown_exporter(one))
+    return chosen
+
+
+def _chosen(given: ExporterChoice) -> list[OneExporter]:
+    """Return the names and exporters that were given, a list with commas taken apart."""
+    parts = [given] if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
+    chosen: list[OneExporter] = []
+    for part in parts:
+        chosen.extend(part.lower().replace(" ", "").split(",") if isinstance(part, str) else [part])
+    return [one for one in chosen if one != ""]
+
+
+def _exporter(one: OneExporter, settings: Settings, resource: Resource | None, *, alone: bool) -> AuditExporter:
+    if isinstance(one, AuditExporter):
+        if one.lane.closed:
+            raise AuditConfigurationError(f"{one!r} was shut down: make a new one")
+        one.take_settings(settings, alone=alone)
+        return one
+    if isinstance(one, LogRecordExporter):
+        return ForwardingAuditExporter.forwarding(one, settings, resource)
+    if not isinstance(one, str):
+        return SinkAuditExporter.around(one, settings)
+    return EXPORTERS[one].from_settings(settings, resource)
+
+
+def _unknown_exporter(given: Any) -> str:
+    if isinstance(given, str):  # a DSN or a key that came here by mistake is not repeated
+        what = repr(given) if len(given) <= _LONGEST_NAME and "@" not in given else "what was given"
+    else:
+        what = f"the class {given.__name__} (make one first)" if isinstance(given, type) else type(given).__name__
+    return (
+        f"exporter (OTEL_AUDIT_EXPORTER): {what} is none; must be one of {', '.join(EXPORTERS)}, "
+        "an exporter of the SDK's interface, or a sink"
+    )
+
+
+def _pipeline(
+    exporters: list[AuditExporter],
+    settings: Settings,
+    provider: LoggerProvider,
+    meter_provider: MeterProvider | None,
+    *,
+    attached: bool,
+) -> AuditPipeline:
+    processors: list[LogRecordProcessor] = []
+    if settings.mode == "batch":
+        processors = [
+            BatchLogRecordProcessor(
+                exporter,
+                schedule_delay_millis=settings.schedule_delay_millis,
+                max_export_batch_size=settings.max_export_batch_size,
+                export_timeout_millis=settings.export_timeout_millis,
+                max_queue_size=settings.max_queue_size,
+                meter_provider=meter_provider,
+            )
+            for exporter in exporters
+        ]
+    for processor in processors:
+        provider.add_log_record_processor(processor)
+    return AuditPipeline(
+        exporters,
+        settings,
+        provider=provider,
+        processors=processors,
+        attached=attached,
+        meter_provider=meter_provider,
+    )
+
+
+def _around(exporter: AuditExporter) -> AuditPipeline:
+    """Return a pipeline for an exporter behind a processor of the SDK's making, on the global provider."""
+    from opentelemetry._logs import get_logger_provider
+
+    return AuditPipeline(
+        [exporter], exporter.settings, provider=get_logger_provider(), processors=[], attached=True, owns=False
+    )
+
+
+def _say_where(pipeline: AuditPipeline, settings: Settings, *, chosen: bool) -> None:
+    where = ", ".join(f"{exporter.exporter_name} ({exporter.target})" for exporter in pipeline.exporters)
+    unused = [settings.sources[name] for name in ("url", "dsn") if settings.chosen(name)]
+    if unused and not chosen:
+        logger.warning(
+            "audit: no exporter was chosen, so rows go to %s, although %s is set: set OTEL_AUDIT_EXPORTER "
+            "(supabase, postgres, or sqlite to keep it so)",
+            where,
+            " and ".join(unused),
+        )
+    else:
+        primary = pipeline.exporters[0].lane
+        outbox = "memory" if primary.folder is None else primary.options.outbox
+        logger.info("audit: exporter %s, mode %s, outbox %s", where, settings.mode, outbox)
+    for exporter in pipeline.exporters:
+        _warn_of_orphans(exporter.lane.folder)
+
+
+def _warn_of_orphans(folder: OutboxFolder | None) -> None:
+    for destination, count in orphans_elsewhere(folder) if folder is not None else []:
+        logger.warning(
+            "audit: %d event(s) of an earlier process wait for another destination (%s): they are delivered when "
+            "a process with that destination starts; see `otel-audit outbox status`",
+            count,
+            destination,
+        )

@@ -1,0 +1,1 @@
+"""What runs a process: the log, forks, the end."""

@@ -1,0 +1,62 @@
+"""The flush and shutdown of the SDK and of other exporters, on a thread of their own.
+
+They take as long as the exporter does, whatever timeout they are given, so no caller may run them itself. The
+thread is started at configuration: in an ``atexit`` handler none can be started any more.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
+from typing import Any
+
+from otel_audit_exporter.runtime.log import logger
+
+Work = tuple[Iterable[Callable[[], Any]], threading.Event]
+
+
+class SdkThread:
+    """Runs the SDK's slow calls one after the other."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._ended = False
+        self._work: SimpleQueue[Work | None] = SimpleQueue()
+        threading.Thread(target=self._serve, args=(self._work,), name="otel-audit-sdk", daemon=True).start()
+
+    def end(self) -> None:
+        """End the thread, after what it was asked for."""
+        if self._pid == os.getpid():
+            self._ended = True
+            self._work.put(None)
+
+    def run(self, calls: Iterable[Callable[[], Any]], deadline: float) -> bool:
+        """Have ``calls`` made; False where they are not through at ``deadline`` (they go on)."""
+        if self._ended or self._pid != os.getpid():
+            try:
+                self._start()
+            except RuntimeError:  # a process that is ending: the outbox has what the SDK's queue had
+                return False
+        done = threading.Event()
+        self._work.put((calls, done))
+        return done.wait(max(deadline - time.monotonic(), 0.0))
+
+    @staticmethod
+    def _serve(work: SimpleQueue[Work | None]) -> None:
+        while True:
+            asked = work.get()
+            if asked is None:
+                return
+            calls, done = asked
+            for call in calls:
+                try:
+                    call()
+                except Exception as error:
+                    logger.warning("audit: the SDK or an exporter raised %s in flush or shutdown", type(error).__name__)
+            done.set()

@@ -1,0 +1,1 @@
+"""Rows to PostgreSQL by a direct connection."""

@@ -1,0 +1,1 @@
+"""Rows to a Supabase project, through its PostgREST."""

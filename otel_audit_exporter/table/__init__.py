@@ -1,0 +1,1 @@
+"""The table: which column takes which field, its SQL, and how it is read."""
