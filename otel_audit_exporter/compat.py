@@ -14,7 +14,7 @@ from typing import Any
 from otel_audit_exporter.errors import AuditError, AuditEventError, OutboxError
 from otel_audit_exporter.event.context import current_scope, overlay
 from otel_audit_exporter.observability.stats import AuditStats, stats_document
-from otel_audit_exporter.pipeline.configure import configure_audit, running_pipeline, say_once
+from otel_audit_exporter.pipeline.configure import configure_audit, current_pipeline, say_once
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.runtime.log import logger
 
@@ -65,7 +65,7 @@ def get_audit_stats() -> dict[str, Any]:
     Keys: ``submitted``, ``succeeded``, ``failed``, ``success_rate`` (such as ``"99.8%"``), ``queue_size``, and the
     other counters of :class:`~otel_audit_exporter.AuditStats`.
     """
-    pipeline = running_pipeline()
+    pipeline = current_pipeline()
     stats = AuditStats() if pipeline is None else pipeline.stats()
     document = stats_document(stats)
     document["rejected"] += _Built.rejected
@@ -77,27 +77,27 @@ def shutdown_audit_logger(wait: bool = True, timeout: float | None = 10.0) -> bo
 
     ``timeout=None`` is no limit. What is left in an outbox on disk is delivered by the next process.
     """
-    pipeline = running_pipeline()
+    pipeline = current_pipeline()
     millis = None if timeout is None else timeout * 1000
     return True if pipeline is None else pipeline.shutdown(millis if wait else 0)
 
 
 def _pipeline_for(db: Any) -> AuditPipeline:
-    running = running_pipeline()
+    running = current_pipeline()
     if running is not None:
         if running is _Built.pipeline and db is not _Built.db and not _Built.told:
             _Built.told = True
             logger.warning("audit: another client was given than the first one; rows go on to %s", running.target)
         return running
     with _Built.lock:
-        if running_pipeline() is None:
+        if current_pipeline() is None:
             _Built.db = db  # first: whoever sees the pipeline compares
             _Built.pipeline = configure_audit("supabase", client=db, on_outbox_error="log")
-        return running_pipeline() or configure_audit()
+        return current_pipeline() or configure_audit()
 
 
 def _reject(error: Exception) -> None:
-    pipeline = running_pipeline()
+    pipeline = current_pipeline()
     text = error if isinstance(error, AuditError | TypeError) else type(error).__name__
     level = CRITICAL if isinstance(error, OutboxError) else ERROR
     say_once(level, _cause(error), "audit: an event was not recorded: %s", text)

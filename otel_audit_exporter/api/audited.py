@@ -19,7 +19,7 @@ from otel_audit_exporter.api.events import ActorType, Identifier, audit_event
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError, AuditEventError
 from otel_audit_exporter.event.context import overlay
 from otel_audit_exporter.event.json.encoder import Encoder
-from otel_audit_exporter.pipeline.configure import running_pipeline, say_once
+from otel_audit_exporter.pipeline.configure import current_pipeline, say_once
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -357,6 +357,6 @@ def _type_name(error: BaseException) -> str:
 
 
 def _count_rejected() -> None:
-    pipeline = running_pipeline()
+    pipeline = current_pipeline()
     if pipeline is not None:
         pipeline.reject()

@@ -10,7 +10,7 @@ from otel_audit_exporter.api.span_processor import mark_span
 from otel_audit_exporter.delivery.receipts import PendingReceipt
 from otel_audit_exporter.event.context import current_scope, overlay
 from otel_audit_exporter.observability.stats import AuditStats
-from otel_audit_exporter.pipeline.configure import found_pipeline, get_audit_pipeline, running_pipeline
+from otel_audit_exporter.pipeline.configure import current_pipeline, get_audit_pipeline, get_or_adopt_pipeline
 from otel_audit_exporter.pipeline.exporter import standalone_exporter
 
 Identifier = uuid.UUID | str | int
@@ -134,7 +134,7 @@ def flush_audit(timeout_millis: float | None = 10_000) -> bool:
 
     ``None`` is no limit. True where auditing is not configured: nothing was accepted.
     """
-    accepted_by = running_pipeline() or standalone_exporter()
+    accepted_by = current_pipeline() or standalone_exporter()
     return True if accepted_by is None else accepted_by.force_flush(timeout_millis)
 
 
@@ -143,5 +143,5 @@ def shutdown_audit(timeout_millis: float | None = 10_000) -> bool:
 
     ``None`` is no limit. What is left in an outbox on disk is delivered by the next process of the same destination.
     """
-    pipeline = found_pipeline()
+    pipeline = get_or_adopt_pipeline()
     return True if pipeline is None else pipeline.shutdown(timeout_millis)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 from otel_audit_exporter.api.span_processor import mark_span
 from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.errors import AuditDeliveryError, AuditEventError
-from otel_audit_exporter.event.audit_event import ComposedEvent
+from otel_audit_exporter.event.audit_event import EncodedEvent
 from otel_audit_exporter.event.context import current_scope, overlay
-from otel_audit_exporter.pipeline.configure import running_pipeline
+from otel_audit_exporter.pipeline.configure import current_pipeline
 from otel_audit_exporter.pipeline.exporter import AuditExporter, make_rules, standalone_exporter
 from otel_audit_exporter.sinks.base import not_stored
 from otel_audit_exporter.sinks.verdict import Fault, classify_sqlstate, describe_sqlstate
@@ -116,7 +116,7 @@ class _Row:
         said: dict[str, Any] = {"action": action, **fields}
         self._spans = bool(said.pop("as_span_event", False))
         try:
-            self.event: ComposedEvent = rules.compose(_with_context(said))
+            self.event: EncodedEvent = rules.compose(_with_context(said))
         except AuditEventError:
             if self._books is not None:
                 self._books.count(rejected=1)
@@ -155,7 +155,7 @@ def _with_context(said: dict[str, Any]) -> dict[str, Any]:
 
 
 def _exporter() -> AuditExporter | None:
-    pipeline = running_pipeline()
+    pipeline = current_pipeline()
     return standalone_exporter() if pipeline is None else pipeline.exporters[0]
 
 

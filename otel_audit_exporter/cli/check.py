@@ -16,15 +16,15 @@ from otel_audit_exporter.cli.destination import Arguments, configured_pipeline, 
 from otel_audit_exporter.cli.sink_errors import EXIT_REFUSED, told_sink_errors
 from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.errors import AuditDeliveryError
-from otel_audit_exporter.event.audit_event import EventRules
+from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
-from otel_audit_exporter.table.catalogs import TableSource, table_source
+from otel_audit_exporter.table.catalogs import TableCatalog, table_source
 from otel_audit_exporter.table.compatibility import (
     MARK,
+    CheckReport,
     Column,
-    Findings,
-    Fit,
-    TableFacts,
+    ColumnMapping,
+    TableDescription,
     examine,
     suggest,
     values_that_fit,
@@ -92,7 +92,9 @@ class _Check:
             _print_settings(shown, fits=not findings.faults, present=shown is present)
         return not findings.faults, values_that_fit(facts, present) if facts else {}
 
-    def _look(self, source: TableSource, facts: TableFacts | None, present: Fit) -> tuple[Findings, Fit | None]:
+    def _look(
+        self, source: TableCatalog, facts: TableDescription | None, present: ColumnMapping
+    ) -> tuple[CheckReport, ColumnMapping | None]:
         if facts is None:
             print("The table describes itself to nobody, or is made on first use.\n")
             return self._try(source, present, {}), present
@@ -108,16 +110,16 @@ class _Check:
             findings.add(found)
         return findings, tried
 
-    def _try(self, source: TableSource, fit: Fit, values: Mapping[str, int | str]) -> Findings:
-        event = EventRules(ids="text", required=()).compose(_event({**values, **self.said}))
+    def _try(self, source: TableCatalog, fit: ColumnMapping, values: Mapping[str, int | str]) -> CheckReport:
+        event = EventValidator(ids="text", required=()).compose(_event({**values, **self.said}))
         mapping = TableMapping(fit.columns, fit.defaults, self.settings.unmapped)
         return source.try_insert(fit, mapping.row(event.body))
 
 
-def _present(settings: Settings) -> Fit:
+def _present(settings: Settings) -> ColumnMapping:
     columns = dict(settings.columns or DEFAULT_COLUMNS)
     TableMapping(columns, settings.column_defaults, settings.unmapped)  # refuses what is wrong in itself
-    return Fit(columns, dict(settings.column_defaults or {}), settings.ids, settings.key_columns)
+    return ColumnMapping(columns, dict(settings.column_defaults or {}), settings.ids, settings.key_columns)
 
 
 def _event(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def _event(said: Mapping[str, Any]) -> dict[str, Any]:
     return {**made_up, **marked, **said}
 
 
-def _print_columns(facts: TableFacts, present: Fit) -> None:
+def _print_columns(facts: TableDescription, present: ColumnMapping) -> None:
     rows = [_line(column, present) for column in facts.columns]
     rows += [
         [name, Text("missing", "red"), "", said] for name, said in present.columns.items() if not facts.column(name)
@@ -135,7 +137,7 @@ def _print_columns(facts: TableFacts, present: Fit) -> None:
     print()
 
 
-def _line(column: Column, present: Fit) -> list[str | Text]:
+def _line(column: Column, present: ColumnMapping) -> list[str | Text]:
     said = present.columns.get(column.name)
     parts = [said] if said else []
     if column.name in present.defaults:
@@ -146,7 +148,7 @@ def _line(column: Column, present: Fit) -> list[str | Text]:
     return [column.name, column.type, "NOT NULL" if column.not_null else "", " or ".join(parts) or nothing]
 
 
-def _print_settings(shown: Fit | None, *, fits: bool, present: bool) -> None:
+def _print_settings(shown: ColumnMapping | None, *, fits: bool, present: bool) -> None:
     if shown is None:
         print("\nNo settings would fit: record_id needs a column of type uuid or text with a unique constraint.")
         return

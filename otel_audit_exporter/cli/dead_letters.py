@@ -23,7 +23,7 @@ from otel_audit_exporter.delivery.channel import Lane
 from otel_audit_exporter.delivery.dead_letters import DeadLetters
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.event.audit_event import decode
-from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, DeadLetterFile, ParkedEvent
+from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, SqliteDeadLetterStore, StoredDeadLetter
 from otel_audit_exporter.outbox.directory import DEAD_LETTERS
 from otel_audit_exporter.pipeline.configure import DEFAULT_EXPORTER
 from otel_audit_exporter.pipeline.exporters import EXPORTERS
@@ -152,7 +152,7 @@ def _opened(arguments: Arguments) -> Iterator[Lane]:
         exporter.lane.sink,
         exporter.lane.rows_of,
         folders=[],
-        dead_letters=DeadLetterFile(exporter._folders()[0].path / DEAD_LETTERS),
+        dead_letters=SqliteDeadLetterStore(exporter._folders()[0].path / DEAD_LETTERS),
         options=exporter.lane.options,
         identity=uuid.uuid4().hex,
     )
@@ -175,7 +175,7 @@ def _as_file_name(record_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", record_id)[:80]
 
 
-def _summary(parked: ParkedEvent) -> tuple[str, ...]:
+def _summary(parked: StoredDeadLetter) -> tuple[str, ...]:
     try:
         said = decode(parked.body)
     except ValueError:  # no event at all

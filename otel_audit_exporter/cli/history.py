@@ -23,7 +23,7 @@ from otel_audit_exporter.cli.sink_errors import told_sink_errors
 from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault
-from otel_audit_exporter.table.readers import Event, Follower, Question, moment_of, open_reader, read_events
+from otel_audit_exporter.table.readers import Event, EventQuery, Follower, moment_of, open_reader, read_events
 
 _HEADINGS: Final = ("time", "action", "entity", "user", "yacht", "changes")
 _GAP: Final = 3
@@ -114,7 +114,7 @@ def history(
     For example: otel-audit history --entity receiving 0192d3a4-... --since 30d
     """
     question = _question(entity, user, yacht, action, since, until)
-    if question == Question():
+    if question == EventQuery():
         raise typer.BadParameter("say whose history: --entity TYPE ID, --user, --yacht, --action or --since")
     _print(arguments, question, limit, form, interval if follow else None)
 
@@ -126,12 +126,12 @@ def _question(
     action: str | None,
     since: datetime | None,
     until: datetime | None,
-) -> Question:
+) -> EventQuery:
     entity_type, entity_id = entity or (None, None)
-    return Question(entity_type, entity_id, user, yacht, action, since, until)
+    return EventQuery(entity_type, entity_id, user, yacht, action, since, until)
 
 
-def _print(arguments: Arguments, question: Question, limit: int, form: Format, interval: float | None) -> None:
+def _print(arguments: Arguments, question: EventQuery, limit: int, form: Format, interval: float | None) -> None:
     begun = datetime.now(UTC)
     with told_sink_errors():
         reader = open_reader(load_settings(arguments))

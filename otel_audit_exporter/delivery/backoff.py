@@ -17,32 +17,32 @@ REFUSED_FIRST_SECONDS: Final = 1.0
 REFUSED_MAX_SECONDS: Final = 300.0
 
 
-class GateState(enum.Enum):
+class BackoffState(enum.Enum):
     """Whether a lane sends."""
 
-    FLOWING = "flowing"
-    BACKING_OFF = "backing off"
-    HELD = "held"
+    OPEN = "flowing"
+    RETRYING = "backing off"
+    ON_HOLD = "held"
 
 
 @dataclass(frozen=True)
-class Gate:
+class Backoff:
     """Whether a lane may send now, after ``failures`` attempts in a row that failed; times are monotonic seconds."""
 
-    state: GateState = GateState.FLOWING
+    state: BackoffState = BackoffState.OPEN
     failures: int = 0
     not_before: float = 0.0
     asked_until: float = 0.0  # the server's own word (Retry-After): kept to even where somebody is in a hurry
 
     @property
-    def flowing(self) -> bool:
-        return self.state is GateState.FLOWING
+    def is_open(self) -> bool:
+        return self.state is BackoffState.OPEN
 
     def allows(self, now: float) -> bool:
         """Tell whether an attempt is due."""
         return now >= self.not_before
 
-    def after_failure(self, verdict: Verdict, retry_after: float | None, now: float, jitter: random.Random) -> Gate:
+    def after_failure(self, verdict: Verdict, retry_after: float | None, now: float, jitter: random.Random) -> Backoff:
         """Return the gate after a failed attempt: exponential back-off with jitter, never an end.
 
         A server's ``retry_after`` (seconds) is kept to.
@@ -50,7 +50,7 @@ class Gate:
         held = verdict.fault is not Fault.TRANSIENT
         first = CONFIGURATION_FIRST_SECONDS if held else TRANSIENT_FIRST_SECONDS
         longest = CONFIGURATION_MAX_SECONDS if held else TRANSIENT_MAX_SECONDS
-        state = GateState.HELD if held else GateState.BACKING_OFF
+        state = BackoffState.ON_HOLD if held else BackoffState.RETRYING
         failures = self.failures + 1 if state is self.state else 1
         delay = backoff(failures, first, longest, jitter)
         asked = 0.0 if retry_after is None else retry_after
@@ -62,15 +62,15 @@ class Gate:
             asked_until=now + asked,
         )
 
-    def after_success(self, now: float) -> Gate:
+    def after_success(self, now: float) -> Backoff:
         """Return the gate after rows were stored: open, unless the server asked for a pause that is not over.
 
         Rows can be stored in such a pause by a request that was under way when another one was sent back.
         """
-        return self if now < self.asked_until else OPEN_GATE
+        return self if now < self.asked_until else OPEN_BACKOFF
 
 
-OPEN_GATE: Final = Gate()
+OPEN_BACKOFF: Final = Backoff()
 
 
 def backoff(attempts: int, first: float, longest: float, jitter: random.Random) -> float:

@@ -23,7 +23,7 @@ PASSED_OVER_IN_A_ROW: Final = 3
 
 
 @dataclass(frozen=True)
-class Refused(Generic[T]):
+class RejectedRow(Generic[T]):
     """One item that was refused by itself; ``proved``: also after others had been accepted."""
 
     item: T
@@ -32,11 +32,11 @@ class Refused(Generic[T]):
 
 
 @dataclass
-class Attempt(Generic[T]):
+class InsertOutcome(Generic[T]):
     """What became of the items of one attempt: each is in one of the three lists."""
 
     stored: Sequence[T] = field(default_factory=list)
-    refused: list[Refused[T]] = field(default_factory=list)
+    refused: list[RejectedRow[T]] = field(default_factory=list)
     waiting: list[T] = field(default_factory=list)
     error: SinkError | None = None  # why the rest waits
     every_row_refused: bool = False  # the error is that: nothing is said against the rows that were refused
@@ -62,9 +62,9 @@ class _Run(Generic[T]):
         self._doubts_sink = doubts_sink
         self._accepted = 0
         self._passed_over = 0
-        self._attempt: Attempt[T] = Attempt()
+        self._attempt: InsertOutcome[T] = InsertOutcome()
 
-    def run(self, items: Sequence[T]) -> Attempt[T]:
+    def run(self, items: Sequence[T]) -> InsertOutcome[T]:
         """Insert ``items``, and return what became of each."""
         with suppress(_Stop):
             self.narrow(items)
@@ -95,7 +95,7 @@ class _Run(Generic[T]):
             if error is not None and error.verdict.fault is not Fault.RECORD:
                 self._stop(error, ())
             at = self._attempt.refused.index(one)
-            self._attempt.refused[at : at + 1] = [] if error is None else [Refused(one.item, error, proved=True)]
+            self._attempt.refused[at : at + 1] = [] if error is None else [RejectedRow(one.item, error, proved=True)]
 
     def narrow(self, items: Sequence[T], refused_at: int | None = None, known_bad: bool = False) -> bool:
         """Insert ``items``, or else their halves; tell whether all were stored.
@@ -165,7 +165,7 @@ class _Run(Generic[T]):
         self._on_stored(items)
 
     def _refuse(self, item: T, error: SinkError, refused_at: int) -> None:
-        self._attempt.refused.append(Refused(item, error, proved=self._accepted > refused_at))
+        self._attempt.refused.append(RejectedRow(item, error, proved=self._accepted > refused_at))
         if self._doubts_sink and self._accepted == 0 and len(self._attempt.refused) >= REFUSALS_IN_A_ROW:
             self._attempt.every_row_refused = True
             self._stop(every_row_refused(error), ())
@@ -192,7 +192,7 @@ def attempt(
     on_stored: Callable[[Sequence[T]], None],
     *,
     doubts_sink: bool = True,
-) -> Attempt[T]:
+) -> InsertOutcome[T]:
     """Insert ``items`` once, before ``deadline`` (monotonic seconds); say what became of each.
 
     A refused batch is narrowed down by halves, in about ``2 * log2(n)`` requests for each row at fault. Where

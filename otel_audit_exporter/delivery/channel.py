@@ -22,20 +22,20 @@ from hashlib import blake2b
 from logging import ERROR
 from typing import Final
 
-from otel_audit_exporter.delivery.backoff import OPEN_GATE, Gate, GateState, refusal_delay
-from otel_audit_exporter.delivery.bisect_insert import Attempt, Refused, attempt
+from otel_audit_exporter.delivery.backoff import OPEN_BACKOFF, Backoff, BackoffState, refusal_delay
+from otel_audit_exporter.delivery.bisect_insert import InsertOutcome, RejectedRow, attempt
 from otel_audit_exporter.delivery.in_flight import Claims, Numbers
 from otel_audit_exporter.errors import AuditConfigurationError, AuditShutdownError, OutboxError
 from otel_audit_exporter.event.audit_event import parse_json
 from otel_audit_exporter.event.fields import INDEX
 from otel_audit_exporter.event.serialization import split
-from otel_audit_exporter.observability.delivery_log import Announcer
+from otel_audit_exporter.observability.delivery_log import DeliveryLog
 from otel_audit_exporter.observability.health import AuditHealth, HealthThresholds, assess, broken, without_dropped
-from otel_audit_exporter.observability.stats import AuditStats, Books
-from otel_audit_exporter.observability.write_timing import TimedSink, Writes
+from otel_audit_exporter.observability.stats import AuditStats, DeliveryCounters
+from otel_audit_exporter.observability.write_timing import TimedSink, WriteTimings
 from otel_audit_exporter.outbox.checkpointer import housekeeper
-from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, ParkedEvent
-from otel_audit_exporter.outbox.directory import HeldFile, OutboxFolder
+from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, StoredDeadLetter
+from otel_audit_exporter.outbox.directory import LockedOutbox, OutboxDirectory
 from otel_audit_exporter.outbox.store import (
     DamagedOutboxError,
     Entry,
@@ -47,8 +47,8 @@ from otel_audit_exporter.outbox.store import (
     numbers_of,
     seq_of,
 )
-from otel_audit_exporter.runtime.fork_safety import Lock, survive_forks
-from otel_audit_exporter.runtime.log import Repeats, logger
+from otel_audit_exporter.runtime.fork_safety import Lock, register_fork_aware
+from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.verdict import FOREIGN_KEY_CODES, Fault, Verdict
 
@@ -130,7 +130,7 @@ class Lane:
         sink: Sink,
         rows_of: RowsOf,
         *,
-        folders: Sequence[OutboxFolder],
+        folders: Sequence[OutboxDirectory],
         dead_letters: DeadLetterStore,
         options: LaneOptions,
         identity: str,
@@ -148,16 +148,16 @@ class Lane:
         self._jitter = jitter or random.Random()
         self._begin()
         self._open()
-        survive_forks(self)
+        register_fork_aware(self)
 
     # --- what is open -----------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        self.books = Books()
-        self.writes = Writes(self.options.slow_write_seconds)
-        self.announcer = Announcer(self.name)
-        self.repeats = Repeats()
-        self.gate: Gate = OPEN_GATE
+        self.books = DeliveryCounters()
+        self.writes = WriteTimings(self.options.slow_write_seconds)
+        self.announcer = DeliveryLog(self.name)
+        self.repeats = RateLimitedLogger()
+        self.gate: Backoff = OPEN_BACKOFF
         self.closed = False
         self.attempts_ended = 0
         self.idle = True  # the relay sleeps long, and the next event has to wake it
@@ -174,8 +174,8 @@ class Lane:
         self._mender: int | None = None  # the thread that replaces such a file just now
         self.dropped: set[str] = set()  # dead letters that were removed for good, by hand
         self._acknowledged: deque[tuple[AnyStore, Sequence[int], float]] = deque(maxlen=_REMEMBERED_BATCHES)
-        self._held: HeldFile | None = None
-        self._adopted: list[tuple[OutboxFolder, HeldFile]] = []
+        self._held: LockedOutbox | None = None
+        self._adopted: list[tuple[OutboxDirectory, LockedOutbox]] = []
         self._left_in: dict[int, int] = {}  # events in each file that was taken over, by the id of its store
         self._own: AnyStore | None = None
 
@@ -201,7 +201,7 @@ class Lane:
         return bool(self._folders)
 
     @property
-    def folder(self) -> OutboxFolder | None:
+    def folder(self) -> OutboxDirectory | None:
         """The folder of this destination; None where the outbox is in memory."""
         return self._folders[0] if self._folders else None
 
@@ -236,7 +236,7 @@ class Lane:
             logger.info("audit %s: %d event(s) taken over from an earlier process", self.name, found)
         return found
 
-    def _orphans_in(self, folder: OutboxFolder) -> list[HeldFile]:
+    def _orphans_in(self, folder: OutboxDirectory) -> list[LockedOutbox]:
         try:
             return folder.adopt(durable=self.options.outbox == "fsync", max_bytes=self.options.outbox_max_bytes)
         except (OutboxError, OSError) as error:
@@ -289,7 +289,7 @@ class Lane:
                 self._mender = None
         return True
 
-    def _replace(self, held: HeldFile) -> None:
+    def _replace(self, held: LockedOutbox) -> None:
         store, folder, path = held.store, self._folders[0], held.path
         with folder.still(), ExitStack() as locks:
             for one in self.stores:  # nothing is counted meanwhile
@@ -442,13 +442,13 @@ class Lane:
                 self._progress.notify_all()
 
     def _offer(self, store: AnyStore, entries: Sequence[Entry], *, again: bool = False, proved: bool = False) -> None:
-        if again or not self.gate.flowing:
+        if again or not self.gate.is_open:
             self.books.count(retried=len(entries))
         deadline = time.monotonic() + self.options.export_timeout_seconds
         sink = TimedSink(self.sink, self.writes, self.on_write)
         settle = partial(self._settle, store)
         accepted_before = self.books.accepted_by_sink
-        in_doubt = not (proved or self.gate.flowing)
+        in_doubt = not (proved or self.gate.is_open)
         self._under_way[id(entries)] = store, entries
         try:
             result = attempt(sink, entries, self._rows, deadline, settle, doubts_sink=not proved)
@@ -483,9 +483,9 @@ class Lane:
             self._acknowledged.append((store, seqs, now))
         self._tell(store, seqs, settled=True)
 
-    def _conclude(self, store: AnyStore, result: Attempt[Entry], *, again: bool) -> None:
+    def _conclude(self, store: AnyStore, result: InsertOutcome[Entry], *, again: bool) -> None:
         now = time.monotonic()
-        if result.every_row_refused and again and self.gate.flowing:
+        if result.every_row_refused and again and self.gate.is_open:
             pass  # rows that were refused before are refused again, while others pass: nothing new
         elif result.error is not None:
             example = body_of(result.waiting[0]) if result.waiting else None
@@ -498,11 +498,11 @@ class Lane:
         elif result.stored:
             with self._state_lock:
                 self.gate = self.gate.after_success(now)
-            if self.gate.flowing:
+            if self.gate.is_open:
                 self.announcer.delivering()
         self._tell(store, numbers_of(result.waiting), settled=False)
 
-    def _judge(self, store: AnyStore, result: Attempt[Entry], accepted_before: int, *, in_doubt: bool) -> None:
+    def _judge(self, store: AnyStore, result: InsertOutcome[Entry], accepted_before: int, *, in_doubt: bool) -> None:
         """Park what is proved to be at fault by itself; let the rest wait for a proof.
 
         ``accepted_before``: what the sink had accepted when the attempt began. What passed since then on other
@@ -515,7 +515,7 @@ class Lane:
         now = time.time()
         codes_count = self.books.accepted_by_sink > 0 and not (result.every_row_refused or in_doubt)
         known = {refusal.seq: refusal for refusal in store.refusals()}
-        park: list[tuple[Refused[Entry], Refusal]] = []
+        park: list[tuple[RejectedRow[Entry], Refusal]] = []
         hold: list[Refusal] = []
         for one in refused:
             refusal = self._refusal(store, one, known.get(seq_of(one.item)), now)
@@ -532,7 +532,7 @@ class Lane:
         if hold:
             self._hold(store, hold, refused[-1])
 
-    def _refusal(self, store: AnyStore, one: Refused[Entry], known: Refusal | None, now: float) -> Refusal:
+    def _refusal(self, store: AnyStore, one: RejectedRow[Entry], known: Refusal | None, now: float) -> Refusal:
         attempts = 1 if known is None else known.attempts + 1
         first = now if known is None else known.first_failed_at
         delay = refusal_delay(attempts, self._jitter)
@@ -549,7 +549,7 @@ class Lane:
         """Tell whether the sink had accepted another row since it first refused this one, when it had ``accepted``."""
         return accepted > self._first_refused.get((id(store), refusal.seq), 0)
 
-    def _hold(self, store: AnyStore, refusals: Sequence[Refusal], example: Refused[Entry]) -> None:
+    def _hold(self, store: AnyStore, refusals: Sequence[Refusal], example: RejectedRow[Entry]) -> None:
         accepted = self.books.accepted_by_sink
         for refusal in refusals:
             self._first_refused.setdefault((id(store), refusal.seq), accepted)
@@ -558,9 +558,9 @@ class Lane:
         store.refuse(refusals)
         self._tell(store, array("q", (refusal.seq for refusal in refusals)), settled=False)
 
-    def _park(self, store: AnyStore, refused: Sequence[tuple[Refused[Entry], Refusal]], now: float) -> None:
+    def _park(self, store: AnyStore, refused: Sequence[tuple[RejectedRow[Entry], Refusal]], now: float) -> None:
         self.dead_letters.park(
-            ParkedEvent(
+            StoredDeadLetter(
                 record_id_of(body_of(one.item)),
                 body_of(one.item),
                 refusal.error,
@@ -588,7 +588,7 @@ class Lane:
         Raises :class:`OutboxError` where the dead letters cannot take it.
         """
         now = time.time()
-        letter = ParkedEvent(record_id_of(body), body, str(error), error.code, 1, now, now, self.identity)
+        letter = StoredDeadLetter(record_id_of(body), body, str(error), error.code, 1, now, now, self.identity)
         self.dead_letters.park([letter])
         self.books.count(submitted=1, failed=1, parked_ever=1)
         self.books.note_error(str(error))
@@ -709,7 +709,7 @@ class Lane:
     def _stats(self, held: int, oldest_pending_seconds: float) -> AuditStats:
         self._count_settled_by_others()
         return self.books.stats(
-            held=held, all_held=self.gate.state is GateState.HELD, oldest_pending_seconds=oldest_pending_seconds
+            held=held, all_held=self.gate.state is BackoffState.ON_HOLD, oldest_pending_seconds=oldest_pending_seconds
         )
 
     def _waiting(self) -> tuple[int, float]:
@@ -770,11 +770,11 @@ class Lane:
             folder.release(file)
         self.sink.close()
 
-    def outer_locks(self) -> list[Lock]:
+    def locks_before_store(self) -> list[Lock]:
         """Return the lock under which everything else is taken."""
         return [self._state_lock]
 
-    def inner_locks(self) -> list[Lock]:
+    def locks_after_store(self) -> list[Lock]:
         """Return the locks that a fork must not find held by another thread, in the order in which they nest."""
         return [*(store.lock for store in self.stores), self.books.lock]
 

@@ -15,7 +15,7 @@ from otel_audit_exporter.delivery.bisect_insert import no_row, unforeseen
 from otel_audit_exporter.delivery.channel import Lane
 from otel_audit_exporter.errors import AuditDeliveryError
 from otel_audit_exporter.event.audit_event import parse_json
-from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, ParkedEvent
+from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, StoredDeadLetter
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault
 
@@ -69,14 +69,14 @@ class DeadLetters:
             self._lane.dropped.add(id)  # its receipt must not take it for one that was stored
         return dropped
 
-    def _letter(self, parked: ParkedEvent) -> DeadLetter:
+    def _letter(self, parked: StoredDeadLetter) -> DeadLetter:
         try:
             row = _shown(self._lane.row_of(parked.body))
         except (ValueError, IndexError):  # no event: as its text
             row = parked.body.decode("utf-8", "backslashreplace")
         return parked.letter(row if isinstance(row, dict) else {"record": row})
 
-    def _retry(self, parked: ParkedEvent) -> bool:
+    def _retry(self, parked: StoredDeadLetter) -> bool:
         try:
             self._offer(parked)
         except SinkError as error:
@@ -93,7 +93,7 @@ class DeadLetters:
             self._lane.books.count(recovered=1, succeeded=1)
         return True
 
-    def _offer(self, parked: ParkedEvent) -> None:
+    def _offer(self, parked: StoredDeadLetter) -> None:
         try:
             row = self._lane.row_of(parked.body)
         except Exception as error:

@@ -31,11 +31,13 @@ class PendingReceipt:
 
     __slots__ = ("_hurry", "_lane", "_ticket", "record_id")
 
-    def __init__(self, record_id: str, lane: Lane | None, ticket: Ticket | None, hurry: Callable[[], None]) -> None:
+    def __init__(
+        self, record_id: str, lane: Lane | None, ticket: Ticket | None, deliver_now: Callable[[], None]
+    ) -> None:
         self.record_id = record_id
         self._lane = lane
         self._ticket = ticket
-        self._hurry = hurry
+        self._hurry = deliver_now
 
     @property
     def state(self) -> ReceiptState:

@@ -13,11 +13,11 @@ from typing import Final
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, set_value
 
-from otel_audit_exporter.delivery.backoff import GateState
+from otel_audit_exporter.delivery.backoff import BackoffState
 from otel_audit_exporter.delivery.channel import AnyStore, Lane
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.outbox.store import Entry, body_of, seq_of
-from otel_audit_exporter.runtime.fork_safety import survive_forks
+from otel_audit_exporter.runtime.fork_safety import register_fork_aware
 from otel_audit_exporter.runtime.log import logger
 
 BATCH_ROWS: Final = 2000
@@ -45,7 +45,7 @@ class Relay:
         self._told_closed_road = False
         self._begin()
         lane.wake = self.wake
-        survive_forks(self)
+        register_fork_aware(self)
 
     def _begin(self) -> None:
         self._thread: threading.Thread | None = None
@@ -76,15 +76,15 @@ class Relay:
             self.start()
         self._wake.set()
 
-    def hurry(self) -> None:
+    def deliver_now(self) -> None:
         """Have everything that waits offered to the sink now, once, whatever the back-off says."""
         self._urgent = True
         self.wake()
 
-    def reconsider(self) -> None:
-        """Do as :meth:`hurry` does, and offer what was refused by itself, whose own back-off may be long, too."""
+    def retry_held_now(self) -> None:
+        """Do as :meth:`deliver_now` does, and offer what was refused by itself, whose own back-off may be long, too."""
         self._refused_too = True
-        self.hurry()
+        self.deliver_now()
 
     def without_hot_road(self) -> None:
         """Deliver everything: the SDK's road is closed."""
@@ -101,11 +101,11 @@ class Relay:
         thread.join(max(deadline - time.monotonic(), 0.0))
         return not thread.is_alive()
 
-    def outer_locks(self) -> tuple[()]:
+    def locks_before_store(self) -> tuple[()]:
         """Nothing is held here over which a fork could trip."""
         return ()
 
-    inner_locks = outer_locks
+    locks_after_store = locks_before_store
 
     def renew_after_fork(self) -> None:
         """In a forked child: no thread yet; the first event starts one."""
@@ -141,7 +141,7 @@ class Relay:
         if self._urgent:
             return 0.0
         until_gate = self._lane.gate.not_before - now
-        if not self._lane.gate.flowing and until_gate > 0:
+        if not self._lane.gate.is_open and until_gate > 0:
             return min(until_gate, _IDLE_SECONDS)
         self._lane.idle = True
         if self._lane.books.pending == 0:
@@ -161,7 +161,7 @@ class Relay:
         if now < gate.asked_until or not (urgent or gate.allows(now)):
             return
         refused_too, self._refused_too = self._refused_too, False
-        everything = urgent or not self._hot or not self._lane.gate.flowing
+        everything = urgent or not self._hot or not self._lane.gate.is_open
         for store in self._lane.stores:
             upto = None if everything or store is not self._lane.opened else self._cold_mark
             try:
@@ -189,21 +189,21 @@ class Relay:
         """Offer what waits in ``store``, the oldest first; False where an attempt has failed."""
         backlog = _Backlog(store, store.last_seq if upto is None else upto)
         # After an outage a few tell whether it is over; of rows that were refused it takes more to see that.
-        probe = PROBE_ROWS if self._lane.gate.state is GateState.BACKING_OFF else BATCH_ROWS
+        probe = PROBE_ROWS if self._lane.gate.state is BackoffState.RETRYING else BATCH_ROWS
         first = backlog.take(probe)
-        if first and not self._lane.gate.flowing:  # should the oldest all be refused, the newest may tell why
+        if first and not self._lane.gate.is_open:  # should the oldest all be refused, the newest may tell why
             after = max(seq_of(first[-1]), store.last_seq - BATCH_ROWS)
             first.extend(store.read(after, None, BATCH_ROWS, BATCH_BYTES)[-1:])
         if first:
             self._tell_closed_road(store, seq_of(first[-1]))
             self._lane.attempt(store, first)
             self._send_with_help(backlog, more=len(first) >= probe)
-            if not self._lane.gate.flowing:
+            if not self._lane.gate.is_open:
                 return False
         # Also where nothing else is left to try a closed gate with: such a row may be the one that passes now.
         before = self._lane.gate
         self._lane.attempt_refused(store, BATCH_ROWS, at_once=refused_too)
-        return self._lane.gate.flowing or self._lane.gate is before
+        return self._lane.gate.is_open or self._lane.gate is before
 
     def _send_with_help(self, backlog: _Backlog, *, more: bool) -> None:
         """Send the rest of a backlog, several batches at a time: some are made while others are under way."""
@@ -215,7 +215,7 @@ class Relay:
             one.wait()
 
     def _send(self, backlog: _Backlog) -> None:
-        while not self._stopping and self._lane.gate.flowing:
+        while not self._stopping and self._lane.gate.is_open:
             run = backlog.take_run()
             if run:
                 begun = time.monotonic()
@@ -229,7 +229,7 @@ class Relay:
     def _tell_closed_road(self, store: AnyStore, seq: int) -> None:
         unseen = self._hot and store is self._lane.opened and self._lane.hot_seen < seq <= self._cold_mark
         silent = time.monotonic() - self._lane.hot_at > self._cold_after
-        if unseen and silent and self._lane.gate.flowing and not self._told_closed_road:
+        if unseen and silent and self._lane.gate.is_open and not self._told_closed_road:
             self._told_closed_road = True
             logger.warning(
                 "audit %s: the log records do not arrive by the SDK's road (OTEL_SDK_DISABLED, a processor that "
@@ -333,7 +333,7 @@ def deliver_hot(lane: Lane, store: AnyStore, entries: list[Entry]) -> None:
     lane.hot_at = float("inf")
     try:
         for part in _parts(store, entries):
-            if not lane.gate.flowing:
+            if not lane.gate.is_open:
                 break
             lane.attempt(store, part)
     except OutboxError as error:
@@ -341,7 +341,7 @@ def deliver_hot(lane: Lane, store: AnyStore, entries: list[Entry]) -> None:
             lane.repeats.say(ERROR, type(error), "audit %s: %s", lane.name, error)
     finally:
         lane.hot_at = time.monotonic()
-    if not lane.gate.flowing:
+    if not lane.gate.is_open:
         lane.hot_failed_upto = max(lane.hot_failed_upto, last)
         lane.wake()
 

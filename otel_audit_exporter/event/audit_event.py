@@ -107,7 +107,7 @@ class AuditEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class ComposedEvent:
+class EncodedEvent:
     """An event ready to be committed: its id and its bytes, and what log lines and the record need of it."""
 
     record_id: str
@@ -119,7 +119,7 @@ class ComposedEvent:
     digest: bytes | None  # of what was said, for events with an idempotency key
 
 
-class EventRules:
+class EventValidator:
     """What one pipeline asks of its events, and how it encodes them.
 
     ``required``: the fields that a caller must give (``user_id`` only where ``actor_type`` is ``"user"``).
@@ -145,7 +145,7 @@ class EventRules:
         """What turns values into JSON, redacted."""
         return self._encoder
 
-    def compose(self, said: Mapping[str, Any]) -> ComposedEvent:
+    def compose(self, said: Mapping[str, Any]) -> EncodedEvent:
         """Check ``said`` (argument name to value) and freeze it into bytes.
 
         Raises :class:`AuditEventError` with every wrong field. Values are encoded here and now: a later
@@ -171,7 +171,7 @@ class EventRules:
             raise AuditEventError(problems)
         fragments[0] = b'"%b"' % record_id.encode()
         action = _plain_text(said["action"])
-        return ComposedEvent(
+        return EncodedEvent(
             record_id,
             assemble(fragments),
             action,
@@ -388,4 +388,4 @@ def _timestamp(value: object, problems: dict[str, str]) -> tuple[int, bytes]:
     return 0, _NULL
 
 
-_LENIENT: Final = EventRules(ids="text", required=())
+_LENIENT: Final = EventValidator(ids="text", required=())

@@ -43,7 +43,7 @@ class _Tokens(NamedTuple):
     otel: Any
 
 
-class _Family:
+class ScopeTree:
     """The scopes that share a root: one lock, and a version that tells each whether its merged fields are old."""
 
     __slots__ = ("lock", "version")
@@ -61,7 +61,7 @@ class Scope:
     def __init__(self, fields: Mapping[str, Any], parent: Scope | None) -> None:
         self.parent = parent
         self.tokens: dict[int, _Tokens] = {}
-        self._family: _Family = _Family() if parent is None else parent._family
+        self._family: ScopeTree = ScopeTree() if parent is None else parent._family
         self._fields = dict(fields)
         self._merged: tuple[int, dict[str, Any]] | None = None
 
@@ -220,7 +220,7 @@ class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(
     def _around_generator(self, function: Callable[P, Any]) -> Callable[P, Any]:
         @functools.wraps(function)
         def in_context(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
-            steps = ScopeInSteps(self._fields)
+            steps = StepwiseScope(self._fields)
             generator = function(*args, **kwargs)
             step: Callable[[], Any] = functools.partial(generator.send, None)
             while True:
@@ -236,7 +236,7 @@ class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(
     def _around_async_generator(self, function: Callable[P, Any]) -> Callable[P, Any]:
         @functools.wraps(function)
         async def in_context(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
-            steps = ScopeInSteps(self._fields)
+            steps = StepwiseScope(self._fields)
             generator = function(*args, **kwargs)
             step: Callable[[], Any] = functools.partial(generator.asend, None)
             while True:
@@ -258,7 +258,7 @@ class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(
 
 
 def _handed_on(
-    generator: Generator[Any, Any, Any], item: Any, steps: ScopeInSteps
+    generator: Generator[Any, Any, Any], item: Any, steps: StepwiseScope
 ) -> Generator[Any, Any, Callable[[], Any]]:
     """Yield one item of ``generator`` to its consumer, and return what the consumer wants next."""
     try:
@@ -271,7 +271,7 @@ def _handed_on(
         return functools.partial(generator.throw, error)
 
 
-class ScopeInSteps:
+class StepwiseScope:
     """One scope around work that is done step by step, as generators do: open while it runs, and not in between."""
 
     def __init__(self, fields: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import TraceFlags, format_span_id, format_trace_id
 
-from otel_audit_exporter.event.audit_event import ComposedEvent, parse_json
+from otel_audit_exporter.event.audit_event import EncodedEvent, parse_json
 from otel_audit_exporter.event.fields import (
     ATTRIBUTE_OF,
     AUDIT_ACTION,
@@ -78,7 +78,7 @@ class AuditLogRecord(LogRecord):
     ``slim``: nobody but our exporters will look at it, so a large event's content is left in the outbox.
     """
 
-    def __init__(self, event: ComposedEvent, tickets: Mapping[str, Any], *, slim: bool = False) -> None:
+    def __init__(self, event: EncodedEvent, tickets: Mapping[str, Any], *, slim: bool = False) -> None:
         span = event.span
         self.timestamp = event.timestamp_ns
         self.observed_timestamp = time.time_ns()
@@ -136,7 +136,7 @@ def is_audit_record(record: LogRecord) -> bool:
     return bool(record.attributes) and AUDIT_ACTION in (record.attributes or {})
 
 
-def said_by(record: LogRecord) -> dict[str, Any]:
+def event_arguments_from(record: LogRecord) -> dict[str, Any]:
     """Return what a log record of other code says, as arguments of an audit event.
 
     A missing id is made and a missing time is the observed one. JSON attributes may be text or structures. What
@@ -172,7 +172,7 @@ def _formatted(id_text: Callable[[int], str], number: Any) -> Any:
 
 def raw_body(record: LogRecord, encoder: Encoder) -> bytes:
     """Return bytes for a record that cannot become an event, so that it can be parked as it is, but for secrets."""
-    said: dict[str, Any] = {"outcome": "unknown", "record_id": str(uuid.uuid4()), **said_by(record)}
+    said: dict[str, Any] = {"outcome": "unknown", "record_id": str(uuid.uuid4()), **event_arguments_from(record)}
     plain = Encoder()
     return assemble(
         [

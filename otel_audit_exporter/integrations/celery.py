@@ -16,21 +16,21 @@ from typing import Any, Final
 
 from celery import signals
 
-from otel_audit_exporter.integrations.context_propagation import KEY, ArrivedContext, packed_context
-from otel_audit_exporter.pipeline.configure import running_pipeline
+from otel_audit_exporter.integrations.context_propagation import KEY, RemoteContext, serialize_context
+from otel_audit_exporter.pipeline.configure import current_pipeline
 
-_running: Final[dict[tuple[int, str], ArrivedContext]] = {}
+_running: Final[dict[tuple[int, str], RemoteContext]] = {}
 
 
 def _send(headers: dict[str, Any] | None = None, **_: Any) -> None:
     if headers is not None and KEY not in headers:
-        headers[KEY] = packed_context()
+        headers[KEY] = serialize_context()
 
 
 def _begin(task_id: str, task: Any, **_: Any) -> None:
     if task.request.is_eager:  # runs where it was asked for: the context is there
         return
-    arrived = ArrivedContext(getattr(task.request, KEY, None))
+    arrived = RemoteContext(getattr(task.request, KEY, None))
     _running[threading.get_ident(), task_id] = arrived
     arrived.__enter__()
 
@@ -42,7 +42,7 @@ def _end(task_id: str, **_: Any) -> None:
 
 
 def _shut_down(**_: Any) -> None:
-    pipeline = running_pipeline()
+    pipeline = current_pipeline()
     if pipeline is not None:  # pool processes leave without the interpreter's own end
         pipeline.end_with_process()
 

@@ -17,7 +17,7 @@ from otel_audit_exporter.event.audit_event import parse_json
 from otel_audit_exporter.event.context import Scope, attach_scope, checked_fields, current_scope, detach_scope
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.redaction import Redactor
-from otel_audit_exporter.pipeline.configure import running_pipeline, say_once
+from otel_audit_exporter.pipeline.configure import current_pipeline, say_once
 
 KEY: Final = "otel_audit_context"
 _FIELDS: Final = "fields"
@@ -25,7 +25,7 @@ _trace: Final = TraceContextTextMapPropagator()
 _redacted: Final = Encoder(Redactor())
 
 
-def packed_context() -> dict[str, Any]:
+def serialize_context() -> dict[str, Any]:
     """Return the fields in force here and the current span's ids, as plain JSON values, secrets redacted."""
     scope = current_scope()
     packed: dict[str, Any] = {}
@@ -47,7 +47,7 @@ def _plain(value: Any) -> Any:
 
 def _encoder() -> Encoder:
     """Return what redacts here: the pipeline's, else what the environment asks for."""
-    pipeline = running_pipeline()
+    pipeline = current_pipeline()
     if pipeline is not None:
         return pipeline.exporters[0].rules.encoder
     try:
@@ -56,7 +56,7 @@ def _encoder() -> Encoder:
         return _redacted
 
 
-class ArrivedContext:
+class RemoteContext:
     """The context that a job brought along, for as long as the job runs; a context manager.
 
     Whatever was open before is not seen in the job: a worker does one user's job after the other's.

@@ -17,7 +17,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from otel_audit_exporter.event.context import Scope, ScopeInSteps
+from otel_audit_exporter.event.context import Scope, StepwiseScope
 from otel_audit_exporter.integrations.http_request import Identification, Identity, TrustedProxies
 from otel_audit_exporter.integrations.wsgi import surroundings
 
@@ -59,14 +59,14 @@ class AuditMiddleware:
         """Serve one request."""
         if self._is_async:
             return self._serve_async(request)
-        steps = ScopeInSteps(surroundings(request.META, self._proxies))
+        steps = StepwiseScope(surroundings(request.META, self._proxies))
         with steps.next() as scope:
             self._identify(request, scope)
             response = self.get_response(request)
         return _streamed_in_context(response, steps)
 
     async def _serve_async(self, request: Any) -> Any:
-        steps = ScopeInSteps(surroundings(request.META, self._proxies))
+        steps = StepwiseScope(surroundings(request.META, self._proxies))
         hook = self._identification.hook
         with steps.next() as scope:
             if hook is not None and iscoroutinefunction(hook):
@@ -95,7 +95,7 @@ class AuditMiddleware:
             self._identification.take(scope, identity)
 
 
-def _streamed_in_context(response: Any, steps: ScopeInSteps) -> Any:
+def _streamed_in_context(response: Any, steps: StepwiseScope) -> Any:
     """Return the response; a streamed one is produced, and ended, in the request's context, whoever consumes it."""
     if response.streaming:
         in_steps = _in_async_steps if response.is_async else _in_steps
@@ -110,7 +110,7 @@ def _streamed_in_context(response: Any, steps: ScopeInSteps) -> Any:
     return response
 
 
-def _in_steps(answer: Any, steps: ScopeInSteps) -> Iterator[Any]:
+def _in_steps(answer: Any, steps: StepwiseScope) -> Iterator[Any]:
     parts = iter(answer)
     while True:
         try:
@@ -121,7 +121,7 @@ def _in_steps(answer: Any, steps: ScopeInSteps) -> Iterator[Any]:
         yield part
 
 
-async def _in_async_steps(answer: Any, steps: ScopeInSteps) -> AsyncIterator[Any]:
+async def _in_async_steps(answer: Any, steps: StepwiseScope) -> AsyncIterator[Any]:
     parts = aiter(answer)
     while True:
         try:

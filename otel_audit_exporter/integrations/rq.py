@@ -11,8 +11,8 @@ from typing import Any
 from rq import Queue, Worker
 from rq.job import Job
 
-from otel_audit_exporter.integrations.context_propagation import KEY, ArrivedContext, packed_context
-from otel_audit_exporter.pipeline.configure import running_pipeline
+from otel_audit_exporter.integrations.context_propagation import KEY, RemoteContext, serialize_context
+from otel_audit_exporter.pipeline.configure import current_pipeline
 
 __all__ = ["AuditJob", "AuditQueue", "AuditWorker"]
 
@@ -26,12 +26,12 @@ class AuditJob(Job):
     @classmethod
     def create(cls, *args: Any, **kwargs: Any) -> AuditJob:
         """Make the job, with the context of here and now."""
-        kwargs["meta"] = {KEY: packed_context(), **(kwargs.get("meta") or {})}
+        kwargs["meta"] = {KEY: serialize_context(), **(kwargs.get("meta") or {})}
         return super().create(*args, **kwargs)  # type: ignore[return-value]  # of cls, which Job's own hint leaves out
 
     def perform(self) -> Any:
         """Do the job in the context that it brought along."""
-        with ArrivedContext(self.meta.get(KEY)):
+        with RemoteContext(self.meta.get(KEY)):
             return super().perform()
 
 
@@ -56,6 +56,6 @@ class AuditWorker(Worker):
         try:
             return super().perform_job(*args, **kwargs)
         finally:
-            pipeline = running_pipeline()
+            pipeline = current_pipeline()
             if self._is_horse and pipeline is not None:  # it leaves without the interpreter's own end
                 pipeline.end_with_process()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from otel_audit_exporter.event.context import ScopeInSteps
+from otel_audit_exporter.event.context import StepwiseScope
 from otel_audit_exporter.integrations.http_request import Identification, Identity, TrustedProxies, request_id, said
 
 __all__ = ["AuditMiddleware", "WsgiRequest"]
@@ -44,7 +44,7 @@ class AuditMiddleware:
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request."""
-        steps = ScopeInSteps(surroundings(environ, self._proxies))
+        steps = StepwiseScope(surroundings(environ, self._proxies))
         with steps.next() as scope:
             if self._identification.hook is not None:
                 self._identification.take(scope, self._ask(environ))
@@ -110,7 +110,7 @@ class _Headers(Mapping[str, str]):
 class _Answer:
     """An answer that is produced while it is sent: in the request's context, step by step."""
 
-    def __init__(self, answer: Iterable[bytes], steps: ScopeInSteps) -> None:
+    def __init__(self, answer: Iterable[bytes], steps: StepwiseScope) -> None:
         self._answer = answer
         self._steps = steps
         self._parts: Iterator[bytes] | None = None

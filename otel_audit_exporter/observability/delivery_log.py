@@ -20,7 +20,7 @@ _CHANGES_AT_ONCE: Final = 5
 _NAME_LENGTH: Final = 120
 
 
-class Announcer:
+class DeliveryLog:
     """Says that a lane's delivery fails, or that events are parked, when the cause changes; and that it is over."""
 
     def __init__(self, lane: str) -> None:

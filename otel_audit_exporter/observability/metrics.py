@@ -29,8 +29,8 @@ from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvid
 
 from otel_audit_exporter.event.fields import SCOPE_NAME
 from otel_audit_exporter.observability.health import LEVELS, AuditHealth
-from otel_audit_exporter.observability.stats import Books
-from otel_audit_exporter.runtime.fork_safety import survive_forks
+from otel_audit_exporter.observability.stats import DeliveryCounters
+from otel_audit_exporter.runtime.fork_safety import register_fork_aware
 
 if TYPE_CHECKING:
     from otel_audit_exporter.pipeline.pipeline import AuditPipeline
@@ -93,7 +93,7 @@ class _Source:
         if pipeline is not None:
             totals: _Totals = Counter()
             for exporter in pipeline.exporters:
-                books: Books = exporter.lane.books
+                books: DeliveryCounters = exporter.lane.books
                 for outcome, counter in outcomes.items():
                     totals[exporter.lane.name, outcome] = getattr(books, counter)
             self._last[metric] = totals
@@ -117,13 +117,13 @@ class _Desk:
         self.lock = threading.Lock()
         self.sources: list[_Source] = []
         self.providers: weakref.WeakSet[MeterProvider] = weakref.WeakSet()
-        survive_forks(self)
+        register_fork_aware(self)
 
-    def outer_locks(self) -> list[threading.Lock]:
+    def locks_before_store(self) -> list[threading.Lock]:
         """Return the lock that a fork must not find held."""
         return [self.lock]
 
-    def inner_locks(self) -> tuple[()]:
+    def locks_after_store(self) -> tuple[()]:
         """There are no others."""
         return ()
 

@@ -75,7 +75,7 @@ def stats_document(stats: AuditStats) -> dict[str, Any]:
     }
 
 
-class Books:
+class DeliveryCounters:
     """The counters of one lane. Safe to use from any thread; pending is what the others leave."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from otel_audit_exporter.sinks.base import Sink
 FORGET_SECONDS: Final = 300.0
 
 
-class Writes:
+class WriteTimings:
     """The writes to one sink, under way and ended; times are monotonic seconds. Safe to use from any thread.
 
     A write is slow that takes longer than ``limit_seconds`` (0: none is). Slowness is over when a fast write has
@@ -55,7 +55,7 @@ class Writes:
 class TimedSink:
     """A sink whose inserts are timed. ``told`` gets seconds and outcome of each: ``"success"`` or ``"failure"``."""
 
-    def __init__(self, sink: Sink, writes: Writes, told: Callable[[float, str], None]) -> None:
+    def __init__(self, sink: Sink, writes: WriteTimings, told: Callable[[float, str], None]) -> None:
         self._sink = sink
         self._writes = writes
         self._told = told

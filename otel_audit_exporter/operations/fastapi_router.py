@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.params import Depends as DependsParameter
 
-from otel_audit_exporter.operations.handler import Desk, DeskRequest
+from otel_audit_exporter.operations.handler import OperationsHandler, OperationsRequest
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 
 __all__ = ["audit_router"]
@@ -41,11 +41,11 @@ def audit_router(
     :param include_in_schema: list the paths in the application's OpenAPI document.
     """
     guards = [one if isinstance(one, DependsParameter) else Depends(one) for one in dependencies]
-    desk = Desk(pipeline, token=token, guarded=bool(guards), show_values=show_values, origins=origins)
+    desk = OperationsHandler(pipeline, token=token, guarded=bool(guards), show_values=show_values, origins=origins)
     router = APIRouter(prefix=prefix, dependencies=guards, tags=["audit"], include_in_schema=include_in_schema)
 
     def answer(request: Request, path: str) -> Response:
-        asked = DeskRequest(request.method, path, dict(request.headers), dict(request.query_params))
+        asked = OperationsRequest(request.method, path, dict(request.headers), dict(request.query_params))
         response = desk.answer(asked)
         headers = {**dict(response.headers), "content-length": str(len(response.body))}
         return Response(b"" if request.method == "HEAD" else response.body, response.status, headers)

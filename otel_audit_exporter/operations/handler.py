@@ -25,7 +25,7 @@ from otel_audit_exporter.event.serialization import split
 from otel_audit_exporter.observability.health import AuditHealth
 from otel_audit_exporter.observability.stats import stats_document
 from otel_audit_exporter.operations.page import NOTICES, PageData, render_page
-from otel_audit_exporter.outbox.dead_letter_store import ParkedEvent
+from otel_audit_exporter.outbox.dead_letter_store import StoredDeadLetter
 from otel_audit_exporter.pipeline.configure import get_audit_pipeline
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 
@@ -37,7 +37,7 @@ _CLOSED: Final = "closed: whoever mounts it has to say who may look, with a toke
 
 
 @dataclass(frozen=True)
-class DeskRequest:
+class OperationsRequest:
     """A request: ``path`` from where the desk is mounted, header names in lower case."""
 
     method: str
@@ -52,7 +52,7 @@ class DeskRequest:
 
 
 @dataclass(frozen=True)
-class DeskResponse:
+class OperationsResponse:
     """An answer."""
 
     status: int
@@ -60,7 +60,7 @@ class DeskResponse:
     body: bytes
 
 
-class Desk:
+class OperationsHandler:
     """Answers requests about a pipeline (None: the one in force).
 
     ``token``: what a request must bring, as ``Authorization: Bearer`` or as the password of basic authentication,
@@ -84,7 +84,7 @@ class Desk:
         self._show_values = show_values
         self._origins = frozenset(origin.rstrip("/").lower() for origin in origins)
 
-    def answer(self, request: DeskRequest) -> DeskResponse:
+    def answer(self, request: OperationsRequest) -> OperationsResponse:
         """Answer one request; never raises for the pipeline's sake."""
         refusal = self._refusal(request)
         if refusal is not None:
@@ -96,7 +96,7 @@ class Desk:
 
     # --- who may look -------------------------------------------------------------------------------------------
 
-    def _refusal(self, request: DeskRequest) -> DeskResponse | None:
+    def _refusal(self, request: OperationsRequest) -> OperationsResponse | None:
         if self._token is None:
             return None if self._guarded else _json(403, {"error": _CLOSED})
         if hmac.compare_digest(_given_token(request.headers.get("authorization", "")), self._token):
@@ -106,7 +106,7 @@ class Desk:
         said = "a token is needed: Authorization: Bearer <token>, or the token as the password in a browser"
         return _json(401, {"error": said}, challenge)
 
-    def _is_forged(self, request: DeskRequest) -> bool:
+    def _is_forged(self, request: OperationsRequest) -> bool:
         """Tell whether a page of somebody else's made a browser send this."""
         origin = request.headers.get("origin", "").lower()
         if origin in self._origins:
@@ -118,7 +118,7 @@ class Desk:
 
     # --- what is answered ---------------------------------------------------------------------------------------
 
-    def _answer(self, request: DeskRequest) -> DeskResponse:
+    def _answer(self, request: OperationsRequest) -> OperationsResponse:
         retry = _RETRY.fullmatch(request.path)
         if retry:
             if request.method != "POST":
@@ -131,20 +131,20 @@ class Desk:
             return _not_allowed("GET, HEAD")
         return page(request)
 
-    def _pages(self) -> dict[str, Callable[[DeskRequest], DeskResponse]]:
+    def _pages(self) -> dict[str, Callable[[OperationsRequest], OperationsResponse]]:
         return {"/": self._page, "/stats": self._stats, "/health": self._health, "/dead-letters": self._dead_letters}
 
     def _in_force(self) -> AuditPipeline:
         return get_audit_pipeline() if self._pipeline is None else self._pipeline
 
-    def _stats(self, request: DeskRequest) -> DeskResponse:
+    def _stats(self, request: OperationsRequest) -> OperationsResponse:
         return _json(200, stats_document(self._in_force().stats()))
 
-    def _health(self, request: DeskRequest) -> DeskResponse:
+    def _health(self, request: OperationsRequest) -> OperationsResponse:
         health = self._in_force().health()
         return _json(503 if health.level == "critical" else 200, health_document(health))
 
-    def _dead_letters(self, request: DeskRequest) -> DeskResponse:
+    def _dead_letters(self, request: OperationsRequest) -> OperationsResponse:
         given = request.query.get("limit", "")
         limit = min(int(given), _MAX_LIMIT) if given.isascii() and given.isdigit() else _DEFAULT_LIMIT
         pipeline = self._in_force()
@@ -160,7 +160,7 @@ class Desk:
         except OutboxError:  # the page is there for such a time
             return None
 
-    def _letter(self, pipeline: AuditPipeline, parked: ParkedEvent) -> dict[str, Any]:
+    def _letter(self, pipeline: AuditPipeline, parked: StoredDeadLetter) -> dict[str, Any]:
         fragments = split(parked.body)
         letter = {
             "record_id": parked.record_id,
@@ -176,7 +176,7 @@ class Desk:
             letter["row"] = orjson.Fragment(pipeline.exporters[0].lane.row_of(parked.body))
         return letter
 
-    def _retry(self, request: DeskRequest, record_id: str) -> DeskResponse:
+    def _retry(self, request: OperationsRequest, record_id: str) -> OperationsResponse:
         if self._is_forged(request):
             said = "a retry has to be asked for on this page itself (or name the other origin in `origins`)"
             return _json(403, {"error": said})
@@ -194,7 +194,7 @@ class Desk:
         document = {"record_id": record_id, "state": "parked", "error": letter.error if letter else None}
         return _retried(request, 409, document, "refused")
 
-    def _page(self, request: DeskRequest) -> DeskResponse:
+    def _page(self, request: OperationsRequest) -> OperationsResponse:
         pipeline = self._in_force()
         stats = pipeline.stats()
         data = PageData(
@@ -207,7 +207,7 @@ class Desk:
             notice=request.query.get("retried", ""),
         )
         html, policy = render_page(data)
-        return DeskResponse(
+        return OperationsResponse(
             200,
             (
                 ("content-type", "text/html; charset=utf-8"),
@@ -241,20 +241,20 @@ def _given_token(authorization: str) -> bytes:
     return b""
 
 
-def _retried(request: DeskRequest, status: int, document: dict[str, Any], notice: str) -> DeskResponse:
+def _retried(request: OperationsRequest, status: int, document: dict[str, Any], notice: str) -> OperationsResponse:
     """Answer a program with JSON, and send a browser back to the page."""
     assert notice in NOTICES
     if not request.wants_html:
         return _json(status, document)
-    return DeskResponse(303, (("location", f"../../?retried={notice}"), *_ALWAYS), b"")
+    return OperationsResponse(303, (("location", f"../../?retried={notice}"), *_ALWAYS), b"")
 
 
-def _json(status: int, document: object, *headers: tuple[str, str]) -> DeskResponse:
+def _json(status: int, document: object, *headers: tuple[str, str]) -> OperationsResponse:
     body = orjson.dumps(document, default=str, option=orjson.OPT_NON_STR_KEYS)
-    return DeskResponse(status, (("content-type", "application/json"), *headers, *_ALWAYS), body)
+    return OperationsResponse(status, (("content-type", "application/json"), *headers, *_ALWAYS), body)
 
 
-def _not_allowed(methods: str) -> DeskResponse:
+def _not_allowed(methods: str) -> OperationsResponse:
     return _json(405, {"error": f"only {methods}"}, ("allow", methods))
 
 

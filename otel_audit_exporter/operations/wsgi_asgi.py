@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
-from otel_audit_exporter.operations.handler import Desk, DeskRequest, DeskResponse
+from otel_audit_exporter.operations.handler import OperationsHandler, OperationsRequest, OperationsResponse
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 
 __all__ = ["operations_asgi", "operations_wsgi"]
@@ -48,7 +48,7 @@ def operations_wsgi(
     """
     if inspect.iscoroutinefunction(allow):
         raise TypeError("allow must be a plain function: a coroutine, which nobody awaits here, would let all in")
-    desk = Desk(pipeline, token=token, guarded=allow is not None, show_values=show_values, origins=origins)
+    desk = OperationsHandler(pipeline, token=token, guarded=allow is not None, show_values=show_values, origins=origins)
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         response = _forbidden() if allow is not None and not allow(environ) else desk.answer(_from_environ(environ))
@@ -71,7 +71,7 @@ def operations_asgi(
     Starlette: ``Mount("/audit", operations_asgi(token=...))``. The arguments are those of :func:`operations_wsgi`;
     ``allow`` is asked with the ASGI scope, and may be a coroutine function.
     """
-    desk = Desk(pipeline, token=token, guarded=allow is not None, show_values=show_values, origins=origins)
+    desk = OperationsHandler(pipeline, token=token, guarded=allow is not None, show_values=show_values, origins=origins)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -104,16 +104,16 @@ def _with_slash_wsgi(application: WSGIApp) -> WSGIApp:
     return redirecting
 
 
-def _from_environ(environ: Environ) -> DeskRequest:
+def _from_environ(environ: Environ) -> OperationsRequest:
     headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
     path = str(environ.get("PATH_INFO", "")).encode("latin-1", "replace").decode("utf-8", "replace")
-    return DeskRequest(environ["REQUEST_METHOD"], path, headers, dict(parse_qsl(environ.get("QUERY_STRING", ""))))
+    return OperationsRequest(environ["REQUEST_METHOD"], path, headers, dict(parse_qsl(environ.get("QUERY_STRING", ""))))
 
 
-def _from_scope(scope: Scope, path: str) -> DeskRequest:
+def _from_scope(scope: Scope, path: str) -> OperationsRequest:
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
     query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
-    return DeskRequest(scope["method"], path, headers, query)
+    return OperationsRequest(scope["method"], path, headers, query)
 
 
 def _path_below_mount(scope: Scope) -> str:
@@ -126,17 +126,17 @@ def _path_below_mount(scope: Scope) -> str:
     return path
 
 
-def _forbidden() -> DeskResponse:
-    return DeskResponse(403, (("content-type", "application/json"),), b'{"error":"not for you"}')
+def _forbidden() -> OperationsResponse:
+    return OperationsResponse(403, (("content-type", "application/json"),), b'{"error":"not for you"}')
 
 
-def _to_slash(mount: str) -> DeskResponse:
-    return DeskResponse(303, (("location", f"/{mount.strip('/')}/" if mount.strip("/") else "/"),), b"")
+def _to_slash(mount: str) -> OperationsResponse:
+    return OperationsResponse(303, (("location", f"/{mount.strip('/')}/" if mount.strip("/") else "/"),), b"")
 
 
-def _sized_headers(response: DeskResponse) -> list[tuple[str, str]]:
+def _sized_headers(response: OperationsResponse) -> list[tuple[str, str]]:
     return [*response.headers, ("content-length", str(len(response.body)))]
 
 
-def _encoded_headers(response: DeskResponse) -> list[tuple[bytes, bytes]]:
+def _encoded_headers(response: OperationsResponse) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in _sized_headers(response)]

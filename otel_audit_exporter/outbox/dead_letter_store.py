@@ -47,7 +47,7 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
-class ParkedEvent:
+class StoredDeadLetter:
     """A dead letter as it is stored: the event's bytes, and who parked it."""
 
     record_id: str
@@ -75,15 +75,15 @@ class ParkedEvent:
 class DeadLetterStore(Protocol):
     """Where parked events are kept."""
 
-    def park(self, events: Iterable[ParkedEvent]) -> None:
+    def park(self, events: Iterable[StoredDeadLetter]) -> None:
         """Keep these events; one with a known id replaces it."""
         ...
 
-    def all(self, limit: int | None = None) -> list[ParkedEvent]:
+    def all(self, limit: int | None = None) -> list[StoredDeadLetter]:
         """Return them, the oldest first; no more than ``limit``."""
         ...
 
-    def get(self, record_id: str) -> ParkedEvent | None:
+    def get(self, record_id: str) -> StoredDeadLetter | None:
         """Return one of them."""
         ...
 
@@ -91,7 +91,7 @@ class DeadLetterStore(Protocol):
         """Remove one of them; tell whether it was there."""
         ...
 
-    def settle(self, event: ParkedEvent, by: str) -> bool:
+    def settle(self, event: StoredDeadLetter, by: str) -> bool:
         """Remove one that ``by`` has brought to the table, and leave word for who had parked it.
 
         Tell whether it was there.
@@ -111,7 +111,7 @@ class DeadLetterStore(Protocol):
         ...
 
 
-class DeadLetterFile:
+class SqliteDeadLetterStore:
     """Dead letters in one SQLite file."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -119,7 +119,7 @@ class DeadLetterFile:
         self._counted: tuple[tuple[int, ...], int] = ((), 0)
         self._heard: tuple[int, ...] = ()
 
-    def park(self, events: Iterable[ParkedEvent]) -> None:
+    def park(self, events: Iterable[StoredDeadLetter]) -> None:
         rows = [
             (e.record_id, e.body, e.error, e.code, e.attempts, e.first_failed_at, e.parked_at, e.parked_by)
             for e in events
@@ -161,11 +161,11 @@ class DeadLetterFile:
             saved.extend(connection.execute("SELECT * FROM dead_letter"))
         return saved
 
-    def all(self, limit: int | None = None) -> list[ParkedEvent]:
+    def all(self, limit: int | None = None) -> list[StoredDeadLetter]:
         most = -1 if limit is None else limit
         return self._select("SELECT * FROM dead_letter ORDER BY parked_at, record_id LIMIT ?", most)
 
-    def get(self, record_id: str) -> ParkedEvent | None:
+    def get(self, record_id: str) -> StoredDeadLetter | None:
         found = self._select("SELECT * FROM dead_letter WHERE record_id = ?", record_id)
         return found[0] if found else None
 
@@ -176,7 +176,7 @@ class DeadLetterFile:
             sql = "DELETE FROM dead_letter WHERE record_id = ?"
             return connection.execute(sql, (record_id,)).rowcount > 0
 
-    def settle(self, event: ParkedEvent, by: str) -> bool:
+    def settle(self, event: StoredDeadLetter, by: str) -> bool:
         if not os.path.exists(self.path):
             return False
         now = time.time()
@@ -227,11 +227,11 @@ class DeadLetterFile:
         except OSError:
             return 0
 
-    def _select(self, sql: str, *parameters: str | int) -> list[ParkedEvent]:
+    def _select(self, sql: str, *parameters: str | int) -> list[StoredDeadLetter]:
         if not os.path.exists(self.path):
             return []
         with self._connected(create=False) as connection:
-            return [ParkedEvent(*row) for row in connection.execute(sql, parameters)]
+            return [StoredDeadLetter(*row) for row in connection.execute(sql, parameters)]
 
     @contextmanager
     def _connected(self, *, create: bool) -> Iterator[sqlite3.Connection]:
@@ -261,24 +261,24 @@ class MemoryDeadLetters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._events: dict[str, ParkedEvent] = {}
+        self._events: dict[str, StoredDeadLetter] = {}
 
-    def park(self, events: Iterable[ParkedEvent]) -> None:
+    def park(self, events: Iterable[StoredDeadLetter]) -> None:
         with self._lock:
             self._events.update({event.record_id: event for event in events})
 
-    def all(self, limit: int | None = None) -> list[ParkedEvent]:
+    def all(self, limit: int | None = None) -> list[StoredDeadLetter]:
         with self._lock:
             return list(self._events.values())[:limit]
 
-    def get(self, record_id: str) -> ParkedEvent | None:
+    def get(self, record_id: str) -> StoredDeadLetter | None:
         return self._events.get(record_id)
 
     def remove(self, record_id: str) -> bool:
         with self._lock:
             return self._events.pop(record_id, None) is not None
 
-    def settle(self, event: ParkedEvent, by: str) -> bool:
+    def settle(self, event: StoredDeadLetter, by: str) -> bool:
         return self.remove(event.record_id)
 
     def settled_by_others(self, parked_by: str) -> int:

@@ -59,7 +59,7 @@ class Destination:
 
 
 @dataclass
-class HeldFile:
+class LockedOutbox:
     """An outbox file whose lock this process holds."""
 
     store: OutboxFile
@@ -67,7 +67,7 @@ class HeldFile:
     path: Path
 
 
-class OutboxFolder:
+class OutboxDirectory:
     """The outbox files of one destination."""
 
     def __init__(self, root: str | os.PathLike[str], destination: Destination) -> None:
@@ -76,7 +76,7 @@ class OutboxFolder:
         self.path = self.root / destination.folder_name
         self._told: set[Path] = set()
 
-    def create(self, *, durable: bool, max_bytes: int) -> HeldFile:
+    def create(self, *, durable: bool, max_bytes: int) -> LockedOutbox:
         """Make this process's file, lock it, and prove with a real commit that it takes events.
 
         Raises :class:`AuditConfigurationError` that names both remedies where the directory cannot be used.
@@ -111,9 +111,9 @@ class OutboxFolder:
         finally:
             guard.release()
 
-    def adopt(self, *, durable: bool, max_bytes: int) -> list[HeldFile]:
+    def adopt(self, *, durable: bool, max_bytes: int) -> list[LockedOutbox]:
         """Take over the files that nobody holds; empty ones are removed, damaged ones set aside and salvaged."""
-        adopted: list[HeldFile] = []
+        adopted: list[LockedOutbox] = []
         if not self.path.is_dir():
             return adopted
         with self._guarded(_ADOPTION_PATIENCE_SECONDS) as guarded, quiet:
@@ -125,7 +125,7 @@ class OutboxFolder:
                 self._remove_stale_locks()
         return adopted
 
-    def _adopt_one(self, path: Path, durable: bool, max_bytes: int) -> HeldFile | None:
+    def _adopt_one(self, path: Path, durable: bool, max_bytes: int) -> LockedOutbox | None:
         """Open one file if it is an orphan; where that fails, say so and leave it: it keeps nobody from the others."""
         lock = FileLock(_lock_path(path))
         try:
@@ -164,7 +164,7 @@ class OutboxFolder:
                             lock.release()
         return waiting
 
-    def release(self, held: HeldFile) -> None:
+    def release(self, held: LockedOutbox) -> None:
         """Close an empty file and remove it; one that still holds events is left for the next process."""
         if not self.path.is_dir():
             self._tell_of_what_is_gone(held)
@@ -184,7 +184,7 @@ class OutboxFolder:
                 _unlink(held.path)
                 _let_go_of(held.lock)
 
-    def _tell_of_what_is_gone(self, held: HeldFile) -> None:
+    def _tell_of_what_is_gone(self, held: LockedOutbox) -> None:
         with suppress(OutboxError):
             if lost := held.store.count():
                 logger.critical(
@@ -202,18 +202,18 @@ class OutboxFolder:
                 json.dump(asdict(self.destination), file)
             os.replace(file.name, description)
 
-    def _new_file(self, durable: bool, max_bytes: int) -> HeldFile:
+    def _new_file(self, durable: bool, max_bytes: int) -> LockedOutbox:
         path = self.path / f"{os.getpid()}-{uuid.uuid4().hex[:12]}{_SUFFIX}"
         lock = FileLock(_lock_path(path))
         if not lock.acquire() or not lock.is_in_place():
             raise OutboxError(f"the new file {path} is locked by somebody else")
         try:
-            return HeldFile(OutboxFile(path, durable=durable, max_bytes=max_bytes), lock, path)
+            return LockedOutbox(OutboxFile(path, durable=durable, max_bytes=max_bytes), lock, path)
         except BaseException:
             lock.release()
             raise
 
-    def _open_orphan(self, path: Path, lock: FileLock, durable: bool, max_bytes: int) -> HeldFile | None:
+    def _open_orphan(self, path: Path, lock: FileLock, durable: bool, max_bytes: int) -> LockedOutbox | None:
         store: OutboxFile | None = None
         try:
             store = OutboxFile(path, durable=durable, max_bytes=max_bytes)
@@ -224,7 +224,7 @@ class OutboxFolder:
             if not isinstance(error, DamagedOutboxError):
                 raise
             return self._mend(path, lock, durable, max_bytes)
-        held = HeldFile(store, lock, path)
+        held = LockedOutbox(store, lock, path)
         if store.count() == 0:
             store.close()
             _unlink(path)
@@ -232,14 +232,16 @@ class OutboxFolder:
             return None
         return held
 
-    def _mend(self, path: Path, lock: FileLock, durable: bool, max_bytes: int) -> HeldFile:
+    def _mend(self, path: Path, lock: FileLock, durable: bool, max_bytes: int) -> LockedOutbox:
         new, aside = self._rescue(path, salvage(path), durable, max_bytes)
         _let_go_of(lock)
         said = "outbox file damaged: %d events saved from it, the file is kept as %s"
         logger.error(said, new.store.count(), aside)
         return new
 
-    def _rescue(self, path: Path, saved: Iterable[Accepted], durable: bool, max_bytes: int) -> tuple[HeldFile, Path]:
+    def _rescue(
+        self, path: Path, saved: Iterable[Accepted], durable: bool, max_bytes: int
+    ) -> tuple[LockedOutbox, Path]:
         """Put what was saved from a damaged file into a new one, and then set it aside: nothing is ever in neither."""
         new = self._new_file(durable, max_bytes)
         try:
@@ -257,7 +259,7 @@ class OutboxFolder:
         with self._guarded(), quiet:
             yield
 
-    def replace(self, held: HeldFile, also: Iterable[Accepted], *, durable: bool, max_bytes: int) -> Path:
+    def replace(self, held: LockedOutbox, also: Iterable[Accepted], *, durable: bool, max_bytes: int) -> Path:
         """Have a store that is in use go on in a new file, as its own is damaged; return where that is kept.
 
         In the new one is what can be read, and of ``also`` what cannot. To be called with the store's lock held, in
@@ -282,13 +284,13 @@ def _acquire_soon(lock: FileLock, patience_seconds: float) -> bool:
         time.sleep(_PAUSE_SECONDS)
 
 
-def orphans_elsewhere(folder: OutboxFolder) -> list[tuple[Destination, int]]:
+def orphans_elsewhere(folder: OutboxDirectory) -> list[tuple[Destination, int]]:
     """Return the other destinations under the same directory, with how many events of dead processes wait there."""
     found = []
     for description in folder.root.glob(f"*/{_DESCRIPTION}"):
         with suppress(OSError, ValueError, TypeError, OutboxError):
             destination = Destination(**json.loads(description.read_text(encoding="utf-8")))
-            other = OutboxFolder(folder.root, destination)
+            other = OutboxDirectory(folder.root, destination)
             if other.path != folder.path and (waiting := other.count_orphaned()):
                 found.append((destination, waiting))
     return found

@@ -17,16 +17,16 @@ from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.outbox.directory import OutboxFolder, orphans_elsewhere
+from otel_audit_exporter.outbox.directory import OutboxDirectory, orphans_elsewhere
 from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
 from otel_audit_exporter.pipeline.exporters import (
     EXPORTERS,
     ForwardingAuditExporter,
     SinkAuditExporter,
-    taken_from_client,
+    expand_client,
 )
 from otel_audit_exporter.pipeline.pipeline import UNLIMITED, AuditPipeline
-from otel_audit_exporter.runtime.log import Repeats, logger
+from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 from otel_audit_exporter.runtime.process_exit import end_with_process
 from otel_audit_exporter.sinks.base import Sink
 
@@ -43,7 +43,7 @@ class _Running:
     lock = threading.RLock()
     pipeline: AuditPipeline | None = None
     made_of: tuple[Any, ...] | None = None
-    repeats = Repeats()  # for as long as there is none
+    repeats = RateLimitedLogger()  # for as long as there is none
     stand_in: Callable[[Settings], AuditPipeline] | None = None  # answers for configure_audit, in tests
 
 
@@ -153,7 +153,7 @@ def get_audit_pipeline() -> AuditPipeline:
 
     Raises :class:`AuditConfigurationError` where there is neither.
     """
-    pipeline = found_pipeline()
+    pipeline = get_or_adopt_pipeline()
     if pipeline is None:
         raise AuditConfigurationError(
             "auditing is not configured: call configure_audit() once in telemetry set-up, "
@@ -162,7 +162,7 @@ def get_audit_pipeline() -> AuditPipeline:
     return pipeline
 
 
-def found_pipeline() -> AuditPipeline | None:
+def get_or_adopt_pipeline() -> AuditPipeline | None:
     """Return the pipeline in force, which an exporter that the SDK has built gets now; None where there is neither."""
     pipeline = _Running.pipeline
     if pipeline is not None:
@@ -174,7 +174,7 @@ def found_pipeline() -> AuditPipeline | None:
         return _Running.pipeline
 
 
-def running_pipeline() -> AuditPipeline | None:
+def current_pipeline() -> AuditPipeline | None:
     """Return the pipeline in force, or None; nothing is made."""
     return _Running.pipeline
 
@@ -193,7 +193,7 @@ def _install(
     build: Callable[[list[AuditExporter], Settings], AuditPipeline],
 ) -> AuditPipeline:
     _refuse_green_threads()
-    arguments = taken_from_client(arguments)
+    arguments = expand_client(arguments)
     name = exporter if isinstance(exporter, str) else None
     settings = load_settings({"exporter": name, **arguments})
     if resource is not None and not isinstance(resource, Resource):
@@ -371,7 +371,7 @@ def _say_where(pipeline: AuditPipeline, settings: Settings, *, chosen: bool) -> 
         _warn_of_orphans(exporter.lane.folder)
 
 
-def _warn_of_orphans(folder: OutboxFolder | None) -> None:
+def _warn_of_orphans(folder: OutboxDirectory | None) -> None:
     for destination, count in orphans_elsewhere(folder) if folder is not None else []:
         logger.warning(
             "audit: %d event(s) of an earlier process wait for another destination (%s): they are delivered when "

@@ -23,12 +23,12 @@ from otel_audit_exporter.config.settings import MAY_BE_EMPTY, Settings, default_
 from otel_audit_exporter.delivery.channel import AnyStore, Lane, LaneOptions, RowsOf, shape_error
 from otel_audit_exporter.delivery.relay import Relay, deliver_hot
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError, AuditEventError
-from otel_audit_exporter.event.audit_event import EventRules
+from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.event.json.encoder import Encoder
-from otel_audit_exporter.event.log_record import AuditLogRecord, is_audit_record, raw_body, said_by
+from otel_audit_exporter.event.log_record import AuditLogRecord, event_arguments_from, is_audit_record, raw_body
 from otel_audit_exporter.event.redaction import Redactor
-from otel_audit_exporter.outbox.dead_letter_store import DeadLetterFile, DeadLetterStore, MemoryDeadLetters
-from otel_audit_exporter.outbox.directory import DEAD_LETTERS, Destination, OutboxFolder
+from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, MemoryDeadLetters, SqliteDeadLetterStore
+from otel_audit_exporter.outbox.directory import DEAD_LETTERS, Destination, OutboxDirectory
 from otel_audit_exporter.outbox.store import Entry
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.sinks.base import Sink, SinkError, deadline_after
@@ -64,7 +64,7 @@ class AuditExporter(LogRecordExporter):
     _unreadable: str | None = None  # what is wrong with the environment's settings
 
     def __init__(self, **options: Any) -> None:
-        self._start(self._load(said_options(options)), strict=False)
+        self._start(self._load(drop_unset(options)), strict=False)
 
     @classmethod
     def from_settings(cls, settings: Settings, resource: Resource | None = None) -> Self:
@@ -123,7 +123,7 @@ class AuditExporter(LogRecordExporter):
         return self._settings
 
     @property
-    def rules(self) -> EventRules:
+    def rules(self) -> EventValidator:
         """What an event must have to become a row here."""
         return self._rules
 
@@ -186,8 +186,8 @@ class AuditExporter(LogRecordExporter):
     def force_flush(self, timeout_millis: float | None = 10_000) -> bool:
         """Deliver what waits; True if everything accepted so far is stored or parked in time (None: no limit)."""
         deadline = deadline_after(timeout_millis)
-        self._relay.reconsider()
-        return self._lane.wait_until_settled(deadline, self._relay.hurry)
+        self._relay.retry_held_now()
+        return self._lane.wait_until_settled(deadline, self._relay.deliver_now)
 
     def shutdown(self, timeout_millis: float | None = 10_000) -> None:
         """Deliver what waits within the time, and let go of the outbox; what is left is the next process's."""
@@ -204,13 +204,13 @@ class AuditExporter(LogRecordExporter):
             if self._shut_down:
                 return not self._lane.books.pending
             self._shut_down = True
-        if not patient and not self._lane.gate.flowing and self._lane.on_disk:
+        if not patient and not self._lane.gate.is_open and self._lane.on_disk:
             if self._lane.gate.asked_until <= time.monotonic():  # else the server has asked not to be tried
-                self._lane.wait_for_attempt(deadline, self._relay.hurry)
-            if not self._lane.gate.flowing:
+                self._lane.wait_for_attempt(deadline, self._relay.deliver_now)
+            if not self._lane.gate.is_open:
                 deadline = time.monotonic()
-        self._relay.reconsider()
-        settled = self._lane.wait_until_settled(deadline, self._relay.hurry)
+        self._relay.retry_held_now()
+        settled = self._lane.wait_until_settled(deadline, self._relay.deliver_now)
         self._relay.stop(deadline)
         self._lane.close()
         _standalone.pop(self, None)
@@ -244,7 +244,7 @@ class AuditExporter(LogRecordExporter):
     def _commit(self, record: Any, mine: dict[AnyStore, list[Entry]]) -> None:
         """Commit a record to the outbox and put it to ``mine``; one that cannot become a row is parked."""
         try:
-            body = self._rules.compose(said_by(record)).body
+            body = self._rules.compose(event_arguments_from(record)).body
         except AuditEventError as error:
             self._lane.park_unsent(raw_body(record, self._rules.encoder), shape_error(str(error)))
             return
@@ -278,7 +278,7 @@ class AuditExporter(LogRecordExporter):
         if strict:
             raise AuditConfigurationError(f"exporter {self.exporter_name}: {missing}")
         logger.error("audit %s: events are held in the outbox: %s", self.exporter_name, missing)
-        return _MissingSink(self.exporter_name, missing)
+        return UnconfiguredSink(self.exporter_name, missing)
 
     def _make_lane(self, strict: bool) -> Lane:
         settings = self._settings
@@ -299,10 +299,10 @@ class AuditExporter(LogRecordExporter):
             logger.error("audit %s: events are kept in memory only: %s", self.exporter_name, error)
             return self._lane_with(options, [])
 
-    def _lane_with(self, options: LaneOptions, folders: Sequence[OutboxFolder]) -> Lane:
+    def _lane_with(self, options: LaneOptions, folders: Sequence[OutboxDirectory]) -> Lane:
         letters: DeadLetterStore = MemoryDeadLetters()
         if folders:
-            letters = DeadLetterFile(Path(folders[0].path) / DEAD_LETTERS)
+            letters = SqliteDeadLetterStore(Path(folders[0].path) / DEAD_LETTERS)
         return Lane(
             self.exporter_name,
             self._sink,
@@ -316,17 +316,17 @@ class AuditExporter(LogRecordExporter):
     def _rows_of(self) -> RowsOf:
         return self._mapping.rows
 
-    def _folders(self) -> list[OutboxFolder]:
+    def _folders(self) -> list[OutboxDirectory]:
         settings = self._settings
         root = settings.outbox_dir or default_outbox_dir()
         places = dict.fromkeys((self._place(settings), ""))  # what waited for the place to be known, too
         return [
-            OutboxFolder(root, Destination(self.exporter_name, place, settings.schema, settings.table))
+            OutboxDirectory(root, Destination(self.exporter_name, place, settings.schema, settings.table))
             for place in places
         ]
 
 
-class _MissingSink:
+class UnconfiguredSink:
     """Stands where a sink cannot be made yet: it refuses everything as a fault of the configuration."""
 
     def __init__(self, name: str, missing: str) -> None:
@@ -344,7 +344,7 @@ class _MissingSink:
         """Nothing is inherited."""
 
 
-def said_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def drop_unset(options: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what is not said: a configuration file has an empty string for a variable that is not set."""
     return {
         name: value
@@ -353,10 +353,10 @@ def said_options(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def make_rules(settings: Settings, mapping: TableMapping) -> EventRules:
+def make_rules(settings: Settings, mapping: TableMapping) -> EventValidator:
     """Return what these settings ask of an event."""
     encoder = Encoder(Redactor(settings.redact_keys, settings.redact_hook), settings.max_value_bytes)
-    return EventRules(ids=settings.ids, encoder=encoder, required=mapping.required, refused=mapping.refused)
+    return EventValidator(ids=settings.ids, encoder=encoder, required=mapping.required, refused=mapping.refused)
 
 
 def standalone_exporter() -> AuditExporter | None:

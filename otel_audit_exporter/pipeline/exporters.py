@@ -93,7 +93,7 @@ class SupabaseAuditExporter(AuditExporter):
         token: str | Callable[[], str] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(**taken_from_client(dict(url=url, key=key, token=token, **options)))
+        super().__init__(**expand_client(dict(url=url, key=key, token=token, **options)))
 
     def _missing(self, settings: Settings) -> str | None:
         missing = []
@@ -288,10 +288,10 @@ class NoAuditExporter(AuditExporter):
     adopts = False
 
     def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
-        from otel_audit_exporter.sinks.null import NoSink
+        from otel_audit_exporter.sinks.null import NullSink
 
         logger.warning("audit: switched off on purpose (exporter none): events are not recorded anywhere")
-        return NoSink()
+        return NullSink()
 
 
 def _written_keys(settings: Settings, mapping: TableMapping) -> Sequence[str]:
@@ -303,7 +303,7 @@ def _written_keys(settings: Settings, mapping: TableMapping) -> Sequence[str]:
     return keys
 
 
-def taken_from_client(options: Mapping[str, Any]) -> dict[str, Any]:
+def expand_client(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options with the URL and the key of a ready supabase client among them in its place."""
     taken = dict(options)
     client = taken.pop("client", None)

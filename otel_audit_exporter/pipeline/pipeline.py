@@ -20,18 +20,18 @@ from otel_audit_exporter.delivery.channel import Ticket, Waiter
 from otel_audit_exporter.delivery.dead_letters import DeadLetters
 from otel_audit_exporter.delivery.receipts import PendingReceipt
 from otel_audit_exporter.errors import AuditError, AuditEventError, AuditShutdownError, OutboxError
-from otel_audit_exporter.event.audit_event import AuditEvent, ComposedEvent
+from otel_audit_exporter.event.audit_event import AuditEvent, EncodedEvent
 from otel_audit_exporter.event.context import current_scope, overlay
 from otel_audit_exporter.event.fields import SCOPE_NAME
 from otel_audit_exporter.event.log_record import AuditLogRecord, AuditReadWriteLogRecord
 from otel_audit_exporter.observability.health import AuditHealth, combine
-from otel_audit_exporter.observability.health_monitor import HealthWatch, Sample
+from otel_audit_exporter.observability.health_monitor import HealthMonitor, Sample
 from otel_audit_exporter.observability.metrics import keep_totals, observe
 from otel_audit_exporter.observability.stats import AuditStats, NotedError
 from otel_audit_exporter.pipeline.exporter import AuditExporter
-from otel_audit_exporter.runtime.call_thread import SdkThread
-from otel_audit_exporter.runtime.fork_safety import Lock, survive_forks
-from otel_audit_exporter.runtime.log import Repeats, logger
+from otel_audit_exporter.runtime.call_thread import CallThread
+from otel_audit_exporter.runtime.fork_safety import Lock, register_fork_aware
+from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 from otel_audit_exporter.runtime.process_exit import end_with_multiprocessing_child
 from otel_audit_exporter.sinks.base import deadline_after
 
@@ -71,8 +71,8 @@ class AuditPipeline:
         self._attached = attached
         # Where others see the records too, none is kept from the SDK.
         self._queues = () if attached else _queues_of(processors)
-        self._sdk = SdkThread()
-        self.repeats = Repeats()
+        self._sdk = CallThread()
+        self.repeats = RateLimitedLogger()
         self._begin()
         for exporter in self._exporters if owns else ():
             exporter.own_by_pipeline()
@@ -83,13 +83,13 @@ class AuditPipeline:
             )
             for exporter in self._exporters:
                 exporter.relay.without_hot_road()
-        self._watch = HealthWatch(
+        self._watch = HealthMonitor(
             self.health,
             self.stats,
             cycle_seconds=self._primary.lane.options.cycle_seconds,
             on_change=settings.on_health_change,
         )
-        survive_forks(self)
+        register_fork_aware(self)
         self._observe(meter_provider)
         self._watch.start()
 
@@ -141,7 +141,7 @@ class AuditPipeline:
         self._send(event, tickets)
         return PendingReceipt(event.record_id, self._primary.lane, tickets[self._primary.lane.name], self._hurry)
 
-    def _accept(self, event: ComposedEvent) -> dict[str, Ticket | None]:
+    def _accept(self, event: EncodedEvent) -> dict[str, Ticket | None]:
         """Commit an event to every sink's outbox; None where a secondary's refuses it, nothing where the primary's."""
         lane = self._primary.lane
         try:
@@ -171,7 +171,7 @@ class AuditPipeline:
                 self.repeats.say(ERROR, (name, type(error)), "audit %s: an event passed by this sink: %s", name, error)
         return tickets
 
-    def _send(self, event: ComposedEvent, tickets: Mapping[str, Ticket | None]) -> None:
+    def _send(self, event: EncodedEvent, tickets: Mapping[str, Ticket | None]) -> None:
         try:
             if self._has_room():
                 record = AuditLogRecord(event, tickets, slim=not self._attached)
@@ -192,7 +192,7 @@ class AuditPipeline:
         for exporter in self._exporters[1:]:
             exporter.relay.wake()
         lane = self._primary.lane
-        if lane.closed or not lane.gate.flowing or lane.attempts_ended == self._waited_in_vain_at:
+        if lane.closed or not lane.gate.is_open or lane.attempts_ended == self._waited_in_vain_at:
             self._primary.relay.wake()
             return
         ticket = tickets[lane.name]
@@ -200,13 +200,13 @@ class AuditPipeline:
         waiter = Waiter()
         lane.watch(ticket, waiter)
         try:
-            self._primary.relay.hurry()
+            self._primary.relay.deliver_now()
             if not waiter.wait_for_attempt(self.settings.export_timeout_millis / 1000):
                 self._waited_in_vain_at = lane.attempts_ended  # no call waits again before that attempt has ended
         finally:
             lane.unwatch(ticket, waiter)
 
-    def _compare_with_earlier(self, event: ComposedEvent) -> None:
+    def _compare_with_earlier(self, event: EncodedEvent) -> None:
         assert event.digest is not None
         with self._lock:
             earlier = self._keys.setdefault(event.record_id, event.digest)
@@ -288,7 +288,7 @@ class AuditPipeline:
 
     def _hurry(self) -> None:
         for exporter in self._exporters:
-            exporter.relay.hurry()
+            exporter.relay.deliver_now()
 
     def force_flush(self, timeout_millis: float | None = 10_000) -> bool:
         """Deliver what waits; True only if everything accepted so far is stored or parked within the time.
@@ -299,9 +299,9 @@ class AuditPipeline:
         if self._attached:
             self._sdk.run([processor.force_flush for processor in self._processors[:1]], deadline)
         for secondary in self._exporters[1:]:
-            secondary.relay.reconsider()
-        self._primary.relay.reconsider()
-        return self._primary.lane.wait_until_settled(deadline, self._primary.relay.hurry)
+            secondary.relay.retry_held_now()
+        self._primary.relay.retry_held_now()
+        return self._primary.lane.wait_until_settled(deadline, self._primary.relay.deliver_now)
 
     def shutdown(self, timeout_millis: float | None = 10_000) -> bool:
         """Deliver what waits and let go of the outbox; True only if everything is stored or parked in time.
@@ -353,11 +353,11 @@ class AuditPipeline:
 
     # --- forks --------------------------------------------------------------------------------------------------
 
-    def outer_locks(self) -> list[Lock]:
+    def locks_before_store(self) -> list[Lock]:
         """Return the lock that a fork must not find held."""
         return [self._lock]
 
-    def inner_locks(self) -> tuple[()]:
+    def locks_after_store(self) -> tuple[()]:
         """There are no others."""
         return ()
 

@@ -18,7 +18,7 @@ from otel_audit_exporter.runtime.log import logger
 Work = tuple[Iterable[Callable[[], Any]], threading.Event]
 
 
-class SdkThread:
+class CallThread:
     """Runs the SDK's slow calls one after the other."""
 
     def __init__(self) -> None:

@@ -21,14 +21,14 @@ class Lock(Protocol):
         ...
 
 
-class Forkable(Protocol):
+class ForkAware(Protocol):
     """Something with locks and connections that a fork must not tear."""
 
-    def outer_locks(self) -> Iterable[Lock]:
+    def locks_before_store(self) -> Iterable[Lock]:
         """Return the locks under which ``quiet`` may be taken."""
         ...
 
-    def inner_locks(self) -> Iterable[Lock]:
+    def locks_after_store(self) -> Iterable[Lock]:
         """Return the locks that may be taken under ``quiet``, asked for when the outer ones are held."""
         ...
 
@@ -40,20 +40,20 @@ class Forkable(Protocol):
 # Held by whoever opens, closes or checkpoints a SQLite file on a thread of ours: a fork in the middle of that would
 # leave SQLite's own locks held in the child for ever.
 quiet: Final = threading.RLock()
-_known: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
+_known: Final[weakref.WeakSet[ForkAware]] = weakref.WeakSet()
 _taken: list[Lock] = []
 
 
-def survive_forks(thing: Forkable) -> None:
+def register_fork_aware(thing: ForkAware) -> None:
     """Have ``thing`` held still around every fork of this process."""
     _known.add(thing)
 
 
 def _before() -> None:
     things = list(_known)
-    _take(lock for thing in things for lock in thing.outer_locks())
+    _take(lock for thing in things for lock in thing.locks_before_store())
     _take([quiet])
-    _take(lock for thing in things for lock in thing.inner_locks())
+    _take(lock for thing in things for lock in thing.locks_after_store())
 
 
 def _take(locks: Iterable[Lock]) -> None:

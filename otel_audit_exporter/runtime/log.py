@@ -11,7 +11,7 @@ _CAUSES: Final = 100
 _QUIET_SECONDS: Final = 60.0
 
 
-class Repeats:
+class RateLimitedLogger:
     """Says a thing once for each cause; what repeats is counted, and told with the next line, a minute later.
 
     Safe to use from any thread, and it takes no lock: at worst two threads say the first thing both.

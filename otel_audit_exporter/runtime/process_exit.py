@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Final, Protocol
 
 
-class Endable(Protocol):
+class ProcessExitHook(Protocol):
     """Something that delivers what it can when the process ends."""
 
     def end_with_process(self) -> None:
@@ -21,12 +21,12 @@ class Endable(Protocol):
         ...
 
 
-_endable: Final[weakref.WeakSet[Endable]] = weakref.WeakSet()
+_endable: Final[weakref.WeakSet[ProcessExitHook]] = weakref.WeakSet()
 _terminating = False
 _ending = threading.Lock()  # held by whoever ends things, so that the interpreter's exit waits for SIGTERM's thread
 
 
-def end_with_process(thing: Endable, *, on_sigterm: bool) -> None:
+def end_with_process(thing: ProcessExitHook, *, on_sigterm: bool) -> None:
     """Have ``thing`` ended at interpreter exit, and on SIGTERM where that is unhandled and we may handle it."""
     _endable.add(thing)
     end_with_multiprocessing_child()

@@ -18,7 +18,7 @@ from opentelemetry.trace import TraceFlags
 from otel_audit_exporter.event.audit_event import decode
 from otel_audit_exporter.event.fields import SCOPE_NAME
 from otel_audit_exporter.event.log_record import to_attributes
-from otel_audit_exporter.runtime.call_thread import SdkThread
+from otel_audit_exporter.runtime.call_thread import CallThread
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
 from otel_audit_exporter.sinks.verdict import OUT_OF_TIME, Fault, Verdict
 
@@ -42,7 +42,7 @@ class ForwardingSink:
         self._exporter = exporter
         self._resource = resource or Resource.create()
         self._turn = threading.Lock()
-        self._ending = SdkThread()
+        self._ending = CallThread()
         self.close_by: float | None = None
         """When :meth:`close` gives up waiting (monotonic seconds): an exporter's shutdown knows of no deadline."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-class NoSink:
+class NullSink:
     """Takes every row and keeps none."""
 
     name = "none"

@@ -20,7 +20,7 @@ from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.supabase.id_lookup import quoted_list
 from otel_audit_exporter.sinks.verdict import Fault, Verdict, classify_sqlstate, describe_sqlstate
-from otel_audit_exporter.table.compatibility import Column, Findings, Fit, TableFacts
+from otel_audit_exporter.table.compatibility import CheckReport, Column, ColumnMapping, TableDescription
 from otel_audit_exporter.table.mapping import TableMapping
 from otel_audit_exporter.table.target import table_exporter
 
@@ -36,26 +36,26 @@ _SQLITE_GENERATED: Final = (2, 3)
 _SQLITE_SECONDS: Final = 10.0
 
 
-class TableSource(Protocol):
+class TableCatalog(Protocol):
     """Looks at the table that one sink writes to. Each method raises :class:`SinkError` where it cannot."""
 
     target: str
     finds_key: bool
 
-    def describe(self) -> TableFacts | None:
+    def describe(self) -> TableDescription | None:
         """Return what the table has; None where that cannot be known, or the table is made on first use."""
 
-    def try_insert(self, fit: Fit, row: bytes) -> Findings:
+    def try_insert(self, fit: ColumnMapping, row: bytes) -> CheckReport:
         """Say what an insert by these settings would be refused for, without leaving a row."""
 
 
-def table_source(settings: Settings) -> TableSource:
+def table_source(settings: Settings) -> TableCatalog:
     """Return the source for the first chosen exporter with a table.
 
     Raises :class:`AuditConfigurationError` where there is none, or its settings are missing or wrong.
     """
     name = table_exporter(settings)
-    makers: dict[str, Callable[[Settings], TableSource]] = {
+    makers: dict[str, Callable[[Settings], TableCatalog]] = {
         "postgres": PostgresTable,
         "supabase": PostgrestTable,
         "sqlite": SQLiteTable,
@@ -66,7 +66,7 @@ def table_source(settings: Settings) -> TableSource:
         raise AuditConfigurationError(f"exporter {name}: {error}") from None
 
 
-def _judge(verdict: Verdict, said: str, code: str | None, findings: Findings) -> None:
+def _judge(verdict: Verdict, said: str, code: str | None, findings: CheckReport) -> None:
     """Sort what a trial insert was refused for."""
     said = f"{said}: {verdict.remedy}" if verdict.remedy else said
     if verdict.foreign_key:
@@ -93,7 +93,7 @@ class PostgresTable:
         self.target = PostgresSink(settings.dsn, table=settings.table, schema=settings.schema, columns=()).target
         self._known: dict[str, Any] = {}
 
-    def describe(self) -> TableFacts:
+    def describe(self) -> TableDescription:
         """Return what the catalogue says."""
         with self._connected() as connection:
             found = connection.execute(_SQL.read_text(encoding="utf-8"), [self._schema, self._table]).fetchone()
@@ -111,17 +111,17 @@ class PostgresTable:
             )
             for one in self._known["columns"]
         ]
-        return TableFacts(columns, [tuple(key) for key in self._known["keys"]])
+        return TableDescription(columns, [tuple(key) for key in self._known["keys"]])
 
-    def try_insert(self, fit: Fit, row: bytes) -> Findings:
+    def try_insert(self, fit: ColumnMapping, row: bytes) -> CheckReport:
         """Look at privileges and policies, then insert and roll back."""
-        findings = Findings()
+        findings = CheckReport()
         self._missing_privileges(fit, findings)
         if not findings.faults:
             self._insert_and_roll_back(fit, row, findings)
         return findings
 
-    def _missing_privileges(self, fit: Fit, findings: Findings) -> None:
+    def _missing_privileges(self, fit: ColumnMapping, findings: CheckReport) -> None:
         known, role = self._known, self._known["role"]
         if not known["usage"]:
             findings.faults.append(f'role "{role}" lacks usage on schema "{self._schema}"')
@@ -140,7 +140,7 @@ class PostgresTable:
                         f'row-level security refuses the row: no policy for {command} applies to role "{role}"'
                     )
 
-    def _insert_and_roll_back(self, fit: Fit, row: bytes, findings: Findings) -> None:
+    def _insert_and_roll_back(self, fit: ColumnMapping, row: bytes, findings: CheckReport) -> None:
         import psycopg
 
         from otel_audit_exporter.sinks.postgres.statements import Insert, ShapeError, TableShape
@@ -167,10 +167,10 @@ class PostgresTable:
                 self._judge(error.sqlstate, error.diag.message_primary or "", findings)
 
     @staticmethod
-    def _judge(code: str, message: str, findings: Findings) -> None:
+    def _judge(code: str, message: str, findings: CheckReport) -> None:
         _judge(classify_sqlstate(code, message), f"{describe_sqlstate(code, message)} ({code})", code, findings)
 
-    def _is_there(self, connection: psycopg.Connection[Any], fit: Fit, row: bytes) -> bool:
+    def _is_there(self, connection: psycopg.Connection[Any], fit: ColumnMapping, row: bytes) -> bool:
         from otel_audit_exporter.sinks.postgres.statements import quoted
 
         schema, table, column = (quoted(name).replace("%", "%%") for name in (self._schema, self._table, fit.id_column))
@@ -248,9 +248,9 @@ class PostgrestTable:
         self._table = settings.table
         self._schema = settings.schema
         self.target = f"{settings.url} {settings.schema}.{settings.table}"
-        self._facts: TableFacts | None = None
+        self._facts: TableDescription | None = None
 
-    def describe(self) -> TableFacts | None:
+    def describe(self) -> TableDescription | None:
         """Return what PostgREST's OpenAPI description says; None where the server keeps it to itself."""
         try:
             described = self._rest.get("", accept="application/openapi+json, application/json")
@@ -270,9 +270,9 @@ class PostgrestTable:
         self._facts = self._read(definitions[self._table])
         return self._facts
 
-    def try_insert(self, fit: Fit, row: bytes) -> Findings:
+    def try_insert(self, fit: ColumnMapping, row: bytes) -> CheckReport:
         """Try inserts that cannot succeed."""
-        findings = Findings()
+        findings = CheckReport()
         for trial in self._trials(fit, row):
             refusal = self._rest.insert(quote(self._table, safe=""), trial.parameters, trial.rows, trial.prefer)
             if refusal is None and trial.expected is not None:
@@ -285,7 +285,7 @@ class PostgrestTable:
                 break
         return findings
 
-    def _trials(self, fit: Fit, row: bytes) -> Iterator[_Trial]:
+    def _trials(self, fit: ColumnMapping, row: bytes) -> Iterator[_Trial]:
         columns = quoted_list(TableMapping(fit.columns, fit.defaults).columns)
         upsert = {"columns": columns, "on_conflict": quoted_list(fit.key_columns or (fit.id_column,))}
         ignoring = "resolution=ignore-duplicates,return=minimal,tx=rollback"
@@ -295,14 +295,14 @@ class PostgrestTable:
         if nulls:
             yield _Trial(upsert, b"[" + row + b"," + nulls + b"]", ignoring, "23502")
 
-    def _row_of_nulls(self, fit: Fit, row: bytes) -> bytes | None:
+    def _row_of_nulls(self, fit: ColumnMapping, row: bytes) -> bytes | None:
         """Return the row with null wherever the table takes none, but for the yacht; None where that is too little."""
         required = {column.name for column in self._facts.columns if column.not_null} if self._facts else set()
         values = orjson.loads(row)
         nulls = [name for name in values if name in required and fit.columns.get(name) != "yacht_id"]
         return orjson.dumps(values | dict.fromkeys(nulls)) if fit.id_column in nulls and len(nulls) > 1 else None
 
-    def _read(self, definition: dict[str, Any]) -> TableFacts:
+    def _read(self, definition: dict[str, Any]) -> TableDescription:
         required = set(definition.get("required", ()))
         columns, primary = [], []
         for name, said in definition.get("properties", {}).items():
@@ -317,7 +317,7 @@ class PostgrestTable:
                 primary.append(name)
         keys = [tuple(primary)] if primary else []
         keys += [(column.name,) for column in columns if (column.name,) not in keys and self._is_unique(column)]
-        return TableFacts([self._completed(column) for column in columns], keys)
+        return TableDescription([self._completed(column) for column in columns], keys)
 
     def _completed(self, column: Column) -> Column:
         """Ask whether a column is generated, which is not described."""
@@ -372,7 +372,7 @@ class SQLiteTable:
         self._there = False
         self.target = f"{self._path} {settings.table}"
 
-    def describe(self) -> TableFacts | None:
+    def describe(self) -> TableDescription | None:
         """Return what SQLite says."""
         if not self._path.exists():
             return None
@@ -384,9 +384,9 @@ class SQLiteTable:
 
             raise SinkError(classify_sqlite(error), "the file cannot be read as a SQLite database") from None
 
-    def try_insert(self, fit: Fit, row: bytes) -> Findings:
+    def try_insert(self, fit: ColumnMapping, row: bytes) -> CheckReport:
         """Look whether file and directory can be written to; into a table that is there insert, and roll back."""
-        findings = Findings()
+        findings = CheckReport()
         for place in (self._path.parent, self._path):
             made_on_use = place == self._path and not place.exists()
             if not made_on_use and not os.access(place, os.W_OK):
@@ -395,7 +395,7 @@ class SQLiteTable:
             self._insert_and_roll_back(fit, row, findings)
         return findings
 
-    def _insert_and_roll_back(self, fit: Fit, row: bytes, findings: Findings) -> None:
+    def _insert_and_roll_back(self, fit: ColumnMapping, row: bytes, findings: CheckReport) -> None:
         from otel_audit_exporter.sinks.sqlite import SQLiteSink
 
         mapping = TableMapping(fit.columns, fit.defaults)
@@ -415,7 +415,7 @@ class SQLiteTable:
                     raise
                 _judge(error.verdict, str(error), error.code, findings)
 
-    def _read(self, connection: sqlite3.Connection) -> TableFacts | None:
+    def _read(self, connection: sqlite3.Connection) -> TableDescription | None:
         described = connection.execute(
             'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?)', [self._table]
         )
@@ -439,7 +439,7 @@ class SQLiteTable:
                     any_type=not rowid and not (strict and type_.upper() != "ANY"),
                 )
             )
-        return TableFacts(columns, [key for key in (primary, *self._unique(connection)) if key])
+        return TableDescription(columns, [key for key in (primary, *self._unique(connection)) if key])
 
     def _unique(self, connection: sqlite3.Connection) -> Iterator[tuple[str, ...]]:
         query = "SELECT name FROM pragma_index_list(?) WHERE \"unique\" AND NOT partial AND origin <> 'pk'"

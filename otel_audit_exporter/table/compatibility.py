@@ -31,7 +31,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class TableFacts:
+class TableDescription:
     """A table as the database has it. ``keys``: what unique constraints are on; None where that is not known."""
 
     columns: Sequence[Column]
@@ -43,7 +43,7 @@ class TableFacts:
 
 
 @dataclass(frozen=True)
-class Fit:
+class ColumnMapping:
     """Settings that say which column takes what."""
 
     columns: Mapping[str, str]
@@ -71,13 +71,13 @@ class Fit:
 
 
 @dataclass
-class Findings:
+class CheckReport:
     """What was found: ``faults`` would make writing fail, ``notes`` may in some cases."""
 
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, other: Findings) -> None:
+    def add(self, other: CheckReport) -> None:
         """Take over what another has."""
         self.faults += other.faults
         self.notes += other.notes
@@ -161,9 +161,9 @@ def _kind(name: str, ids: str) -> str:
 # --- does it fit? -------------------------------------------------------------------------------------------------
 
 
-def examine(facts: TableFacts, fit: Fit, *, finds_key: bool = False) -> Findings:
+def examine(facts: TableDescription, fit: ColumnMapping, *, finds_key: bool = False) -> CheckReport:
     """Compare a table with settings. ``finds_key``: the sink looks for a key by itself where none is set."""
-    findings = Findings()
+    findings = CheckReport()
     for name, said in fit.columns.items():
         _examine_column(facts.column(name), name, said, fit, findings)
     for name in fit.defaults.keys() - fit.columns.keys():
@@ -179,7 +179,7 @@ def examine(facts: TableFacts, fit: Fit, *, finds_key: bool = False) -> Findings
     return findings
 
 
-def _examine_column(column: Column | None, name: str, said: str, fit: Fit, findings: Findings) -> None:
+def _examine_column(column: Column | None, name: str, said: str, fit: ColumnMapping, findings: CheckReport) -> None:
     if column is None:
         findings.faults.append(f'column "{name}" is missing ({said} goes there)')
         return
@@ -213,7 +213,7 @@ def _picky(column: Column, said: str) -> bool:
     return said in ("source_ip", "request_id") and not _takes_any_text(column)
 
 
-def _examine_unfilled(column: Column, findings: Findings) -> None:
+def _examine_unfilled(column: Column, findings: CheckReport) -> None:
     if column.filled is False:
         findings.faults.append(
             f'column "{column.name}" is NOT NULL, and nothing fills it: map a field to it, set column_defaults for it, '
@@ -221,7 +221,7 @@ def _examine_unfilled(column: Column, findings: Findings) -> None:
         )
 
 
-def _examine_key(facts: TableFacts, fit: Fit, findings: Findings, finds_key: bool) -> None:
+def _examine_key(facts: TableDescription, fit: ColumnMapping, findings: CheckReport, finds_key: bool) -> None:
     if facts.keys is None or facts.column(fit.id_column) is None:
         return
     wanted = fit.key_columns
@@ -239,12 +239,12 @@ def _examine_key(facts: TableFacts, fit: Fit, findings: Findings, finds_key: boo
     findings.faults.append(f"no primary key or unique constraint is on exactly ({shown}): {remedy}")
 
 
-def _usable_keys(facts: TableFacts, columns: Mapping[str, str], id_column: str) -> list[tuple[str, ...]]:
+def _usable_keys(facts: TableDescription, columns: Mapping[str, str], id_column: str) -> list[tuple[str, ...]]:
     keys = facts.keys or ()
     return sorted((key for key in keys if id_column in key and set(key) <= set(columns)), key=len)
 
 
-def values_that_fit(facts: TableFacts, fit: Fit) -> dict[str, int | str]:
+def values_that_fit(facts: TableDescription, fit: ColumnMapping) -> dict[str, int | str]:
     """Return what a made-up event has to say where a column takes numbers, little text, or some values only."""
     columns = ((facts.column(name), said) for name, said in fit.columns.items())
     found = {said: _value_that_fits(column, said) for column, said in columns if column is not None}
@@ -307,24 +307,24 @@ _BY_TYPE: Final[Mapping[str, Any]] = {
 }
 
 
-def suggest(facts: TableFacts, present: Fit, *, finds_key: bool = False) -> Fit | None:
+def suggest(facts: TableDescription, present: ColumnMapping, *, finds_key: bool = False) -> ColumnMapping | None:
     """Return settings that fit the table, by the usual names of columns; None where no column can be the key.
 
     What of the present settings fits, stays.
     """
-    guess = _Guess(facts, present)
+    guess = MappingSuggester(facts, present)
     if not guess.columns:
         return None
     ids = "text" if guess.has_text_ids() else present.ids
     key = next(iter(_usable_keys(facts, guess.columns, guess.id_column)), (guess.id_column,))
     single = len(key) == 1 or (finds_key and present.key_columns is None)
-    return Fit(guess.ordered(), guess.defaults(present.defaults), ids, None if single else key)
+    return ColumnMapping(guess.ordered(), guess.defaults(present.defaults), ids, None if single else key)
 
 
-class _Guess:
+class MappingSuggester:
     """Columns given to fields one by one, the surest first."""
 
-    def __init__(self, facts: TableFacts, present: Fit) -> None:
+    def __init__(self, facts: TableDescription, present: ColumnMapping) -> None:
         self._facts = facts
         self._present = present
         self.columns: dict[str, str] = {}
@@ -372,7 +372,7 @@ class _Guess:
     def _fits(self, column: Column, said: str) -> bool:
         return not column.generated and wrong_type(column, said, "text") is None
 
-    def _find_id(self, present: Fit) -> str:
+    def _find_id(self, present: ColumnMapping) -> str:
         keys = self._facts.keys
         if keys is None:
             keys = [(column.name,) for column in self._facts.columns]

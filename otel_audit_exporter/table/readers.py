@@ -27,7 +27,7 @@ _NO_SUCH_VALUE: Final = "22P02"  # asked for something that the column's type ca
 
 
 @dataclass(frozen=True)
-class Question:
+class EventQuery:
     """Which events are asked for; None asks for all. Times are aware; ``since`` is included, ``until`` is not."""
 
     entity_type: str | None = None
@@ -52,7 +52,7 @@ class Position:
     record_id: Any
 
 
-class Columns:
+class ColumnReader:
     """Which column holds which field, for reading."""
 
     def __init__(self, settings: Settings) -> None:
@@ -69,7 +69,7 @@ class Columns:
         """The fields that can be read, in their usual order."""
         return [name for name in FIELDS if name in self.of]
 
-    def asked(self, question: Question) -> list[tuple[str, str, str]]:
+    def asked(self, question: EventQuery) -> list[tuple[str, str, str]]:
         """Return column, operator and value of each condition."""
         unknown = [name for name in question.fields() if name not in self.of]
         if unknown:
@@ -97,9 +97,9 @@ class Columns:
 class Reader(Protocol):
     """Reads one sink's table. Raises :class:`SinkError` where that cannot be done."""
 
-    columns: Columns
+    columns: ColumnReader
 
-    def page(self, question: Question, *, newest_first: bool, beyond: Position | None, limit: int) -> list[Event]:
+    def page(self, question: EventQuery, *, newest_first: bool, beyond: Position | None, limit: int) -> list[Event]:
         """Return the next events in the order of time and id, each with its position under the key ``""``."""
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ def open_reader(settings: Settings) -> Reader:
         raise AuditConfigurationError(f"exporter {name}: {error}") from None
 
 
-def read_events(reader: Reader, question: Question, *, newest: int | None) -> Iterator[Event]:
+def read_events(reader: Reader, question: EventQuery, *, newest: int | None) -> Iterator[Event]:
     """Yield events, the oldest first: the ``newest`` ones, or all of them."""
     if newest is None:
         yield from _all(reader, question, newest_first=False)
@@ -133,7 +133,7 @@ def read_events(reader: Reader, question: Question, *, newest: int | None) -> It
     yield from reversed(list(_all(reader, question, newest_first=True, limit=newest)))
 
 
-def _all(reader: Reader, question: Question, *, newest_first: bool, limit: int | None = None) -> Iterator[Event]:
+def _all(reader: Reader, question: EventQuery, *, newest_first: bool, limit: int | None = None) -> Iterator[Event]:
     beyond: Position | None = None
     left = limit
     while left is None or left > 0:
@@ -154,7 +154,9 @@ class Follower:
     ``overlap_seconds`` are read anew, and what was seen is left out. What lands later than that is not seen.
     """
 
-    def __init__(self, reader: Reader, question: Question, *, now: datetime, overlap_seconds: float = OVERLAP_SECONDS):
+    def __init__(
+        self, reader: Reader, question: EventQuery, *, now: datetime, overlap_seconds: float = OVERLAP_SECONDS
+    ):
         self._reader = reader
         self._question = question
         self._overlap = timedelta(seconds=overlap_seconds)
@@ -242,12 +244,12 @@ class PostgresReader:
     def __init__(self, settings: Settings) -> None:
         from otel_audit_exporter.sinks.postgres.sink import read_dsn
 
-        self.columns = Columns(settings)
+        self.columns = ColumnReader(settings)
         self._parameters = read_dsn(settings.dsn)
         self._table = f"{_in_statement(settings.schema)}.{_in_statement(settings.table)}"
         self._connection: Any = None
 
-    def page(self, question: Question, *, newest_first: bool, beyond: Position | None, limit: int) -> list[Event]:
+    def page(self, question: EventQuery, *, newest_first: bool, beyond: Position | None, limit: int) -> list[Event]:
         """Return the next events in the order of time and id."""
         at, key = (_in_statement(self.columns.of[name]) for name in ("timestamp", "record_id"))
         conditions = [f"{at} is not null"]  # what has no time has no place in the order of time
@@ -310,11 +312,11 @@ class SupabaseReader:
     def __init__(self, settings: Settings) -> None:
         from otel_audit_exporter.sinks.supabase.rest_client import PostgREST
 
-        self.columns = Columns(settings)
+        self.columns = ColumnReader(settings)
         self._rest = PostgREST(settings.url, settings.key, token=settings.token, schema=settings.schema)
         self._path = quote(settings.table, safe="")
 
-    def page(self, question: Question, *, newest_first: bool, beyond: Position | None, limit: int) -> list[Event]:
+    def page(self, question: EventQuery, *, newest_first: bool, beyond: Position | None, limit: int) -> list[Event]:
         """Return the next events in the order of time and id."""
         at, key = (_in_quotes(self.columns.of[name]) for name in ("timestamp", "record_id"))
         selected = ",".join(_in_quotes(column) for column in dict.fromkeys(self.columns.of.values()))
@@ -351,11 +353,11 @@ class SQLiteReader:
     """Reads the embedded table, without changing the file."""
 
     def __init__(self, settings: Settings) -> None:
-        self.columns = Columns(settings)
+        self.columns = ColumnReader(settings)
         self._path = Path(settings.path).absolute()
         self._table = _sqlite_name(settings.table)
 
-    def page(self, question: Question, *, newest_first: bool, beyond: Position | None, limit: int) -> list[Event]:
+    def page(self, question: EventQuery, *, newest_first: bool, beyond: Position | None, limit: int) -> list[Event]:
         """Return the next events in the order of time and id."""
         if not self._path.exists():
             raise AuditConfigurationError(f"{self._path} is not there (OTEL_AUDIT_SQLITE_PATH)")
@@ -393,7 +395,7 @@ def _sqlite_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _positioned(columns: Columns, row: Mapping[str, Any], *, all_text: bool = False) -> Event:
+def _positioned(columns: ColumnReader, row: Mapping[str, Any], *, all_text: bool = False) -> Event:
     event = columns.event(row, all_text=all_text)
     event[""] = Position(row[columns.of["timestamp"]], row[columns.of["record_id"]])
     return event

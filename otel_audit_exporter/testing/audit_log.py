@@ -12,10 +12,10 @@ from opentelemetry.sdk._logs import LoggerProvider
 
 from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.delivery.channel import Ticket
-from otel_audit_exporter.event.audit_event import AuditEvent, ComposedEvent, parse_json
+from otel_audit_exporter.event.audit_event import AuditEvent, EncodedEvent, parse_json
 from otel_audit_exporter.event.diff import changed, same
 from otel_audit_exporter.event.json.encoder import Encoder
-from otel_audit_exporter.pipeline.configure import replaced_pipeline, running_pipeline
+from otel_audit_exporter.pipeline.configure import current_pipeline, replaced_pipeline
 from otel_audit_exporter.pipeline.exporters import InMemoryAuditExporter
 from otel_audit_exporter.pipeline.pipeline import UNLIMITED, AuditPipeline
 
@@ -49,7 +49,7 @@ class AuditLog:
 
     def __enter__(self) -> Self:
         self.clear()
-        running = running_pipeline()
+        running = current_pipeline()
         settings = load_settings({}, {}) if running is None else running.settings
         pipeline = _RecordingPipeline(_in_memory(settings), self._keep)
         self._stack.callback(pipeline.shutdown)
@@ -129,7 +129,7 @@ class _RecordingPipeline(AuditPipeline):
             self._begin()
         return self
 
-    def _accept(self, event: ComposedEvent) -> dict[str, Ticket | None]:
+    def _accept(self, event: EncodedEvent) -> dict[str, Ticket | None]:
         tickets = super()._accept(event)
         self._tell(AuditEvent.from_bytes(event.body))
         return tickets

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, TypeVar
 
-from otel_audit_exporter.delivery.bisect_insert import Attempt, attempt
+from otel_audit_exporter.delivery.bisect_insert import InsertOutcome, attempt
 from otel_audit_exporter.event.audit_event import parse_json
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, Sink, SinkError
 from otel_audit_exporter.sinks.verdict import Fault
@@ -411,9 +411,9 @@ class SinkConformance:
         if self.ignores_known_ids:
             self._holds([*before, row])
 
-    def _delivered(self, sink: Sink, rows: Sequence[Fields]) -> Attempt[Fields]:
+    def _delivered(self, sink: Sink, rows: Sequence[Fields]) -> InsertOutcome[Fields]:
         """Deliver rows as the library does it."""
-        results: list[Attempt[Fields]] = []
+        results: list[InsertOutcome[Fields]] = []
         told: list[Fields] = []
 
         def deliver() -> None:

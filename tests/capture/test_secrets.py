@@ -25,7 +25,7 @@ from otel_audit_exporter import (
     configure_audit,
     shutdown_audit,
 )
-from otel_audit_exporter.integrations.context_propagation import packed_context
+from otel_audit_exporter.integrations.context_propagation import serialize_context
 from otel_audit_exporter.pipeline.configure import _Running
 from otel_audit_exporter.testing import AuditLog
 from tests.stack import AuditTable, Stack
@@ -159,7 +159,7 @@ def test_a_record_that_cannot_become_a_row_is_parked_without_its_secrets(caplog:
 
 def test_secrets_of_a_context_are_redacted_before_they_travel_with_a_job() -> None:
     with audit_context(user_id=USER, metadata=full_of_secrets()):
-        packed = json.dumps(packed_context())
+        packed = json.dumps(serialize_context())
     assert "visible" in packed
     assert SECRET not in packed
 
@@ -170,9 +170,9 @@ def test_without_a_pipeline_a_jobs_message_is_redacted_as_the_environment_says(
     monkeypatch.setattr(_Running, "pipeline", None)  # whatever other tests have left
     with audit_context(user_id=USER, metadata={"pin": "1234", "password": SECRET}):
         monkeypatch.setenv("OTEL_AUDIT_REDACT_KEYS", "pin, password")
-        assert packed_context()["fields"]["metadata"] == {"pin": "[REDACTED]", "password": "[REDACTED]"}
+        assert serialize_context()["fields"]["metadata"] == {"pin": "[REDACTED]", "password": "[REDACTED]"}
         monkeypatch.setenv("OTEL_AUDIT_MODE", "nonsense")
-        assert packed_context()["fields"]["metadata"] == {"pin": "1234", "password": "[REDACTED]"}
+        assert serialize_context()["fields"]["metadata"] == {"pin": "1234", "password": "[REDACTED]"}
 
 
 def test_audited_redacts_arguments_and_old_values(audit_log: AuditLog) -> None:

@@ -104,14 +104,14 @@ FAILPOINTS: dict[str, Patch] = {
     "after a settle": lambda n: _around(outbox.OutboxFile, "settle", n, before=False),
     "while a new outbox file is proved": lambda n: _at_statement("DELETE FROM event", 1),
     "while a new outbox file is made": lambda n: _around(outbox, "_prepare", n, before=True),
-    "before an orphan is opened": lambda n: _around(folder.OutboxFolder, "_open_orphan", n, before=True),
+    "before an orphan is opened": lambda n: _around(folder.OutboxDirectory, "_open_orphan", n, before=True),
     "between an orphan's opening and its adoption": lambda n: _around(
-        folder.OutboxFolder, "_open_orphan", n, before=False
+        folder.OutboxDirectory, "_open_orphan", n, before=False
     ),
     "before an emptied file is removed": lambda n: _around(folder, "_unlink", n, before=True),
     "between an emptied file's removal and that of its lock": lambda n: _around(folder, "_unlink", n, before=False),
-    "before a row is parked": lambda n: _around(deadletters.DeadLetterFile, "park", n, before=True),
-    "between parking and settling": lambda n: _around(deadletters.DeadLetterFile, "park", n, before=False),
+    "before a row is parked": lambda n: _around(deadletters.SqliteDeadLetterStore, "park", n, before=True),
+    "between parking and settling": lambda n: _around(deadletters.SqliteDeadLetterStore, "park", n, before=False),
 }
 
 

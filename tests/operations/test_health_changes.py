@@ -13,8 +13,8 @@ import pytest
 
 from otel_audit_exporter import AuditConfigurationError, AuditHealth, configure_audit, flush_audit
 from otel_audit_exporter.observability.health import HealthThresholds
-from otel_audit_exporter.observability.health_monitor import HealthWatch
-from otel_audit_exporter.outbox.dead_letter_store import DeadLetterFile
+from otel_audit_exporter.observability.health_monitor import HealthMonitor
+from otel_audit_exporter.outbox.dead_letter_store import SqliteDeadLetterStore
 from otel_audit_exporter.outbox.directory import DEAD_LETTERS
 from otel_audit_exporter.outbox.store import OutboxFile
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
@@ -95,7 +95,7 @@ def test_a_dead_letter_that_is_dropped_is_trouble_no_more(
     assert flush_audit()
     wait_until(lambda: levels == ["critical"], "the parked events are told")
     [file] = (tmp_path / "outbox").glob(f"*/{DEAD_LETTERS}")
-    drop = DeadLetterFile(file).remove if by_another else pipeline.dead_letters().drop
+    drop = SqliteDeadLetterStore(file).remove if by_another else pipeline.dead_letters().drop
     assert drop(parked[0])
     assert pipeline.health().reasons == (
         "success rate 50 %, below 98 %",
@@ -222,7 +222,7 @@ def _around(exporter: StubExporter, changes: list[AuditHealth]) -> AuditPipeline
 def test_a_look_is_taken_several_times_in_a_cycle_and_at_least_once_a_second(configured: Configure) -> None:
     pipeline = configured()
     for cycle, pause in ((0.1, 0.05), (1.0, 0.25), (60.0, 1.0)):
-        assert HealthWatch(pipeline.health, pipeline.stats, cycle_seconds=cycle)._pause == pause
+        assert HealthMonitor(pipeline.health, pipeline.stats, cycle_seconds=cycle)._pause == pause
 
 
 def test_the_watch_ends_with_the_pipeline(configured: Configure) -> None:
@@ -241,7 +241,7 @@ def test_the_watch_keeps_nothing_alive(configured: Configure) -> None:
         stats = AuditPipeline.stats
 
     subject = Subject()
-    watch = HealthWatch(subject.health, subject.stats, cycle_seconds=0.01)  # type: ignore[misc]  # a stand-in
+    watch = HealthMonitor(subject.health, subject.stats, cycle_seconds=0.01)  # type: ignore[misc]  # a stand-in
     gone = weakref.ref(subject)
     del subject
     gc.collect()

@@ -21,8 +21,8 @@ from otel_audit_exporter import (
     flush_audit,
     shutdown_audit,
 )
-from otel_audit_exporter.observability.delivery_log import Announcer
-from otel_audit_exporter.runtime.log import Repeats
+from otel_audit_exporter.observability.delivery_log import DeliveryLog
+from otel_audit_exporter.runtime.log import RateLimitedLogger
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from tests.operations.conftest import Configure
@@ -84,7 +84,7 @@ def test_a_sink_that_fails_and_answers_in_turns_gives_fewer_than_twenty_lines(
     lane = pipeline.exporters[0].lane
     for _ in range(100):
         emit(1)
-        lane.wait_for_attempt(time.monotonic() + 30, pipeline.exporters[0].relay.hurry)
+        lane.wait_for_attempt(time.monotonic() + 30, pipeline.exporters[0].relay.deliver_now)
     assert 3 < len(lines(caplog)) < 20
 
 
@@ -108,7 +108,7 @@ def test_the_end_of_a_failure_is_told_however_often_it_came(
     caplog.set_level(logging.INFO)
     now = 1000.0
     monkeypatch.setattr("otel_audit_exporter.observability.delivery_log.time.monotonic", lambda: now)
-    announcer = Announcer("stub")
+    announcer = DeliveryLog("stub")
     for _ in range(50):
         announcer.failing(AWAY, 1, None)
         announcer.delivering()
@@ -194,7 +194,7 @@ def test_repeats_are_counted_and_told_with_the_next_line(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("otel_audit_exporter.observability.delivery_log.time.monotonic", lambda: now)
-    repeats = Repeats(quiet_seconds=60.0)
+    repeats = RateLimitedLogger(quiet_seconds=60.0)
     for _ in range(5):
         repeats.say(logging.ERROR, "cause", "lost %s", "one")
     now += 61.0

@@ -33,7 +33,7 @@ def _forget() -> None:
         running.shutdown(0)
         running.let_go()
     configure._Running.pipeline = configure._Running.made_of = None
-    configure._Running.repeats = log.Repeats()
+    configure._Running.repeats = log.RateLimitedLogger()
     for left in list(exporter._standalone):
         left.shutdown(0)
     compat._Built.db = compat._Built.pipeline = None

@@ -154,7 +154,7 @@ class TestRecords:
         logger = behind(exporter)
         for _ in range(200):
             logger.emit(LogRecord(attributes=attributes(**{"audit.outcome": "perhaps"})))
-            exporter.relay.hurry()
+            exporter.relay.deliver_now()
         wait_until(lambda: exporter.lane.stats().failed == 200, "all parked")
         assert sqlite_rows(tmp_path / "rows.db") == []
 

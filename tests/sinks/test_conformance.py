@@ -16,7 +16,7 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordE
 from opentelemetry.sdk.resources import Resource
 from psycopg.sql import SQL
 
-from otel_audit_exporter.event.audit_event import EventRules
+from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.event.fields import ATTRIBUTE_OF
 from otel_audit_exporter.sinks.base import Sink
 from otel_audit_exporter.sinks.forwarding import ForwardingSink
@@ -229,7 +229,7 @@ class OfWholeRecords(SinkConformance):
         for name, column in FIELD_COLUMNS.items():
             said[name] = said.pop(column)
         said["timestamp"] = datetime.fromisoformat(said["timestamp"])
-        return EventRules().compose(said).body
+        return EventValidator().compose(said).body
 
 
 class TestOTLPSink(OfWholeRecords):

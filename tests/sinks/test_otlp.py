@@ -13,7 +13,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from otel_audit_exporter.event.audit_event import EventRules
+from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.otlp import OTLPSink
 from otel_audit_exporter.sinks.verdict import Fault
@@ -30,7 +30,7 @@ def sink_to(port: int, scheme: str = "http") -> OTLPSink:
 
 
 def refusal(sink: Sink, seconds: float) -> SinkError:
-    body = EventRules().compose(arguments(timestamp=datetime(2026, 3, 4, tzinfo=UTC))).body
+    body = EventValidator().compose(arguments(timestamp=datetime(2026, 3, 4, tzinfo=UTC))).body
     with pytest.raises(SinkError) as caught:
         sink.insert([body], time.monotonic() + seconds)
     return caught.value

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from otel_audit_exporter.delivery.bisect_insert import REFUSALS_IN_A_ROW, Attempt, attempt
+from otel_audit_exporter.delivery.bisect_insert import REFUSALS_IN_A_ROW, InsertOutcome, attempt
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 
@@ -53,7 +53,7 @@ class Run:
         self.sink = ScriptedSink(script)
         self.settled: list[int] = []
         self.items = list(range(count))
-        self.result: Attempt[int] = attempt(
+        self.result: InsertOutcome[int] = attempt(
             self.sink, self.items, lambda items: [b"%d" % item for item in items], deadline, self.settled.extend
         )
         self._check_that_nothing_is_lost()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from otel_audit_exporter.errors import AuditError, AuditEventError
-from otel_audit_exporter.event.audit_event import AuditEvent, ComposedEvent, EventRules, decode
+from otel_audit_exporter.event.audit_event import AuditEvent, EncodedEvent, EventValidator, decode
 from otel_audit_exporter.event.fields import FIELDS
 from otel_audit_exporter.event.serialization import split
 
@@ -51,11 +51,11 @@ def said(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not ...}
 
 
-def compose(rules: EventRules | None = None, /, **changes: Any) -> ComposedEvent:
-    return (rules or EventRules()).compose(said(**changes))
+def compose(rules: EventValidator | None = None, /, **changes: Any) -> EncodedEvent:
+    return (rules or EventValidator()).compose(said(**changes))
 
 
-def problems(rules: EventRules | None = None, /, **changes: Any) -> Mapping[str, str]:
+def problems(rules: EventValidator | None = None, /, **changes: Any) -> Mapping[str, str]:
     with pytest.raises(AuditEventError) as caught:
         compose(rules, **changes)
     return caught.value.problems
@@ -150,7 +150,7 @@ class TestChecks:
 
     def test_one_error_names_every_wrong_field(self) -> None:
         with pytest.raises(AuditEventError) as caught:
-            EventRules().compose(
+            EventValidator().compose(
                 {
                     "entity_type": "",
                     "entity_id": "no uuid",
@@ -180,17 +180,17 @@ class TestChecks:
         assert decode(compose(user_id=..., actor_type=actor_type).body)["user_id"] is None
 
     def test_a_field_that_is_not_required_may_be_left_out(self) -> None:
-        rules = EventRules(required=())
+        rules = EventValidator(required=())
         event = rules.compose({"action": "tick"})
         assert decode(event.body)["entity_type"] is None
         assert event.action == "tick"
 
     def test_an_action_is_always_required(self) -> None:
         with pytest.raises(AuditEventError, match="action: is missing"):
-            EventRules(required=()).compose({})
+            EventValidator(required=()).compose({})
 
     def test_a_refused_field_is_named_where_it_says_something(self) -> None:
-        rules = EventRules(refused=("outcome", "metadata"))
+        rules = EventValidator(refused=("outcome", "metadata"))
         assert set(problems(rules, outcome="failure", metadata={"a": 1})) == {"outcome", "metadata"}
         compose(rules, outcome="success")
 
@@ -210,19 +210,19 @@ class TestTextIds:
     @pytest.mark.parametrize("value", ["PO-17", 17, 2**70, "ü ", uuid.UUID(ENTITY)])
     def test_ids_may_be_any_text_or_integer(self, value: Any) -> None:
         expected = str(value) if isinstance(value, uuid.UUID) else value
-        assert decode(compose(EventRules(ids="text"), entity_id=value).body)["entity_id"] == expected
+        assert decode(compose(EventValidator(ids="text"), entity_id=value).body)["entity_id"] == expected
 
     @pytest.mark.parametrize("value", [True, 1.5, b"x", [1], {}])
     def test_an_id_of_another_type_is_named(self, value: object) -> None:
-        wrong = problems(EventRules(ids="text"), entity_id=value)
+        wrong = problems(EventValidator(ids="text"), entity_id=value)
         assert wrong == {"entity_id": f"must be a string, an integer or a UUID, not {type(value).__name__}"}
 
     @pytest.mark.parametrize("value", ["", "   "])
     def test_an_empty_id_is_named(self, value: str) -> None:
-        assert problems(EventRules(ids="text"), yacht_id=value) == {"yacht_id": "is empty"}
+        assert problems(EventValidator(ids="text"), yacht_id=value) == {"yacht_id": "is empty"}
 
     def test_the_record_s_own_id_is_a_uuid_all_the_same(self) -> None:
-        assert list(problems(EventRules(ids="text"), record_id="PO-17")) == ["record_id"]
+        assert list(problems(EventValidator(ids="text"), record_id="PO-17")) == ["record_id"]
 
 
 class TestRecordIds:
@@ -235,7 +235,7 @@ class TestRecordIds:
         assert before <= made.int >> 80 <= after
 
     def test_generated_ids_grow_and_never_repeat(self) -> None:
-        rules = EventRules()
+        rules = EventValidator()
         made = [compose(rules).record_id for _ in range(5000)]
         assert len(set(made)) == len(made)
         assert made == sorted(made)
@@ -394,4 +394,4 @@ class TestAuditEvent:
     def test_an_event_comes_back_from_its_bytes(self) -> None:
         event = compose(new_values={"a": 1}, metadata={"b": 2}, outcome="failure", on_behalf_of="someone")
         again = AuditEvent.from_bytes(event.body)
-        assert EventRules().compose(again.arguments()).body == event.body
+        assert EventValidator().compose(again.arguments()).body == event.body

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, use_span
 
-from otel_audit_exporter.event.audit_event import EventRules, decode
+from otel_audit_exporter.event.audit_event import EventValidator, decode
 from otel_audit_exporter.event.joined import SEPARATOR, Joined, json_array
 from otel_audit_exporter.event.serialization import as_row, as_rows, split
 from otel_audit_exporter.table.mapping import TableMapping
@@ -19,7 +19,7 @@ HOSTILE = {"text": '},\n\n{"id":\n"x"\n', "list": ["]", "[{", {"success": ",\n"}
 
 
 def plain(**more: Any) -> bytes:
-    return EventRules().compose(said(**more)).body
+    return EventValidator().compose(said(**more)).body
 
 
 def traced(**more: Any) -> bytes:

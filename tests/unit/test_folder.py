@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.outbox.directory import Destination, HeldFile, OutboxFolder, orphans_elsewhere
+from otel_audit_exporter.outbox.directory import Destination, LockedOutbox, OutboxDirectory, orphans_elsewhere
 from otel_audit_exporter.outbox.file_lock import FileLock
 from tests.faults.damage import damage
 from tests.sinks.running import run_in_child
@@ -28,15 +28,15 @@ def nothing() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> OutboxFolder:
-    return OutboxFolder(tmp_path / "root", DESTINATION)
+def folder(tmp_path: Path) -> OutboxDirectory:
+    return OutboxDirectory(tmp_path / "root", DESTINATION)
 
 
 @pytest.fixture
-def create(folder: OutboxFolder) -> Iterator[Callable[..., HeldFile]]:
-    made: list[HeldFile] = []
+def create(folder: OutboxDirectory) -> Iterator[Callable[..., LockedOutbox]]:
+    made: list[LockedOutbox] = []
 
-    def make(*events: bytes) -> HeldFile:
+    def make(*events: bytes) -> LockedOutbox:
         held = folder.create(durable=False, max_bytes=2**20)
         for event in events:
             held.store.append(event, nothing)
@@ -49,16 +49,16 @@ def create(folder: OutboxFolder) -> Iterator[Callable[..., HeldFile]]:
             folder.release(held)
 
 
-def adopt(folder: OutboxFolder) -> list[HeldFile]:
+def adopt(folder: OutboxDirectory) -> list[LockedOutbox]:
     return folder.adopt(durable=False, max_bytes=2**20)
 
 
-def outboxes(folder: OutboxFolder) -> list[str]:
+def outboxes(folder: OutboxDirectory) -> list[str]:
     return sorted(path.name for path in folder.path.iterdir() if "outbox" in path.name)
 
 
 @contextmanager
-def another_process(folder: OutboxFolder, *, events: int) -> Iterator[subprocess.Popen[str]]:
+def another_process(folder: OutboxDirectory, *, events: int) -> Iterator[subprocess.Popen[str]]:
     """Run a process that holds an outbox file of the folder with that many events in it."""
     program = (
         "import sys\n"
@@ -83,31 +83,31 @@ def another_process(folder: OutboxFolder, *, events: int) -> Iterator[subprocess
 
 class TestCreate:
     def test_the_first_file_makes_the_folder_and_says_whose_it_is(
-        self, folder: OutboxFolder, create: Callable[..., HeldFile]
+        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]
     ) -> None:
         create()
         description = json.loads((folder.path / "destination.json").read_text())
         assert Destination(**description) == DESTINATION
         assert folder.path.stat().st_mode & 0o077 == 0
 
-    def test_a_new_file_is_proved_by_a_commit_and_empty(self, create: Callable[..., HeldFile]) -> None:
+    def test_a_new_file_is_proved_by_a_commit_and_empty(self, create: Callable[..., LockedOutbox]) -> None:
         held = create()
         assert held.store.count() == 0
         assert held.store.last_seq == 1
 
-    def test_every_process_and_pipeline_has_a_file_of_its_own(self, create: Callable[..., HeldFile]) -> None:
+    def test_every_process_and_pipeline_has_a_file_of_its_own(self, create: Callable[..., LockedOutbox]) -> None:
         assert create().path != create().path
 
     def test_a_directory_that_cannot_be_used_names_both_remedies(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")
         with pytest.raises(AuditConfigurationError) as caught:
-            OutboxFolder(tmp_path / "file", DESTINATION).create(durable=False, max_bytes=2**20)
+            OutboxDirectory(tmp_path / "file", DESTINATION).create(durable=False, max_bytes=2**20)
         assert "OTEL_AUDIT_OUTBOX_DIR" in str(caught.value)
         assert "OTEL_AUDIT_OUTBOX=memory" in str(caught.value)
         assert os.fspath(tmp_path / "file") in str(caught.value)
 
     def test_an_emptied_file_is_removed_with_its_lock(
-        self, folder: OutboxFolder, create: Callable[..., HeldFile]
+        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]
     ) -> None:
         held = create(b"[1]")
         held.store.settle([2])
@@ -115,7 +115,7 @@ class TestCreate:
         assert outboxes(folder) == []
 
     def test_whoever_looks_while_an_emptied_file_is_removed_never_finds_what_was_in_it(
-        self, folder: OutboxFolder, create: Callable[..., HeldFile], monkeypatch: pytest.MonkeyPatch
+        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         held = create(b"[1]")
         held.store.checkpoint()
@@ -136,7 +136,7 @@ class TestCreate:
         assert outboxes(folder) == []
 
     def test_what_a_process_left_that_died_while_it_removed_its_file_is_removed(
-        self, folder: OutboxFolder, create: Callable[..., HeldFile]
+        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]
     ) -> None:
         held = create(b"[1]")
         folder.release(held)
@@ -146,7 +146,7 @@ class TestCreate:
         assert adopt(folder) == []
         assert outboxes(folder) == []
 
-    def test_a_file_with_events_stays(self, folder: OutboxFolder, create: Callable[..., HeldFile]) -> None:
+    def test_a_file_with_events_stays(self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]) -> None:
         held = create(b"[1]")
         folder.release(held)
         assert held.path.exists()
@@ -155,7 +155,7 @@ class TestCreate:
 
 class TestAdoption:
     def test_a_file_that_nobody_holds_is_taken_over_with_its_events(
-        self, folder: OutboxFolder, create: Callable[..., HeldFile]
+        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]
     ) -> None:
         folder.release(create(b"[1]", b"[2]"))
         (adopted,) = adopt(folder)
@@ -164,18 +164,20 @@ class TestAdoption:
         folder.release(adopted)
         assert outboxes(folder) == []
 
-    def test_a_file_is_taken_over_once(self, folder: OutboxFolder, create: Callable[..., HeldFile]) -> None:
+    def test_a_file_is_taken_over_once(self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]) -> None:
         folder.release(create(b"[1]"))
         (adopted,) = adopt(folder)
         assert adopt(folder) == []
         folder.release(adopted)
 
-    def test_one_s_own_file_is_not_taken_over(self, folder: OutboxFolder, create: Callable[..., HeldFile]) -> None:
+    def test_one_s_own_file_is_not_taken_over(
+        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]
+    ) -> None:
         create(b"[1]")
         assert adopt(folder) == []
         assert folder.count_orphaned() == 0
 
-    def test_a_live_process_keeps_its_file_and_a_dead_one_s_is_taken_over(self, folder: OutboxFolder) -> None:
+    def test_a_live_process_keeps_its_file_and_a_dead_one_s_is_taken_over(self, folder: OutboxDirectory) -> None:
         with another_process(folder, events=3):
             assert adopt(folder) == []
             assert folder.count_orphaned() == 0
@@ -185,7 +187,7 @@ class TestAdoption:
         folder.release(adopted)
 
     def test_two_processes_do_not_take_over_the_same_file(
-        self, folder: OutboxFolder, create: Callable[..., HeldFile]
+        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]
     ) -> None:
         folder.release(create(b"[1]"))
         (mine,) = adopt(folder)
@@ -199,18 +201,18 @@ class TestAdoption:
         folder.release(mine)
         assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "1\n"
 
-    def test_an_empty_orphan_is_removed(self, folder: OutboxFolder) -> None:
+    def test_an_empty_orphan_is_removed(self, folder: OutboxDirectory) -> None:
         with another_process(folder, events=0):
             assert len(outboxes(folder)) >= 2
         assert adopt(folder) == []
         assert outboxes(folder) == []
 
-    def test_a_folder_that_is_not_there_has_no_orphans(self, folder: OutboxFolder) -> None:
+    def test_a_folder_that_is_not_there_has_no_orphans(self, folder: OutboxDirectory) -> None:
         assert adopt(folder) == []
         assert not folder.path.exists()
 
     def test_a_damaged_orphan_is_set_aside_and_what_can_be_read_is_taken_over(
-        self, folder: OutboxFolder, create: Callable[..., HeldFile], caplog: pytest.LogCaptureFixture
+        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox], caplog: pytest.LogCaptureFixture
     ) -> None:
         held = create(*(b"[%d,%s]" % (number, b"1" * 500) for number in range(200)))
         folder.release(held)
@@ -224,7 +226,7 @@ class TestAdoption:
         folder.release(adopted)
 
     def test_a_kill_in_the_middle_of_replacing_a_damaged_file_loses_nothing_that_could_be_read(
-        self, folder: OutboxFolder, monkeypatch: pytest.MonkeyPatch
+        self, folder: OutboxDirectory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def be_killed() -> None:
             held = folder.create(durable=False, max_bytes=2**20)
@@ -247,7 +249,7 @@ class TestAdoption:
             folder.release(held)
 
     def test_an_orphan_of_a_newer_format_is_left_alone_and_said_once(
-        self, folder: OutboxFolder, create: Callable[..., HeldFile], caplog: pytest.LogCaptureFixture
+        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox], caplog: pytest.LogCaptureFixture
     ) -> None:
         held = create(b"[1]")
         held.store._connection.execute("PRAGMA user_version = 99")
@@ -282,15 +284,15 @@ class TestDestinations:
         assert name.isascii()
 
     def test_other_destinations_orphans_are_counted_and_left_alone(
-        self, folder: OutboxFolder, create: Callable[..., HeldFile]
+        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]
     ) -> None:
         folder.release(create(b"[1]", b"[2]"))
-        other = OutboxFolder(folder.root, Destination("sqlite", "/b", "public", "t"))
+        other = OutboxDirectory(folder.root, Destination("sqlite", "/b", "public", "t"))
         assert orphans_elsewhere(other) == [(DESTINATION, 2)]
         assert adopt(other) == []
         assert orphans_elsewhere(folder) == []
 
-    def test_what_is_no_folder_of_ours_is_passed_over(self, folder: OutboxFolder) -> None:
+    def test_what_is_no_folder_of_ours_is_passed_over(self, folder: OutboxDirectory) -> None:
         (folder.root / "x").mkdir(parents=True)
         (folder.root / "x" / "destination.json").write_text("{")
         (folder.root / "y").mkdir()

@@ -12,9 +12,9 @@ import pytest
 
 from otel_audit_exporter.delivery.channel import Lane, LaneOptions, Ticket
 from otel_audit_exporter.errors import OutboxError, OutboxFullError
-from otel_audit_exporter.event.audit_event import EventRules
+from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.outbox.dead_letter_store import MemoryDeadLetters
-from otel_audit_exporter.outbox.directory import Destination, OutboxFolder
+from otel_audit_exporter.outbox.directory import Destination, OutboxDirectory
 from otel_audit_exporter.outbox.store import OutboxFile
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
@@ -65,7 +65,7 @@ def lane(table: Table) -> Lane:
 
 
 def accept(lane: Lane, action: str) -> Ticket:
-    return lane.accept(EventRules(required=()).compose({"action": action}).body)
+    return lane.accept(EventValidator(required=()).compose({"action": action}).body)
 
 
 def offer(lane: Lane, ticket: Ticket) -> None:
@@ -102,7 +102,7 @@ def test_others_that_passed_while_the_refusal_was_on_its_way_prove_nothing(lane:
 
 @pytest.fixture
 def on_disk(table: Table, tmp_path: Path) -> Iterator[Lane]:
-    folder = OutboxFolder(tmp_path, Destination("lane", "nowhere", "public", "table"))
+    folder = OutboxDirectory(tmp_path, Destination("lane", "nowhere", "public", "table"))
     letters = MemoryDeadLetters()
     lane = Lane("lane", table, list, folders=[folder], dead_letters=letters, options=LaneOptions(), identity="test")
     table.broken = False

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event.audit_event import EventRules
+from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
 from otel_audit_exporter.table.mapping import TableMapping
 from tests.unit.test_event import ENTITY, RECORD, USER, YACHT, said
@@ -25,7 +25,7 @@ FULL = dict(DEFAULT_COLUMNS) | {
 
 
 def row(mapping: TableMapping | None = None, **changes: Any) -> dict[str, Any]:
-    body = EventRules().compose(said(record_id=RECORD, **changes)).body
+    body = EventValidator().compose(said(record_id=RECORD, **changes)).body
     made = orjson.loads((mapping or TableMapping()).row(body))
     assert isinstance(made, dict)
     return made

@@ -16,15 +16,15 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context, use_span
 
 from otel_audit_exporter.errors import AuditEventError
-from otel_audit_exporter.event.audit_event import ComposedEvent, EventRules, decode
+from otel_audit_exporter.event.audit_event import EncodedEvent, EventValidator, decode
 from otel_audit_exporter.event.fields import FIELDS
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.log_record import (
     AuditLogRecord,
     AuditReadWriteLogRecord,
+    event_arguments_from,
     is_audit_record,
     raw_body,
-    said_by,
     to_attributes,
 )
 from tests.unit.test_event import ENTITY, RECORD, USER, YACHT, said
@@ -39,12 +39,12 @@ MINIMAL = {
 }
 
 
-def compose(**changes: Any) -> ComposedEvent:
-    return EventRules().compose(said(**changes))
+def compose(**changes: Any) -> EncodedEvent:
+    return EventValidator().compose(said(**changes))
 
 
 def event_of(record: LogRecord) -> dict[str, Any]:
-    return decode(EventRules().compose(said_by(record)).body)
+    return decode(EventValidator().compose(event_arguments_from(record)).body)
 
 
 class TestFromEvents:
@@ -89,7 +89,7 @@ class TestFromEvents:
         }  # fmt: skip
 
     def test_an_id_that_is_a_number_is_a_string_attribute(self) -> None:
-        body = EventRules(ids="text").compose(said(entity_id=2**70)).body
+        body = EventValidator(ids="text").compose(said(entity_id=2**70)).body
         assert to_attributes(body)["audit.target.id"] == str(2**70)
 
     def test_the_record_has_the_event_s_name_time_and_span_and_no_severity(self) -> None:
@@ -195,7 +195,7 @@ class TestFromRecords:
     def test_attributes_and_event_are_each_other_s_inverse(self) -> None:
         event = compose(new_values={"a": 1}, old_values=[1], metadata={"m": 2}, source_ip="::1", outcome="unknown")
         record = AuditLogRecord(event, {})
-        again = decode(EventRules().compose(said_by(record)).body)
+        again = decode(EventValidator().compose(event_arguments_from(record)).body)
         assert again == decode(event.body) | {"event_name": "receiving.create_receiving"}
 
     @pytest.mark.parametrize(

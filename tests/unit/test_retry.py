@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from otel_audit_exporter.delivery.backoff import OPEN_GATE, Gate, GateState, backoff, refusal_delay
+from otel_audit_exporter.delivery.backoff import OPEN_BACKOFF, Backoff, BackoffState, backoff, refusal_delay
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 
 TRANSIENT = Verdict(Fault.TRANSIENT)
@@ -25,16 +25,16 @@ class Shortest(random.Random):
         return a
 
 
-def after(failures: int, verdict: Verdict, now: float = 1000.0, retry_after: float | None = None) -> Gate:
-    gate = OPEN_GATE
+def after(failures: int, verdict: Verdict, now: float = 1000.0, retry_after: float | None = None) -> Backoff:
+    gate = OPEN_BACKOFF
     for _ in range(failures):
         gate = gate.after_failure(verdict, retry_after, now, Longest())
     return gate
 
 
 def test_an_open_gate_lets_everything_through() -> None:
-    assert OPEN_GATE.flowing
-    assert OPEN_GATE.allows(0.0)
+    assert OPEN_BACKOFF.is_open
+    assert OPEN_BACKOFF.allows(0.0)
 
 
 @pytest.mark.parametrize(
@@ -42,16 +42,16 @@ def test_an_open_gate_lets_everything_through() -> None:
 )
 def test_a_transient_fault_backs_off_twice_as_long_each_time_up_to_30_seconds(failures: int, delay: float) -> None:
     gate = after(failures, TRANSIENT)
-    assert gate.state is GateState.BACKING_OFF
+    assert gate.state is BackoffState.RETRYING
     assert gate.failures == failures
     assert gate.not_before == pytest.approx(1000.0 + delay)
-    assert not gate.flowing
+    assert not gate.is_open
 
 
 @pytest.mark.parametrize(("failures", "delay"), [(1, 1.0), (2, 2.0), (6, 32.0), (7, 60.0), (10_000, 60.0)])
 def test_a_fault_of_the_configuration_is_probed_slowly(failures: int, delay: float) -> None:
     gate = after(failures, CONFIGURATION)
-    assert gate.state is GateState.HELD
+    assert gate.state is BackoffState.ON_HOLD
     assert gate.not_before == pytest.approx(1000.0 + delay)
 
 
@@ -63,9 +63,9 @@ def test_a_gate_allows_an_attempt_when_its_time_has_come_and_not_before() -> Non
 
 def test_another_kind_of_fault_starts_the_back_off_anew() -> None:
     gate = after(9, TRANSIENT).after_failure(CONFIGURATION, None, 2000.0, Longest())
-    assert (gate.state, gate.failures, gate.not_before) == (GateState.HELD, 1, 2001.0)
+    assert (gate.state, gate.failures, gate.not_before) == (BackoffState.ON_HOLD, 1, 2001.0)
     gate = gate.after_failure(TRANSIENT, None, 3000.0, Longest())
-    assert (gate.state, gate.failures) == (GateState.BACKING_OFF, 1)
+    assert (gate.state, gate.failures) == (BackoffState.RETRYING, 1)
 
 
 def test_the_server_s_own_word_is_kept_to() -> None:
@@ -85,14 +85,14 @@ def test_without_the_server_s_word_an_attempt_may_be_hurried() -> None:
 
 
 def test_rows_that_are_stored_open_the_gate() -> None:
-    assert after(3, TRANSIENT).after_success(1000.1) is OPEN_GATE
-    assert after(3, CONFIGURATION).after_success(1000.1) is OPEN_GATE
+    assert after(3, TRANSIENT).after_success(1000.1) is OPEN_BACKOFF
+    assert after(3, CONFIGURATION).after_success(1000.1) is OPEN_BACKOFF
 
 
 def test_a_request_that_was_under_way_does_not_end_the_pause_that_the_server_asked_for() -> None:
     gate = after(1, TRANSIENT, retry_after=2.0)
     assert gate.after_success(1001.9) is gate
-    assert gate.after_success(1002.0) is OPEN_GATE
+    assert gate.after_success(1002.0) is OPEN_BACKOFF
 
 
 def test_jitter_takes_at_most_half() -> None:

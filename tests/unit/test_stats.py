@@ -8,21 +8,21 @@ from datetime import UTC, datetime
 
 import pytest
 
-from otel_audit_exporter.observability.stats import AuditStats, Books
+from otel_audit_exporter.observability.stats import AuditStats, DeliveryCounters
 
 
-def stats_of(books: Books, *, held: int = 0, all_held: bool = False, oldest: float = 0.0) -> AuditStats:
+def stats_of(books: DeliveryCounters, *, held: int = 0, all_held: bool = False, oldest: float = 0.0) -> AuditStats:
     return books.stats(held=held, all_held=all_held, oldest_pending_seconds=oldest)
 
 
 def test_empty_books_are_all_zeros_and_a_hundred_percent() -> None:
-    assert stats_of(Books()) == AuditStats()
+    assert stats_of(DeliveryCounters()) == AuditStats()
     assert AuditStats().success_rate == 100.0
     assert AuditStats().last_success_at is None
 
 
 def test_pending_is_what_the_others_leave() -> None:
-    books = Books()
+    books = DeliveryCounters()
     for _ in range(7):
         books.submit()
     books.count(recovered=5, succeeded=4, failed=2)
@@ -33,13 +33,13 @@ def test_pending_is_what_the_others_leave() -> None:
 
 @pytest.mark.parametrize(("succeeded", "failed", "rate"), [(0, 0, 100.0), (1, 0, 100.0), (3, 1, 75.0), (0, 2, 0.0)])
 def test_the_success_rate_is_a_percentage_of_what_is_settled(succeeded: int, failed: int, rate: float) -> None:
-    books = Books()
+    books = DeliveryCounters()
     books.count(submitted=10, succeeded=succeeded, failed=failed)
     assert stats_of(books).success_rate == rate
 
 
 def test_a_dead_letter_that_is_delivered_moves_from_failed_to_succeeded() -> None:
-    books = Books()
+    books = DeliveryCounters()
     books.count(submitted=2, succeeded=1, failed=1)
     books.count(failed=-1, succeeded=1)
     stats = stats_of(books)
@@ -47,7 +47,7 @@ def test_a_dead_letter_that_is_delivered_moves_from_failed_to_succeeded() -> Non
 
 
 def test_held_is_never_more_than_pending() -> None:
-    books = Books()
+    books = DeliveryCounters()
     books.count(submitted=3)
     assert stats_of(books, held=1).held == 1
     assert stats_of(books, held=9).held == 3
@@ -55,20 +55,20 @@ def test_held_is_never_more_than_pending() -> None:
 
 
 def test_nothing_pending_is_not_old() -> None:
-    books = Books()
+    books = DeliveryCounters()
     assert stats_of(books, oldest=5.0).oldest_pending_seconds == 0.0
     books.submit()
     assert stats_of(books, oldest=5.0).oldest_pending_seconds == 5.0
 
 
 def test_the_last_success_is_told_in_utc() -> None:
-    books = Books()
+    books = DeliveryCounters()
     books.last_success = 1_767_225_600.5
     assert stats_of(books).last_success_at == datetime(2026, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)
 
 
 def test_the_identity_holds_at_every_instant_whoever_counts() -> None:
-    books = Books()
+    books = DeliveryCounters()
     stop = threading.Event()
 
     def work(seed: int) -> None:

@@ -64,12 +64,12 @@ def test_it_may_be_one_of_several() -> None:
 
 
 def test_a_class_or_what_lacks_a_part_of_a_sink_is_refused() -> None:
-    class NoSink:
+    class NullSink:
         name = target = "half"
 
         def insert(self, rows: object, deadline: float) -> None: ...
 
-    for given in (MemorySink, NoSink()):
+    for given in (MemorySink, NullSink()):
         with pytest.raises(AuditConfigurationError, match="or a sink"):
             configure_audit(given)  # type: ignore[arg-type]
 

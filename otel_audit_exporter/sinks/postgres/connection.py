@@ -49,7 +49,7 @@ class ConnectionLostError(Exception):
     """Say that the connection broke: whether the server has committed is not known."""
 
 
-class Wire:
+class PgConnection:
     """An open connection in pipeline mode, for one thread at a time."""
 
     def __init__(self, connection: abc.PGconn) -> None:
@@ -154,7 +154,7 @@ class Wire:
                 raise psycopg.OperationalError
 
 
-def connect(parameters: Mapping[str, Any], resolver: Resolver, deadline: float) -> Wire:
+def connect(parameters: Mapping[str, Any], resolver: Resolver, deadline: float) -> PgConnection:
     """Connect to the first of the hosts and addresses that answers.
 
     None of several may use up all of the time. Raises :class:`ConnectError`.
@@ -170,12 +170,12 @@ def connect(parameters: Mapping[str, Any], resolver: Resolver, deadline: float) 
     raise ConnectError("the host has no address")
 
 
-def _connect(parameters: Mapping[str, Any], deadline: float) -> Wire:
+def _connect(parameters: Mapping[str, Any], deadline: float) -> PgConnection:
     conninfo = make_conninfo(**{**_SETTINGS, **parameters}).encode()
     connection = pq.PGconn.connect_start(conninfo)
     try:
         _finish_login(connection, deadline)
-        return Wire(connection)
+        return PgConnection(connection)
     except psycopg.Error:
         connection.finish()
         raise ConnectError("the connection broke") from None

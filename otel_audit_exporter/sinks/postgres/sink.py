@@ -37,7 +37,7 @@ from otel_audit_exporter.sinks.verdict import (
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
-    from otel_audit_exporter.sinks.postgres.connection import Statement, Wire
+    from otel_audit_exporter.sinks.postgres.connection import PgConnection, Statement
 
 Which = Callable[[Statements], bytes]
 
@@ -184,8 +184,8 @@ class PostgresSink:
     def _start(self) -> None:
         self._pid = os.getpid()
         self._resolver = Resolver()
-        self._open: set[Wire] = set()
-        self._idle: deque[Wire] = deque()
+        self._open: set[PgConnection] = set()
+        self._idle: deque[PgConnection] = deque()
 
     def _copy_rows(self, rows: Sequence[bytes], deadline: float) -> _Copied:
         """Copy the rows; whatever the server has against it, they can be inserted."""
@@ -279,7 +279,7 @@ class PostgresSink:
                 raise
             return None
 
-    def _ask_on(self, wire: Wire, which: Which, values: bytes, deadline: float) -> PGresult:
+    def _ask_on(self, wire: PgConnection, which: Which, values: bytes, deadline: float) -> PGresult:
         try:
             statements = self._statements or self._look_at_table(wire, deadline)
             results = wire.run(_transaction(which(statements), values, deadline), deadline)
@@ -290,13 +290,13 @@ class PostgresSink:
         finally:
             self._put_back(wire, deadline)
 
-    def _kept(self) -> Wire | None:
+    def _kept(self) -> PgConnection | None:
         try:
             return self._idle.pop()
         except IndexError:
             return None
 
-    def _connect(self, deadline: float) -> Wire:
+    def _connect(self, deadline: float) -> PgConnection:
         from otel_audit_exporter.sinks.postgres.connection import connect
 
         if seconds_left(deadline) == 0:
@@ -305,7 +305,7 @@ class PostgresSink:
         self._open.add(wire)
         return wire
 
-    def _put_back(self, wire: Wire, deadline: float) -> None:
+    def _put_back(self, wire: PgConnection, deadline: float) -> None:
         if not wire.usable:
             wire.roll_back(deadline)
         if wire.usable and wire in self._open:
@@ -314,7 +314,7 @@ class PostgresSink:
             self._open.discard(wire)
             wire.close()
 
-    def _look_at_table(self, wire: Wire, deadline: float) -> Statements:
+    def _look_at_table(self, wire: PgConnection, deadline: float) -> Statements:
         result = wire.run([(DESCRIBE_TABLE.read_bytes(), [self._insertion.name.encode()])], deadline)[0]
         if not result.ntuples:
             schema, table = self._insertion.schema, self._insertion.table

@@ -72,7 +72,7 @@ class _Answer:
 
 
 @dataclass
-class _Rest:
+class RestSession:
     """The session of a supabase client, and the address that rows are posted to.
 
     It is closed when nobody uses it any more: a session that is closed under an insert leaves its socket open.
@@ -86,10 +86,10 @@ class _Rest:
 
 
 @dataclass(frozen=True)
-class _Talk:
+class RestRequest:
     """Several requests by one deadline, on whatever connection is there."""
 
-    rest: _Rest
+    rest: RestSession
     credentials: Mapping[str, str]
     deadline: float
 
@@ -165,15 +165,15 @@ class SupabaseSink:
 
         self._url = project_url(url)
         self._key = header_value(key)
-        self._token = _Asked(token) if callable(token) else None if token is None else header_value(token)
+        self._token = TokenProvider(token) if callable(token) else None if token is None else header_value(token)
         self._table = table
         self._schema = schema
         self._path = quote(table, safe="")
         self._plain_query = {"columns": quoted_list(columns)}
         self._query = {"on_conflict": quoted_list(key_columns), **self._plain_query}
         self._id_column = id_column or key_columns[0]
-        self._rest: _Rest | None = None
-        self._inherited: list[_Rest] = []
+        self._rest: RestSession | None = None
+        self._inherited: list[RestSession] = []
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
@@ -189,7 +189,7 @@ class SupabaseSink:
             self.renew_after_fork()
         credentials = self._credentials(deadline)
         with self._connected() as rest:
-            talk = _Talk(rest, credentials, deadline)
+            talk = RestRequest(rest, credentials, deadline)
             inserted = self._insert(talk, talk.rest.address, _PREFER, rows)
             if inserted is not None and inserted < len(rows):
                 self._look_for(talk, rows)
@@ -209,8 +209,8 @@ class SupabaseSink:
         """Forget the parent's connections, which stay referenced so that nothing closes them."""
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        if isinstance(self._token, _Asked):
-            self._token = _Asked(self._token.ask)
+        if isinstance(self._token, TokenProvider):
+            self._token = TokenProvider(self._token.ask)
         if self._rest is not None:
             self._inherited.append(self._rest)
             self._rest = None
@@ -218,7 +218,7 @@ class SupabaseSink:
     def __repr__(self) -> str:
         return f"<SupabaseSink {self.target}>"
 
-    def _insert(self, talk: _Talk, address: httpx.URL, prefer: str, rows: Sequence[bytes]) -> int | None:
+    def _insert(self, talk: RestRequest, address: httpx.URL, prefer: str, rows: Sequence[bytes]) -> int | None:
         """Insert rows; return how many of them the table took, where that is said."""
         headers = {"Content-Profile": self._schema, "Content-Type": "application/json", "Prefer": prefer}
         answer = talk.ask("POST", address, headers, json_array(rows))
@@ -226,7 +226,7 @@ class SupabaseSink:
             raise _refusal(answer)
         return total_in(answer.headers.get("content-range", ""))
 
-    def _look_for(self, talk: _Talk, rows: Sequence[bytes]) -> None:
+    def _look_for(self, talk: RestRequest, rows: Sequence[bytes]) -> None:
         """See whether the rows that the table did not take just now are those that it had already."""
         there: list[int] = []
         try:
@@ -239,7 +239,7 @@ class SupabaseSink:
         if len(there) < len(rows) and not (len(rows) == 1 and self._is_known(talk, rows)):
             raise not_stored(there)
 
-    def _look_up(self, talk: _Talk, ids: Sequence[str]) -> Iterator[tuple[range, list[bool]]]:
+    def _look_up(self, talk: RestRequest, ids: Sequence[str]) -> Iterator[tuple[range, list[bool]]]:
         headers = {"Accept-Profile": self._schema, "Prefer": "count=exact"}
         for places, query in questions(ids, self._id_column):
             answer = talk.ask("GET", talk.rest.address.copy_with(query=query), headers)
@@ -249,7 +249,7 @@ class SupabaseSink:
                 raise _refusal(answer)
             yield places, found
 
-    def _is_known(self, talk: _Talk, rows: Sequence[bytes]) -> bool:
+    def _is_known(self, talk: RestRequest, rows: Sequence[bytes]) -> bool:
         """Tell by an insert that ignores nothing whether a row is there that the role does not see."""
         address = talk.rest.address.copy_with(params=self._plain_query)
         try:
@@ -275,7 +275,7 @@ class SupabaseSink:
         return self._token.answer(deadline)
 
     @contextmanager
-    def _connected(self) -> Iterator[_Rest]:
+    def _connected(self) -> Iterator[RestSession]:
         with self._lock:
             if self._rest is None:
                 self._rest = self._connect()
@@ -290,7 +290,7 @@ class SupabaseSink:
             if unused:
                 rest.session.close()
 
-    def _connect(self) -> _Rest:
+    def _connect(self) -> RestSession:
         import httpx
         from supabase import ClientOptions, create_client
 
@@ -304,10 +304,10 @@ class SupabaseSink:
         options = ClientOptions(httpx_client=session, auto_refresh_token=False, persist_session=False)
         client = create_client(self._url, self._key, options)
         address = httpx.URL(f"{client.rest_url}/{self._path}", params=self._query)
-        return _Rest(client.postgrest.session, address, deadline)
+        return RestSession(client.postgrest.session, address, deadline)
 
 
-class _Asked:
+class TokenProvider:
     """A token callable. One that hangs ends with the deadline, and costs one thread."""
 
     def __init__(self, ask: Callable[[], str]) -> None:
