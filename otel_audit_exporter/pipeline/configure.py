@@ -180,7 +180,7 @@ def current_pipeline() -> AuditPipeline | None:
 
 
 def say_once(level: int, cause: object, message: str, *arguments: object) -> None:
-    """Log something that may come with every event: once for each cause, then counted (see ``Repeats``)."""
+    """Log something that may come with every event: once for each cause, then counted (see ``RateLimitedLogger``)."""
     pipeline = _Running.pipeline
     (pipeline.repeats if pipeline is not None else _Running.repeats).say(level, cause, message, *arguments)
 

@@ -22,7 +22,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from otel_audit_exporter import AuditPipeline, configure, configure_audit
+from otel_audit_exporter import AuditPipeline, configure_audit
+from otel_audit_exporter.pipeline import configure
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.verdict import CUT_OFF, UNREACHABLE
 from tests.faults import events, scenario

@@ -12,7 +12,8 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from otel_audit_exporter import AuditPipeline, configure, configure_audit, exporter
+from otel_audit_exporter import AuditPipeline, configure_audit
+from otel_audit_exporter.pipeline import configure, exporter
 from tests.operations.figures import Metrics
 from tests.operations.serving import Serve, serving
 from tests.operations.stubs import StubExporter

@@ -265,8 +265,8 @@ class TestRecordIds:
 
     def test_the_same_key_gives_the_same_id_in_another_process(self) -> None:
         program = (
-            "from otel_audit_exporter.event.audit_event import EventRules; import sys; "
-            f"print(EventRules().compose({said(idempotency_key='ö-1')!r}).record_id)"
+            "from otel_audit_exporter.event.audit_event import EventValidator; import sys; "
+            f"print(EventValidator().compose({said(idempotency_key='ö-1')!r}).record_id)"
         )
         run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
         assert run.stdout.strip() == compose(idempotency_key="ö-1").record_id

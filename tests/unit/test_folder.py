@@ -62,8 +62,8 @@ def another_process(folder: OutboxDirectory, *, events: int) -> Iterator[subproc
     """Run a process that holds an outbox file of the folder with that many events in it."""
     program = (
         "import sys\n"
-        "from otel_audit_exporter.outbox.directory import Destination, OutboxFolder\n"
-        f"folder = OutboxFolder({os.fspath(folder.root)!r}, {folder.destination!r})\n"
+        "from otel_audit_exporter.outbox.directory import Destination, OutboxDirectory\n"
+        f"folder = OutboxDirectory({os.fspath(folder.root)!r}, {folder.destination!r})\n"
         "held = folder.create(durable=False, max_bytes=2**20)\n"
         f"for number in range({events}):\n"
         "    held.store.append(b'[%d]' % number, lambda: None)\n"
@@ -192,8 +192,8 @@ class TestAdoption:
         folder.release(create(b"[1]"))
         (mine,) = adopt(folder)
         program = (
-            "from otel_audit_exporter.outbox.directory import Destination, OutboxFolder\n"
-            f"folder = OutboxFolder({os.fspath(folder.root)!r}, {folder.destination!r})\n"
+            "from otel_audit_exporter.outbox.directory import Destination, OutboxDirectory\n"
+            f"folder = OutboxDirectory({os.fspath(folder.root)!r}, {folder.destination!r})\n"
             "print(len(folder.adopt(durable=False, max_bytes=2**20)))"
         )
         command = [sys.executable, "-c", program]
