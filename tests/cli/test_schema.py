@@ -11,7 +11,7 @@ import pytest
 from otel_audit_exporter import audit_event, configure_audit
 from tests.cli.conftest import Workspace
 from tests.stack import Stack
-from tests.table.made import NOTIFY, new_name
+from tests.support.made_tables import NOTIFY, new_name
 
 Environment = Callable[[str, object], None]
 EVERYTHING = (

@@ -19,11 +19,11 @@ from otel_audit_exporter import (
     shutdown_audit,
 )
 from tests.faults import events, scenario
-from tests.faults.damage import damage
 from tests.faults.scenario import sqlite_rows
 from tests.faults.test_ends import started
 from tests.faults.worker import new_id
 from tests.stack.waiting import wait_until
+from tests.support.damage import damage
 
 _SAID = "was damaged while it was in use"
 _CHECKPOINTED = 2**22

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.integrations.serving import Server, environment, running, to_table
-from tests.pipeline.said import sqlite_rows
 from tests.stack import AuditTable, Stack
 from tests.stack.waiting import wait_until
+from tests.support.rows import sqlite_rows
+from tests.support.servers import Server, environment, running, to_table
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 USER = "11111111-1111-4111-8111-111111111111"

@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from tests.integrations.serving import Server, environment, running, to_table, write
 from tests.stack import AuditTable, Stack
 from tests.stack.waiting import wait_until
+from tests.support.servers import Server, environment, running, to_table, write
 
 COLUMNS = (
     "id=record_id,yacht_id=yacht_id,entity_type=entity_type,action=action,entity_id=entity_id,created_by=user_id,"

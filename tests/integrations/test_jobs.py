@@ -13,10 +13,10 @@ from uuid import uuid4
 
 import pytest
 
-from tests.integrations.serving import BIN, environment, running, to_table, write
 from tests.stack import AuditTable, Stack
 from tests.stack.ports import free_port
 from tests.stack.waiting import wait_until
+from tests.support.servers import BIN, environment, running, to_table, write
 
 COLUMNS = (
     "id=record_id,yacht_id=yacht_id,entity_type=entity_type,action=action,entity_id=entity_id,created_by=user_id,"

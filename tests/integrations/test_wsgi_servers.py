@@ -13,8 +13,8 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from tests.integrations.serving import environment, running, to_table, write
 from tests.stack import AuditTable, Stack
+from tests.support.servers import environment, running, to_table, write
 
 FLASK = """
     from uuid import UUID

@@ -18,11 +18,11 @@ from otel_audit_exporter.outbox.dead_letter_store import SqliteDeadLetterStore
 from otel_audit_exporter.outbox.directory import DEAD_LETTERS
 from otel_audit_exporter.outbox.store import OutboxFile
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
-from tests.faults.damage import damage
 from tests.operations.conftest import Configure
 from tests.operations.stubs import AWAY, BAD_ROW, MISCONFIGURED, StubExporter, emit
-from tests.sinks.running import run_in_child
 from tests.stack.waiting import wait_until
+from tests.support.damage import damage
+from tests.support.running import run_in_child
 
 LINES = "audit: health "
 

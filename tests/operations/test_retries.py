@@ -7,7 +7,7 @@ import threading
 from otel_audit_exporter import AuditPipeline, PendingReceipt, flush_audit
 from tests.operations.conftest import Configure
 from tests.operations.stubs import BAD_ROW, StubExporter, emit
-from tests.sinks.running import in_threads, run_in_child
+from tests.support.running import in_threads, run_in_child
 
 
 def with_one_parked(configured: Configure, stub: StubExporter) -> tuple[AuditPipeline, PendingReceipt]:

@@ -27,9 +27,11 @@ from otel_audit_exporter import (
     shutdown_audit,
 )
 from otel_audit_exporter.outbox.store import OutboxFile
-from tests.pipeline.said import USER, arguments, run_python, sqlite_rows
 from tests.stack import AuditTable, Stack
 from tests.stack.waiting import wait_until
+from tests.support.events import USER, arguments
+from tests.support.rows import sqlite_rows
+from tests.support.running import run_python
 
 ROWS = "pms_audit_log.db"
 

@@ -22,8 +22,10 @@ from otel_audit_exporter import (
     configure_audit,
     flush_audit,
 )
-from tests.pipeline.said import arguments, run_python, sqlite_rows
 from tests.stack.waiting import wait_until
+from tests.support.events import arguments
+from tests.support.rows import sqlite_rows
+from tests.support.running import run_python
 
 ROWS = "pms_audit_log.db"
 

@@ -16,10 +16,12 @@ from supabase import Client, ClientOptions, create_client
 import otel_audit_exporter
 from otel_audit_exporter import configure_audit, get_audit_pipeline
 from otel_audit_exporter.compat import get_audit_stats, shutdown_audit_logger, write_audit_log_async
-from tests.pipeline.said import USER, YACHT, run_python, sqlite_rows
 from tests.stack import AuditTable, Stack
 from tests.stack.faults import Delay
 from tests.stack.waiting import wait_until
+from tests.support.events import USER, YACHT
+from tests.support.rows import sqlite_rows
+from tests.support.running import run_python
 
 
 def payload(**changes: Any) -> dict[str, Any]:

@@ -29,9 +29,10 @@ from otel_audit_exporter import (
     get_audit_stats,
     shutdown_audit,
 )
-from tests.pipeline.said import USER, YACHT, arguments, sqlite_rows
 from tests.stack import AuditTable, Stack
 from tests.stack.waiting import wait_until
+from tests.support.events import USER, YACHT, arguments
+from tests.support.rows import sqlite_rows
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:

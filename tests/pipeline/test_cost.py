@@ -8,9 +8,9 @@ import httpx
 from supabase import ClientOptions, create_client
 
 from otel_audit_exporter import audit_event, configure_audit, flush_audit
-from tests.pipeline.said import USER, YACHT, arguments
 from tests.stack import AuditTable, Stack
 from tests.stack.faults import Delay, Hang, Place
+from tests.support.events import USER, YACHT, arguments
 
 
 def test_ten_events_cost_a_small_part_of_ten_blocking_inserts(stack: Stack, audit_table: AuditTable) -> None:

@@ -22,8 +22,9 @@ from otel_audit_exporter.delivery.channel import Lane
 from otel_audit_exporter.event.audit_event import decode
 from otel_audit_exporter.outbox.store import OutboxFile
 from otel_audit_exporter.testing import FaultySink
-from tests.pipeline.said import arguments, sqlite_rows
 from tests.stack.waiting import wait_until
+from tests.support.events import arguments
+from tests.support.rows import sqlite_rows
 
 UNREADABLE = [b"[]", b"[1,\n2]", b"[\xff,\n]", b'["\n"']
 

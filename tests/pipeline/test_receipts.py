@@ -23,10 +23,11 @@ from otel_audit_exporter import (
     get_audit_stats,
     shutdown_audit,
 )
-from tests.pipeline.said import arguments, run_python
 from tests.stack import AuditTable, Stack
 from tests.stack.faults import Hang, Place, unavailable_json
 from tests.stack.waiting import wait_until
+from tests.support.events import arguments
+from tests.support.running import run_python
 
 PROJECT = Path(__file__).parents[2]
 
@@ -284,7 +285,8 @@ def test_a_dead_letter_that_is_dropped_was_not_stored(pipeline: AuditPipeline, a
 def test_a_forked_child_can_wait_for_what_its_parent_delivers() -> None:
     program = """
 import os, otel_audit_exporter as a
-from tests.pipeline.said import arguments, run_python
+from tests.support.events import arguments
+from tests.support.running import run_python
 pipeline = a.configure_audit("sqlite", path="away/t.db")
 receipt = a.audit_event(**arguments())
 ready, looked = os.pipe()

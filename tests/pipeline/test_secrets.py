@@ -19,9 +19,10 @@ from otel_audit_exporter import (
     get_audit_stats,
 )
 from otel_audit_exporter.config.settings import load_settings
-from tests.pipeline.said import arguments, sqlite_rows
 from tests.stack import AuditTable, Stack, faults
 from tests.stack.waiting import wait_until
+from tests.support.events import arguments
+from tests.support.rows import sqlite_rows
 
 KEY = "sb_secret_S3CRETKEY"
 TOKEN = "S3CRET.TOKEN.x"

@@ -14,9 +14,11 @@ import pytest
 from otel_audit_exporter import AuditPipeline, audit_event, configure_audit, flush_audit, shutdown_audit
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from otel_audit_exporter.testing import FaultySink
-from tests.pipeline.said import arguments, run_python, sqlite_rows
 from tests.stack import AuditTable, Stack, faults
 from tests.stack.waiting import wait_until
+from tests.support.events import arguments
+from tests.support.rows import sqlite_rows
+from tests.support.running import run_python
 
 PROJECT = Path(__file__).parents[2]
 AN_HOUR = 3_600_000
@@ -173,7 +175,7 @@ def sending_threads() -> set[threading.Thread]:
 def test_an_event_of_a_child_that_can_start_no_thread_any_more_is_kept() -> None:
     program = """
 import os, threading, otel_audit_exporter as a
-from tests.pipeline.said import arguments
+from tests.support.events import arguments
 
 def start(thread):
     raise RuntimeError("can't create new thread at interpreter shutdown")

@@ -23,10 +23,11 @@ from otel_audit_exporter import (
     get_audit_stats,
     shutdown_audit,
 )
-from tests.pipeline.said import arguments, run_python
 from tests.stack import AuditTable, Stack, faults
 from tests.stack.faults import Close, Fault, Hang, Place, Reset
 from tests.stack.waiting import wait_until
+from tests.support.events import arguments
+from tests.support.running import run_python
 
 WAYS_TO_BE_AWAY = {
     "refused": None,

@@ -30,9 +30,11 @@ from otel_audit_exporter import (
     shutdown_audit,
 )
 from otel_audit_exporter.pipeline.exporter import AuditExporter
-from tests.pipeline.said import USER, YACHT, arguments, run_python, sqlite_rows
 from tests.stack import AuditTable, Stack
 from tests.stack.waiting import wait_until
+from tests.support.events import USER, YACHT, arguments
+from tests.support.rows import sqlite_rows
+from tests.support.running import run_python
 
 Behind = Callable[[AuditExporter], Logger]
 

@@ -13,10 +13,11 @@ import pytest
 from otel_audit_exporter import AuditPipeline, audit_event, configure_audit, get_audit_stats
 from otel_audit_exporter.sinks.memory import MemorySink
 from otel_audit_exporter.testing import FaultySink
-from tests.pipeline.said import arguments, sqlite_rows
 from tests.stack import AuditTable, Stack, faults
 from tests.stack.faults import Delay, Hang, Place
 from tests.stack.waiting import wait_until
+from tests.support.events import arguments
+from tests.support.rows import sqlite_rows
 
 
 def configure(stack: Stack, table: AuditTable, export_timeout_millis: int = 10_000) -> AuditPipeline:

@@ -21,8 +21,9 @@ from otel_audit_exporter import (
 )
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.redaction import Redactor
-from tests.pipeline.said import SHAPES, SaidEvent, check_all, now, sqlite_rows, ten_thousand
 from tests.stack import AuditTable, Stack
+from tests.support.events import SHAPES, SaidEvent, check_all, now, ten_thousand
+from tests.support.rows import sqlite_rows
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from tests.sinks.rows import COLUMNS
 from tests.sinks.tcp_proxy import TcpProxy, proxying
 from tests.stack import AuditTable, Stack
 from tests.stack.faults import Place, Reset
-from tests.ways_in.receiver import Received, Receiver
+from tests.support.otlp_receiver import Received, Receiver
 
 Row = dict[str, Any]
 

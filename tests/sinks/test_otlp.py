@@ -17,9 +17,9 @@ from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.otlp import OTLPSink
 from otel_audit_exporter.sinks.verdict import Fault
-from tests.pipeline.said import arguments
 from tests.sinks.listening import listening
 from tests.sinks.tls import serving_tls
+from tests.support.events import arguments
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 1000000\r\n\r\n"
 TRANSIENT, CONFIGURATION = Fault.TRANSIENT, Fault.CONFIGURATION

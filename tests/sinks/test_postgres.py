@@ -15,10 +15,10 @@ from psycopg.sql import SQL
 from otel_audit_exporter.sinks.postgres.sink import PostgresSink, read_dsn
 from otel_audit_exporter.sinks.verdict import Fault
 from tests.sinks.rows import COLUMNS, id_of, new_row, refusal, soon
-from tests.sinks.running import in_threads, run_in_child
 from tests.sinks.tcp_proxy import TcpProxy
 from tests.stack import AuditTable, Stack
 from tests.stack.waiting import wait_until
+from tests.support.running import in_threads, run_in_child
 
 RECORD, CONFIGURATION, TRANSIENT = Fault.RECORD, Fault.CONFIGURATION, Fault.TRANSIENT
 

@@ -18,9 +18,9 @@ from otel_audit_exporter.sinks.postgres.sink import COPY_ROWS, PostgresSink
 from otel_audit_exporter.sinks.postgres.statements import Insert, TableShape
 from otel_audit_exporter.sinks.verdict import Fault
 from tests.sinks.rows import COLUMNS, CREATED_AT, id_of, refusal, soon
-from tests.sinks.running import in_threads
 from tests.sinks.tcp_proxy import TcpProxy
 from tests.stack import AuditTable, Stack
+from tests.support.running import in_threads
 
 TYPES = dict.fromkeys(COLUMNS, "uuid") | {
     "entity_type": "text",

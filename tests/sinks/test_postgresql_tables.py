@@ -17,8 +17,8 @@ from otel_audit_exporter.sinks.base import Sink
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from tests.sinks.conftest import MakeSink
 from tests.sinks.rows import COLUMNS, CREATED_AT, VALUE, id_of, new_row, new_rows, refusal, soon
-from tests.sinks.running import in_threads
 from tests.stack import AuditTable, Stack
+from tests.support.running import in_threads
 
 
 def test_every_row_is_stored_as_it_was_said(sink: Sink, audit_table: AuditTable) -> None:

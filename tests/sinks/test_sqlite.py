@@ -18,7 +18,7 @@ import pytest
 from otel_audit_exporter.sinks.sqlite import SQLiteSink
 from otel_audit_exporter.sinks.verdict import Fault
 from tests.sinks.rows import COLUMNS, VALUE, id_of, new_row, new_rows, refusal, soon
-from tests.sinks.running import in_threads, run_in_child
+from tests.support.running import in_threads, run_in_child
 
 
 @pytest.fixture

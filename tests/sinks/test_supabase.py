@@ -19,13 +19,13 @@ from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.supabase.sink import SupabaseSink
 from otel_audit_exporter.sinks.verdict import Fault
 from tests.sinks.rows import COLUMNS, VALUE, id_of, new_row, new_rows, refusal, soon
-from tests.sinks.running import in_threads, run_in_child
 from tests.sinks.tls import serving_tls
 from tests.stack import AuditTable, Stack, faults
 from tests.stack.faults import Answer, Close, Delay, Drip, Hang, Place, ReplyPart, Reset, Rewrite
 from tests.stack.messages import Reply
 from tests.stack.small_servers import serving
 from tests.stack.waiting import wait_until
+from tests.support.running import in_threads, run_in_child
 
 RECORD, CONFIGURATION, TRANSIENT = Fault.RECORD, Fault.CONFIGURATION, Fault.TRANSIENT
 

@@ -17,7 +17,7 @@ from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.table.ddl import FULL_COLUMNS, TablePlan
 from tests.stack import Stack
 from tests.stack.waiting import wait_until
-from tests.table.made import NOW, MadeTable, make_table, new_name
+from tests.support.made_tables import NOW, MadeTable, make_table, new_name
 
 EVERYTHING: dict[str, Any] = {
     "full": True,

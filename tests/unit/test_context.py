@@ -11,7 +11,7 @@ import pytest
 
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
 from otel_audit_exporter.event.context import audit_context, current_scope, overlay, update_audit_context
-from tests.unit.test_event import USER, YACHT
+from tests.support.events import USER, YACHT
 
 
 def around() -> dict[str, Any]:

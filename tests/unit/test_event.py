@@ -21,11 +21,7 @@ from otel_audit_exporter.errors import AuditError, AuditEventError
 from otel_audit_exporter.event.audit_event import AuditEvent, EncodedEvent, EventValidator, decode
 from otel_audit_exporter.event.fields import FIELDS
 from otel_audit_exporter.event.serialization import split
-
-YACHT = "0191a000-0000-7000-8000-000000000001"
-ENTITY = "0191a000-0000-7000-8000-000000000002"
-USER = "0191a000-0000-7000-8000-000000000003"
-RECORD = "0191a000-0000-7000-8000-000000000004"
+from tests.support.events import ENTITY, RECORD, USER, YACHT, said
 
 
 class Kind(enum.Enum):
@@ -37,18 +33,6 @@ class Choice(enum.Enum):
     SERVICE = "service"
     USER = "user"
     OTHER = "other"
-
-
-def said(**changes: Any) -> dict[str, Any]:
-    """Give the arguments of a good event, with ``changes``; those that are ``...`` are left out."""
-    arguments = {
-        "action": "create_receiving",
-        "entity_type": "receiving",
-        "entity_id": ENTITY,
-        "yacht_id": YACHT,
-        "user_id": USER,
-    } | changes
-    return {name: value for name, value in arguments.items() if value is not ...}
 
 
 def compose(rules: EventValidator | None = None, /, **changes: Any) -> EncodedEvent:

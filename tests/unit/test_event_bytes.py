@@ -12,7 +12,7 @@ from otel_audit_exporter.event.audit_event import EventValidator, decode
 from otel_audit_exporter.event.joined import SEPARATOR, Joined, json_array
 from otel_audit_exporter.event.serialization import as_row, as_rows, split
 from otel_audit_exporter.table.mapping import TableMapping
-from tests.unit.test_event import said
+from tests.support.events import said
 
 SPAN = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False))
 HOSTILE = {"text": '},\n\n{"id":\n"x"\n', "list": ["]", "[{", {"success": ",\n"}], "nul": "\0", "empty": ""}

@@ -17,8 +17,8 @@ import pytest
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.outbox.directory import Destination, LockedOutbox, OutboxDirectory, orphans_elsewhere
 from otel_audit_exporter.outbox.file_lock import FileLock
-from tests.faults.damage import damage
-from tests.sinks.running import run_in_child
+from tests.support.damage import damage
+from tests.support.running import run_in_child
 
 DESTINATION = Destination("supabase", "https://a.example", "public", "pms_audit_log")
 

@@ -18,9 +18,9 @@ from otel_audit_exporter.outbox.directory import Destination, OutboxDirectory
 from otel_audit_exporter.outbox.store import OutboxFile
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
-from tests.faults.damage import damage
-from tests.sinks.running import in_threads, run_in_child
 from tests.stack.waiting import wait_until
+from tests.support.damage import damage
+from tests.support.running import in_threads, run_in_child
 
 
 class Table:

@@ -12,7 +12,7 @@ from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
 from otel_audit_exporter.table.mapping import TableMapping
-from tests.unit.test_event import ENTITY, RECORD, USER, YACHT, said
+from tests.support.events import ENTITY, RECORD, USER, YACHT, said
 
 FULL = dict(DEFAULT_COLUMNS) | {
     "outcome": "outcome",

@@ -27,7 +27,7 @@ from otel_audit_exporter.event.log_record import (
     raw_body,
     to_attributes,
 )
-from tests.unit.test_event import ENTITY, RECORD, USER, YACHT, said
+from tests.support.events import ENTITY, RECORD, USER, YACHT, said
 
 SPAN = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=TraceFlags(1)))
 MINIMAL = {

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.pipeline.conftest import _clean  # noqa: F401  # a fixture
-from tests.ways_in.receiver import Receiver
+from tests.support.otlp_receiver import Receiver
 
 
 @pytest.fixture

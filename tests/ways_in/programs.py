@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.integrations.serving import BIN, environment, write
+from tests.support.servers import BIN, environment, write
 
 USER = "11111111-1111-4111-8111-111111111111"
 YACHT = "22222222-2222-4222-8222-222222222222"

@@ -7,8 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from textwrap import dedent
 
-from tests.pipeline.said import sqlite_rows
 from tests.stack import AuditTable, Stack
+from tests.support.rows import sqlite_rows
 from tests.ways_in.programs import NO_SET_UP, SAYS_NOTHING, instrumented
 from tests.ways_in.test_zero_code import check
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.integrations.serving import to_table
-from tests.pipeline.said import sqlite_rows
 from tests.stack import AuditTable, Stack
+from tests.support.otlp_receiver import Received, Receiver
+from tests.support.rows import sqlite_rows
+from tests.support.servers import to_table
 from tests.ways_in.programs import PART, SHOP, USER, YACHT, run
-from tests.ways_in.receiver import Received, Receiver
 
 COLUMNS = (
     "id=record_id,yacht_id=yacht_id,entity_type=entity_type,action=action,entity_id=entity_id,created_by=user_id,"

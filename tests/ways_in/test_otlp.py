@@ -20,9 +20,9 @@ from otel_audit_exporter import (
     get_audit_stats,
     shutdown_audit,
 )
-from tests.pipeline.said import arguments
 from tests.stack.waiting import wait_until
-from tests.ways_in.receiver import Received, Receiver
+from tests.support.events import arguments
+from tests.support.otlp_receiver import Received, Receiver
 
 
 @pytest.fixture

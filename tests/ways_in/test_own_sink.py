@@ -17,8 +17,8 @@ from otel_audit_exporter import (
 from otel_audit_exporter.sinks.memory import MemorySink
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from otel_audit_exporter.testing import FaultySink
-from tests.pipeline.said import arguments
 from tests.stack.waiting import wait_until
+from tests.support.events import arguments
 
 
 def test_it_gets_the_rows_by_the_columns_that_are_set() -> None:

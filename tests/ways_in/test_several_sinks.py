@@ -12,10 +12,11 @@ from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 
 from otel_audit_exporter import AuditPipeline, attach_audit, audit_event, configure_audit
-from tests.pipeline.said import arguments, sqlite_rows
 from tests.stack import AuditTable, Stack
 from tests.stack.waiting import wait_until
-from tests.ways_in.receiver import Receiver
+from tests.support.events import arguments
+from tests.support.otlp_receiver import Receiver
+from tests.support.rows import sqlite_rows
 
 NOBODY = "http://127.0.0.1:9/v1/logs"
 

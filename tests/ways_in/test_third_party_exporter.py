@@ -15,8 +15,8 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordE
 from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter import audit_event, configure_audit, flush_audit
-from tests.pipeline.said import USER, YACHT, arguments
-from tests.ways_in.receiver import Receiver
+from tests.support.events import USER, YACHT, arguments
+from tests.support.otlp_receiver import Receiver
 
 SUCCESS, FAILURE = LogRecordExportResult.SUCCESS, LogRecordExportResult.FAILURE
 Answer = LogRecordExportResult | Exception

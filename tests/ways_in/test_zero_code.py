@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.pipeline.said import sqlite_rows
 from tests.stack import AuditTable, Stack
+from tests.support.rows import sqlite_rows
 from tests.ways_in.programs import NO_SET_UP, PART, SAYS_NOTHING, USER, YACHT, Ran, instrumented
 
 

@@ -1,8 +1,10 @@
-"""Threads and forked children, whose errors a test sees."""
+"""Threads, forked children and programs, whose errors a test sees."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -38,3 +40,18 @@ def run_in_child(task: Callable[[], object]) -> bool:
         finally:
             os._exit(1)
     return os.waitpid(pid, 0)[1] == 0
+
+
+def run_python(program: str, **environ: str) -> str:
+    """Run a program in a process of its own, which has to end well, and return what it prints."""
+    names = {name: value for name, value in os.environ.items() if not name.startswith(("SUPABASE_", "DATABASE_URL"))}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=names | environ,
+        timeout=90,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
-import os
-import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 YACHT = "0191a000-0000-7000-8000-000000000001"
+ENTITY = "0191a000-0000-7000-8000-000000000002"
 USER = "0191a000-0000-7000-8000-000000000003"
+RECORD = "0191a000-0000-7000-8000-000000000004"
 
 
 def arguments(**changes: Any) -> dict[str, Any]:
@@ -30,6 +26,18 @@ def arguments(**changes: Any) -> dict[str, Any]:
         "user_id": USER,
         "new_values": {"lines": [1, "ü"]},
     } | changes
+
+
+def said(**changes: Any) -> dict[str, Any]:
+    """Give the arguments of a good event, with ``changes``; those that are ``...`` are left out."""
+    arguments = {
+        "action": "create_receiving",
+        "entity_type": "receiving",
+        "entity_id": ENTITY,
+        "yacht_id": YACHT,
+        "user_id": USER,
+    } | changes
+    return {name: value for name, value in arguments.items() if value is not ...}
 
 
 class Colour(enum.Enum):
@@ -197,37 +205,3 @@ def check_all(events: Iterable[SaidEvent], rows: Iterable[Mapping[str, Any]]) ->
 
 def now() -> datetime:
     return datetime.now(UTC)
-
-
-def sqlite_rows(path: str | os.PathLike[str], table: str = "pms_audit_log") -> list[dict[str, Any]]:
-    """Read the embedded table as other tools do, its documents decoded; none where there is no file yet."""
-    if not Path(path).exists():
-        return []
-    connection = sqlite3.connect(f"file:{os.fspath(path)}?mode=ro", uri=True)
-    connection.row_factory = sqlite3.Row
-    try:
-        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone() is None:
-            return []  # the file is just being made
-        rows = [dict(row) for row in connection.execute(f'SELECT * FROM "{table}" ORDER BY created_at, id')]
-    finally:
-        connection.close()
-    for row in rows:
-        for name in ("old_values", "new_values"):
-            row[name] = None if row[name] is None else json.loads(row[name])
-        row["created_at"] = datetime.fromisoformat(row["created_at"])
-    return rows
-
-
-def run_python(program: str, **environ: str) -> str:
-    """Run a program in a process of its own, which has to end well, and return what it prints."""
-    names = {name: value for name, value in os.environ.items() if not name.startswith(("SUPABASE_", "DATABASE_URL"))}
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=names | environ,
-        timeout=90,
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout
