@@ -20,7 +20,7 @@ from otel_audit_exporter import (
 )
 from tests.faults import events, scenario
 from tests.faults.scenario import sqlite_rows
-from tests.faults.test_ends import started
+from tests.faults.scripts import started
 from tests.faults.worker import new_id
 from tests.stack.waiting import wait_until
 from tests.support.damage import damage

@@ -20,7 +20,7 @@ from tests.faults import scenario
 from tests.faults.conftest import Start
 from tests.faults.failpoints import AFTER_A_CALL
 from tests.faults.scenario import Scenario
-from tests.faults.test_ends import run, started
+from tests.faults.scripts import run, started
 from tests.stack import Stack
 
 

@@ -1,10 +1,6 @@
 """However a process ends, what it was told is accepted is in the table then, or after the next start."""
 
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,53 +9,17 @@ import pytest
 from tests.faults import scenario
 from tests.faults.events import BAD_ACTION
 from tests.faults.scenario import Scenario
+from tests.faults.scripts import run, signalled
 from tests.stack import AuditTable, Stack
 from tests.stack.faults import bad_gateway_page
 
 _A_MINUTE = 60_000
-_PATIENCE_SECONDS = 90.0
 
 
 @pytest.fixture
 def ending(tmp_path: Path) -> Scenario:
     """A scenario in which nothing is delivered before the end."""
     return scenario.on_sqlite(tmp_path, schedule_delay_millis=_A_MINUTE)
-
-
-@contextmanager
-def started(name: str, ending: Scenario, visits: int = 1) -> Iterator[subprocess.Popen[str]]:
-    with ending.log.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.ends", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    with process:
-        try:
-            assert process.stdin is not None
-            process.stdin.write(replace(ending.job, visits=visits).to_json() + "\n")
-            process.stdin.flush()
-            yield process
-        finally:
-            process.kill()
-
-
-def run(name: str, ending: Scenario, visits: int = 1) -> tuple[int, str]:
-    """Run a script to its end; return its exit status and what it said."""
-    with started(name, ending, visits) as process:
-        said, _ = process.communicate(timeout=_PATIENCE_SECONDS)
-        return process.returncode, said.strip()
-
-
-def signalled(name: str, ending: Scenario, number: signal.Signals) -> int:
-    """Send a signal once the script is ready; return its exit status."""
-    with started(name, ending) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(number)
-        return process.wait(_PATIENCE_SECONDS)
 
 
 def undelivered(ending: Scenario) -> set[str]:

@@ -7,42 +7,11 @@ import pytest
 
 from tests.faults import scenario
 from tests.faults.conftest import Start
-from tests.faults.test_ends import started
+from tests.faults.outages import NOT_STORED, PERHAPS_STORED, assert_outage_survived
 from tests.stack import AuditTable, Stack, faults
-from tests.stack.faults import Answer, Close, Drip, Fault, Hang, Place, ReplyPart, Reset
+from tests.stack.faults import Fault, Hang, Place, Reset
 from tests.stack.messages import Request
 from tests.stack.waiting import wait_until
-
-NOT_STORED: dict[str, Fault] = {
-    "200 with a page": faults.captive_portal(),
-    "200 and nothing": faults.empty_ok(),
-    "204": faults.no_content(),
-    "301": faults.redirect(301, "/elsewhere"),
-    "302": faults.redirect(302, "/elsewhere"),
-    "307": faults.redirect(307, "/elsewhere"),
-    "429": faults.too_many_requests(),
-    "429 with nonsense": faults.too_many_requests("soon"),
-    "502 with a page": faults.bad_gateway_page(),
-    "503 as text": faults.unavailable_text(),
-    "503 as JSON": faults.unavailable_json(),
-    "500": faults.internal_error(),
-    "540": faults.project_paused(),
-    "401": faults.invalid_api_key(),
-    "404": faults.not_found(),
-    "reset before the body": Reset(Place.REQUEST_HEAD),
-    "reset before the commit": Reset(Place.REQUEST_BODY),
-    "closed before the commit": Close(Place.REQUEST_BODY),
-    "hanging before the commit": Hang(Place.REQUEST_BODY),
-}
-PERHAPS_STORED: dict[str, Fault] = {
-    "reset after the commit": Reset(Place.COMMITTED),
-    "closed after the commit": Close(Place.COMMITTED),
-    "closed in the reply's head": Close(Place.REPLY_HEAD),
-    "closed in the reply's body": Close(Place.REPLY_BODY),
-    "hanging after the commit": Hang(Place.COMMITTED),
-    "a head that drips": Drip(0.2, ReplyPart.HEAD),
-    "a page over a stored row": Answer(faults.bad_gateway_page().reply, after_commit=True),
-}
 
 
 @pytest.mark.parametrize("fault", NOT_STORED.values(), ids=NOT_STORED)
@@ -167,23 +136,3 @@ def test_twenty_thousand_events_of_an_outage_are_delivered_with_bounded_memory(
     outage = scenario.on_stack(tmp_path, stack, audit_table)
     stack.gateway.keep_requests(False)
     assert_outage_survived(stack, outage, 20_000)
-
-
-def assert_outage_survived(stack: Stack, outage: scenario.Scenario, count: int) -> tuple[float, float]:
-    """Emit `count` events in a process of its own while the database is away; return MiB grown, longest call."""
-    stack.postgres.stop()
-    with started("outage", outage, visits=count) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        said = process.stdout.readline().split()
-        grown, longest = float(said[0]), float(said[1])
-        stack.postgres.start()
-        process.stdin.write("healed\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "True\n"
-        assert process.wait(60) == 0
-    assert grown < 64
-    assert longest < 10  # the time of one attempt: no call waited for one
-    assert len(outage.said.accepted) == count
-    assert outage.violations() == []
-    return grown, longest

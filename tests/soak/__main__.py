@@ -18,7 +18,7 @@ from random import Random
 from tests.faults import scenario
 from tests.faults.events import BAD_ACTION
 from tests.faults.failpoints import FAILPOINTS
-from tests.faults.test_outages import NOT_STORED, PERHAPS_STORED, assert_outage_survived
+from tests.faults.outages import NOT_STORED, PERHAPS_STORED, assert_outage_survived
 from tests.stack import Stack
 
 _KILLS_PER_ROUND = 60

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.support.servers import BIN, environment, write
 
@@ -105,3 +105,15 @@ def run(folder: Path, program: str, *, command: Sequence[str] = ("python",), **e
 def instrumented(folder: Path, program: str, **environ: str) -> Ran:
     """Run a program by the real command that sets OpenTelemetry up for it."""
     return run(folder, program, command=("opentelemetry-instrument", "python"), **environ)
+
+
+def check(ran: Ran, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Both roads have landed one row each, and nothing else has."""
+    record_id, *rest = ran.out.splitlines()
+    assert rest == ["the application goes on"]
+    by_road = {row["new_values"]["by"]: row for row in rows}
+    assert set(by_road) == {"event", "logger"}
+    assert str(by_road["event"]["id"]) == record_id
+    for row in by_road.values():
+        assert (row["action"], row["entity_type"], str(row["entity_id"])) == ("order_part", "part", PART)
+        assert (str(row["created_by"]), str(row["yacht_id"])) == (USER, YACHT)

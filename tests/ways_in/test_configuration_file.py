@@ -9,8 +9,7 @@ from textwrap import dedent
 
 from tests.stack import AuditTable, Stack
 from tests.support.rows import sqlite_rows
-from tests.ways_in.programs import NO_SET_UP, SAYS_NOTHING, instrumented
-from tests.ways_in.test_zero_code import check
+from tests.ways_in.programs import NO_SET_UP, SAYS_NOTHING, check, instrumented
 
 SUPABASE = """
     file_format: "1.0"

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from tests.stack import AuditTable, Stack
 from tests.support.rows import sqlite_rows
-from tests.ways_in.programs import NO_SET_UP, PART, SAYS_NOTHING, USER, YACHT, Ran, instrumented
-
-
-def check(ran: Ran, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Both roads have landed one row each, and nothing else has."""
-    record_id, *rest = ran.out.splitlines()
-    assert rest == ["the application goes on"]
-    by_road = {row["new_values"]["by"]: row for row in rows}
-    assert set(by_road) == {"event", "logger"}
-    assert str(by_road["event"]["id"]) == record_id
-    for row in by_road.values():
-        assert (row["action"], row["entity_type"], str(row["entity_id"])) == ("order_part", "part", PART)
-        assert (str(row["created_by"]), str(row["yacht_id"])) == (USER, YACHT)
+from tests.ways_in.programs import NO_SET_UP, SAYS_NOTHING, check, instrumented
 
 
 def supabase(stack: Stack, table: AuditTable) -> dict[str, str]:
