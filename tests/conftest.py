@@ -1,4 +1,4 @@
-"""Fixtures for every test: the real stack once a session, a table of its own for each test."""
+"""Fixtures for every test: no pipeline of another test, the real stack once a session, a table for each test."""
 
 from collections.abc import Iterator
 
@@ -6,10 +6,21 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.stack import AuditTable, Stack
+from tests.support.process_state import bare_environment, forget_pipelines
+
+__all__ = ["bare_environment"]  # a fixture
 
 # What a machine is busy with beside the tests is no fault of an example's that takes long.
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
+
+
+@pytest.fixture(autouse=True)
+def _no_pipeline() -> Iterator[None]:
+    """Have no pipeline at the start of a test, and leave none."""
+    forget_pipelines()
+    yield
+    forget_pipelines()
 
 
 @pytest.fixture(scope="session")

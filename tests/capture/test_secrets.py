@@ -26,7 +26,6 @@ from otel_audit_exporter import (
     shutdown_audit,
 )
 from otel_audit_exporter.integrations.context_propagation import serialize_context
-from otel_audit_exporter.pipeline.configure import _Running
 from otel_audit_exporter.testing import AuditLog
 from tests.stack import AuditTable, Stack
 from tests.stack.ports import free_port
@@ -167,7 +166,6 @@ def test_secrets_of_a_context_are_redacted_before_they_travel_with_a_job() -> No
 def test_without_a_pipeline_a_jobs_message_is_redacted_as_the_environment_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_Running, "pipeline", None)  # whatever other tests have left
     with audit_context(user_id=USER, metadata={"pin": "1234", "password": SECRET}):
         monkeypatch.setenv("OTEL_AUDIT_REDACT_KEYS", "pin, password")
         assert serialize_context()["fields"]["metadata"] == {"pin": "[REDACTED]", "password": "[REDACTED]"}

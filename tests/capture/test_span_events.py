@@ -26,7 +26,6 @@ from otel_audit_exporter import (
     get_audit_stats,
     shutdown_audit,
 )
-from otel_audit_exporter.pipeline.configure import _Running
 from otel_audit_exporter.testing import AuditLog
 from tests.stack import AuditTable, Stack
 
@@ -209,7 +208,6 @@ def test_an_id_whose_event_could_not_be_recorded_may_come_again(audit_log: Audit
 def test_without_a_pipeline_spans_end_and_an_error_is_logged(
     spans: Spans, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_Running, "pipeline", None)  # whatever other tests have left
     with pytest.raises(AuditConfigurationError):
         get_audit_pipeline()
     with spans.tracer.start_as_current_span("request") as span:

@@ -23,7 +23,6 @@ from hypothesis.stateful import (
 )
 
 from otel_audit_exporter import AuditPipeline, configure_audit
-from otel_audit_exporter.pipeline import configure
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.verdict import CUT_OFF, UNREACHABLE
 from tests.faults import events, scenario
@@ -167,12 +166,9 @@ _dropped: list[object] = []
 
 @pytest.mark.timeout(300)
 def test_whatever_happens_in_whatever_order_all_that_was_accepted_is_there_once_at_the_end() -> None:
-    try:
-        run_state_machine_as_test(
-            DeliveryMachine,
-            settings=settings(
-                max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-            ),
-        )
-    finally:
-        configure._Running.pipeline = None
+    run_state_machine_as_test(
+        DeliveryMachine,
+        settings=settings(
+            max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

@@ -1,11 +1,9 @@
-"""Every test has an outbox of its own, an empty environment, and leaves no pipeline running."""
+"""Every test has an outbox of its own and an empty environment."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,6 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_audit_exporter import AuditPipeline, configure_audit
-from otel_audit_exporter.pipeline import configure, exporter
 from tests.operations.figures import Metrics
 from tests.operations.serving import Serve, serving
 from tests.operations.stubs import StubExporter
@@ -22,26 +19,8 @@ Configure = Callable[..., AuditPipeline]
 
 
 @pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for name in list(os.environ):
-        if name.startswith(("OTEL_", "SUPABASE_", "DATABASE_URL", "STATE_DIRECTORY")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("OTEL_AUDIT_OUTBOX_DIR", os.fspath(tmp_path / "outbox"))
-    monkeypatch.setenv("OTEL_AUDIT_HANDLE_SIGTERM", "false")
-    monkeypatch.chdir(tmp_path)
-    _forget()
-    yield
-    _forget()
-
-
-def _forget() -> None:
-    running = configure._Running.pipeline
-    if running is not None:
-        running.shutdown(0)
-        running.let_go()
-    configure._Running.pipeline = configure._Running.made_of = None
-    for left in list(exporter._standalone):
-        left.shutdown(0)
+def _clean(bare_environment: None) -> None:
+    """Have it for every test here."""
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from otel_audit_exporter import (
     write_audit_event,
     write_audit_event_async,
 )
-from otel_audit_exporter.pipeline.configure import _Running
 from tests.stack import AuditTable, Stack
+from tests.support.process_state import forget_pipelines
 
 TRANSACTIONS = 1000
 SECRET = "S3CRET-VALUE"
@@ -286,7 +286,7 @@ def test_a_row_that_is_there_and_cannot_be_seen_is_no_error(
 ) -> None:
     view = f"{audit_table.name}_view"
     stack.sql(f"create view {view} as select * from {audit_table.name} where action <> 'hidden'")
-    monkeypatch.setattr(_Running, "pipeline", None)
+    forget_pipelines()
     monkeypatch.setenv("OTEL_AUDIT_TABLE", view)
     record_id = str(uuid4())
     with psycopg.connect(stack.dsn()) as connection:
@@ -299,7 +299,7 @@ def test_a_row_that_is_there_and_cannot_be_seen_is_no_error(
 def test_a_table_that_is_not_there_is_told_and_spoils_nothing(
     stack: Stack, audit_table: AuditTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_Running, "pipeline", None)
+    forget_pipelines()
     monkeypatch.setenv("OTEL_AUDIT_TABLE", "no_such_table")
     with psycopg.connect(stack.dsn()) as connection:
         with pytest.raises(AuditDeliveryError, match="no_such_table"):
@@ -383,7 +383,7 @@ def test_wrong_fields_are_named_and_nothing_is_written(stack: Stack, audit_table
 def test_the_environment_counts_where_no_pipeline_is_configured(
     stack: Stack, audit_table: AuditTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_Running, "pipeline", None)
+    forget_pipelines()
     monkeypatch.setenv("OTEL_AUDIT_TABLE", audit_table.name)
     monkeypatch.setenv("OTEL_AUDIT_COLUMNS", 'id=record_id,Said 100%: so=action,"=entity_type,yacht_id=yacht_id')
     audit_table.alter('add column "Said 100%: so" text')

@@ -1,4 +1,4 @@
-"""Every test has an outbox of its own, an empty environment, and leaves no pipeline running."""
+"""Every test has an outbox of its own and an empty environment."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.pipeline.conftest import _clean  # noqa: F401  # a fixture
 from tests.support.otlp_receiver import Receiver
+
+
+@pytest.fixture(autouse=True)
+def _clean(bare_environment: None) -> None:
+    """Have it for every test here."""
 
 
 @pytest.fixture
