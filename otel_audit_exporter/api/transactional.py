@@ -17,10 +17,10 @@ from otel_audit_exporter.errors import AuditDeliveryError, AuditEventError
 from otel_audit_exporter.event.audit_event import EncodedEvent
 from otel_audit_exporter.event.context import current_scope, overlay
 from otel_audit_exporter.pipeline.configure import current_pipeline
-from otel_audit_exporter.pipeline.exporter import AuditExporter, make_rules, standalone_exporter
+from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
+from otel_audit_exporter.pipeline.factory import make_mapping, make_rules
 from otel_audit_exporter.sinks.base import not_stored
 from otel_audit_exporter.sinks.verdict import Fault, classify_sqlstate, describe_sqlstate
-from otel_audit_exporter.table.mapping import TableMapping
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -107,7 +107,7 @@ class _Row:
         exporter = _exporter()
         settings = load_settings({}) if exporter is None else exporter.settings
         if exporter is None:
-            self._mapping = TableMapping(settings.columns, settings.column_defaults, settings.unmapped)
+            self._mapping = make_mapping(settings)
             rules = make_rules(settings, self._mapping)
         else:
             self._mapping, rules = exporter.mapping, exporter.rules
@@ -156,7 +156,7 @@ def _with_context(said: dict[str, Any]) -> dict[str, Any]:
 
 def _exporter() -> AuditExporter | None:
     pipeline = current_pipeline()
-    return standalone_exporter() if pipeline is None else pipeline.exporters[0]
+    return standalone_exporter() if pipeline is None else pipeline.primary
 
 
 # --- what is said to the database -------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,14 +18,11 @@ import typer
 from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.cli.destination import Arguments, with_destination
 from otel_audit_exporter.config.settings import load_settings
-from otel_audit_exporter.delivery.channel import Lane
-from otel_audit_exporter.delivery.dead_letters import DeadLetters
+from otel_audit_exporter.delivery.dead_letters import DeadLetters, StoredLetters
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.event.audit_event import decode
-from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, SqliteDeadLetterStore, StoredDeadLetter
-from otel_audit_exporter.outbox.directory import DEAD_LETTERS
-from otel_audit_exporter.pipeline.configure import DEFAULT_EXPORTER
-from otel_audit_exporter.pipeline.exporters import EXPORTERS
+from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, StoredDeadLetter
+from otel_audit_exporter.pipeline.configure import stored_letters
 
 
 class Format(str, Enum):  # noqa: UP042  # typer shows the values of a str enum
@@ -49,12 +45,12 @@ dead_letters = typer.Typer(
 @with_destination
 def list_letters(arguments: Arguments, form: FormatOption = Format.table) -> None:
     """List the dead letters, the oldest first."""
-    with _opened(arguments) as lane:
+    with _opened(arguments) as stored:
         if form is Format.json:
-            for letter in DeadLetters(lane):
+            for letter in DeadLetters(stored):
                 talk.print_json(asdict(letter))
             return
-        rows = [_summary(parked) for parked in lane.dead_letters.all()]
+        rows = [_summary(parked) for parked in stored.dead_letters.all()]
     if rows:
         talk.print_table(("id", "action", "entity", "error", "tries", "parked"), rows, right=("tries",))
     else:
@@ -65,8 +61,8 @@ def list_letters(arguments: Arguments, form: FormatOption = Format.table) -> Non
 @with_destination
 def show(record_id: IdArgument, arguments: Arguments, form: FormatOption = Format.table) -> None:
     """Show one dead letter with its row as it would be written."""
-    with _opened(arguments) as lane:
-        letter = _the(DeadLetters(lane), record_id)
+    with _opened(arguments) as stored:
+        letter = _the(DeadLetters(stored), record_id)
     if form is Format.json:
         talk.print_json(asdict(letter))
         return
@@ -89,13 +85,13 @@ def retry(
 
     What is refused again stays, with the new reason, and the exit code is 1.
     """
-    with _opened(arguments) as lane:
-        letters = DeadLetters(lane)
+    with _opened(arguments) as stored:
+        letters = DeadLetters(stored)
         ids = [_the(letters, record_id).record_id] if record_id else [letter.record_id for letter in letters]
-        stored = sum(letters.retry(one) for one in ids)
-    talk.say(f"{stored:,} of {talk.amount(len(ids), 'dead letter')} in the table now")
-    if stored < len(ids):
-        talk.problem(f"{len(ids) - stored:,} refused again: see otel-audit dead-letters list")
+        landed = sum(letters.retry(one) for one in ids)
+    talk.say(f"{landed:,} of {talk.amount(len(ids), 'dead letter')} in the table now")
+    if landed < len(ids):
+        talk.problem(f"{len(ids) - landed:,} refused again: see otel-audit dead-letters list")
         raise typer.Exit(1)
 
 
@@ -106,8 +102,8 @@ def export(
     arguments: Arguments,
 ) -> None:
     """Write every dead letter as a line of JSON."""
-    with _opened(arguments) as lane:
-        letters = DeadLetters(lane)
+    with _opened(arguments) as stored:
+        letters = DeadLetters(stored)
         if file == "-":
             _write_all(letters, sys.stdout)
             return
@@ -127,8 +123,8 @@ def drop(
     ] = None,
 ) -> None:
     """Remove one dead letter for good, after writing it to a file."""
-    with _opened(arguments) as lane:
-        letters = DeadLetters(lane)
+    with _opened(arguments) as stored:
+        letters = DeadLetters(stored)
         letter = _the(letters, record_id)
         path = to or Path(f"dropped-{_as_file_name(letter.record_id)}.json")
         if not yes:
@@ -140,26 +136,13 @@ def drop(
 
 
 @contextmanager
-def _opened(arguments: Arguments) -> Iterator[Lane]:
+def _opened(arguments: Arguments) -> Iterator[StoredLetters]:
     """Open the dead letters of the configured destination; nothing else of its outbox is touched."""
-    settings = load_settings({**arguments, "outbox": "memory"})
-    name = (settings.exporter or DEFAULT_EXPORTER).lower().replace(" ", "").split(",")[0]
-    if name not in EXPORTERS or not EXPORTERS[name].adopts:
-        raise AuditConfigurationError(f"exporter {name!r} keeps no dead letters on disk")
-    exporter = EXPORTERS[name].from_settings(settings)
-    lane = Lane(
-        exporter.exporter_name,
-        exporter.lane.sink,
-        exporter.lane.rows_of,
-        folders=[],
-        dead_letters=SqliteDeadLetterStore(exporter._folders()[0].path / DEAD_LETTERS),
-        options=exporter.lane.options,
-        identity=uuid.uuid4().hex,
-    )
+    letters = stored_letters(load_settings(arguments))
     try:
-        yield lane
+        yield letters
     finally:
-        exporter.close(0.0)
+        letters.sink.close()
 
 
 def _the(letters: DeadLetters, record_id: str) -> DeadLetter:

@@ -23,8 +23,9 @@ from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.cli.demo_service import YachtService, a_day_on_board
 from otel_audit_exporter.config.settings import SETTINGS, Settings, load_settings
 from otel_audit_exporter.pipeline.configure import configure_audit
-from otel_audit_exporter.pipeline.exporters import SQLiteAuditExporter
+from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+from otel_audit_exporter.pipeline.sink_factories import SQLiteSinkFactory
 from otel_audit_exporter.sinks.base import Sink
 from otel_audit_exporter.table.mapping import TableMapping
 
@@ -56,11 +57,11 @@ class SlowSink:
         self._sink.renew_after_fork()
 
 
-class SlowSQLiteExporter(SQLiteAuditExporter):
+class SlowSQLiteSinkFactory(SQLiteSinkFactory):
     """The embedded default, behind a slow network."""
 
-    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
-        return SlowSink(super()._make_sink(settings, mapping))
+    def make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        return SlowSink(super().make_sink(settings, mapping))
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _without_environment() -> Iterator[None]:
 @contextmanager
 def _pipeline(database: Path, outbox: Path) -> Iterator[AuditPipeline]:
     places: dict[str, Any] = {"path": str(database), "outbox_dir": str(outbox)}
-    exporter = SlowSQLiteExporter.from_settings(load_settings(places))
+    exporter = AuditExporter(SlowSQLiteSinkFactory(), load_settings(places))
     with configure_audit(exporter) as pipeline:
         yield pipeline
 
@@ -132,7 +133,7 @@ def _pipeline(database: Path, outbox: Path) -> Iterator[AuditPipeline]:
 def _measure(pipeline: AuditPipeline, service: YachtService) -> Costs:
     pipeline.force_flush(_FLUSH_MILLIS)
     counts = [_count(service, number) for number in range(WRITES)]
-    exporter = pipeline.exporters[0]
+    exporter = pipeline.primary
 
     start = time.perf_counter()
     for count in counts:

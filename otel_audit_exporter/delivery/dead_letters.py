@@ -5,25 +5,80 @@ from __future__ import annotations
 import json
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import orjson
 
 from otel_audit_exporter.delivery.bisect_insert import no_row, unforeseen
-from otel_audit_exporter.delivery.channel import Lane
+from otel_audit_exporter.delivery.channel import LaneOptions, RowsOf
 from otel_audit_exporter.errors import AuditDeliveryError
 from otel_audit_exporter.event.audit_event import parse_json
-from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, StoredDeadLetter
-from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.observability.stats import DeliveryCounters
+from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, DeadLetterStore, StoredDeadLetter
+from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.verdict import Fault
+
+
+class LetterChannel(Protocol):
+    """What it takes to show dead letters and to offer them again; a delivery channel has all of it."""
+
+    @property
+    def sink(self) -> Sink:
+        """What takes the rows."""
+
+    @property
+    def dead_letters(self) -> DeadLetterStore:
+        """Where they are kept."""
+
+    @property
+    def options(self) -> LaneOptions:
+        """How long the sink is waited for."""
+
+    @property
+    def identity(self) -> str:
+        """What tells this channel's dead letters from those of others."""
+
+    @property
+    def books(self) -> DeliveryCounters:
+        """What a stored one is counted in."""
+
+    @property
+    def dropped(self) -> set[str]:
+        """The ids of those that were removed for good."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody else closes the sink any more."""
+
+    def row_of(self, body: bytes) -> bytes:
+        """Return the sink's row of one event's bytes."""
+
+
+class StoredLetters:
+    """The dead letters of a destination without its outbox, for who only looks or retries: no thread, no own file."""
+
+    def __init__(self, sink: Sink, rows_of: RowsOf, dead_letters: DeadLetterStore, options: LaneOptions) -> None:
+        self.sink = sink
+        self.dead_letters = dead_letters
+        self.options = options
+        self.identity = uuid.uuid4().hex
+        self.books = DeliveryCounters()
+        self.dropped: set[str] = set()
+        self.closed = False
+        self._rows_of = rows_of
+
+    def row_of(self, body: bytes) -> bytes:
+        """Return the sink's row of one event's bytes."""
+        return self._rows_of((body,))[0]
 
 
 class DeadLetters:
     """The parked events of one destination, those of other processes included. Iterate for all, oldest first."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: LetterChannel) -> None:
         self._lane = lane
 
     def __iter__(self) -> Iterator[DeadLetter]:

@@ -49,7 +49,7 @@ def _encoder() -> Encoder:
     """Return what redacts here: the pipeline's, else what the environment asks for."""
     pipeline = current_pipeline()
     if pipeline is not None:
-        return pipeline.exporters[0].rules.encoder
+        return pipeline.primary.rules.encoder
     try:
         return Encoder(Redactor(load_settings({}).redact_keys))
     except AuditConfigurationError:  # told where auditing is configured

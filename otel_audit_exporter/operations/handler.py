@@ -151,7 +151,7 @@ class OperationsHandler:
         return _json(200, {"count": len(pipeline.dead_letters()), "dead_letters": self._letters(pipeline, limit)})
 
     def _letters(self, pipeline: AuditPipeline, limit: int) -> list[dict[str, Any]]:
-        lane = pipeline.exporters[0].lane
+        lane = pipeline.primary.lane
         return [self._letter(pipeline, parked) for parked in lane.dead_letters.all(limit)]
 
     def _letters_or_none(self, pipeline: AuditPipeline) -> list[dict[str, Any]] | None:
@@ -173,7 +173,7 @@ class OperationsHandler:
         }
         if self._show_values:
             # As it was written: no encoder has to know its largest number or deepest value.
-            letter["row"] = orjson.Fragment(pipeline.exporters[0].lane.row_of(parked.body))
+            letter["row"] = orjson.Fragment(pipeline.primary.lane.row_of(parked.body))
         return letter
 
     def _retry(self, request: OperationsRequest, record_id: str) -> OperationsResponse:

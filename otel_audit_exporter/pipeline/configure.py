@@ -16,6 +16,7 @@ from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExp
 from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter.config.settings import Settings, load_settings
+from otel_audit_exporter.delivery.dead_letters import StoredLetters
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.outbox.directory import OutboxDirectory, orphans_elsewhere
 from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
@@ -24,8 +25,11 @@ from otel_audit_exporter.pipeline.exporters import (
     ForwardingAuditExporter,
     SinkAuditExporter,
     expand_client,
+    make_exporter,
 )
+from otel_audit_exporter.pipeline.factory import stored_letters as factory_letters
 from otel_audit_exporter.pipeline.pipeline import UNLIMITED, AuditPipeline
+from otel_audit_exporter.pipeline.sink_factories import SINK_FACTORIES
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 from otel_audit_exporter.runtime.process_exit import end_with_process
 from otel_audit_exporter.sinks.base import Sink
@@ -294,10 +298,23 @@ def _exporter(one: OneExporter, settings: Settings, resource: Resource | None, *
         one.take_settings(settings, alone=alone)
         return one
     if isinstance(one, LogRecordExporter):
-        return ForwardingAuditExporter.forwarding(one, settings, resource)
+        return ForwardingAuditExporter(one, resource=resource, settings=settings)
     if not isinstance(one, str):
-        return SinkAuditExporter.around(one, settings)
-    return EXPORTERS[one].from_settings(settings, resource)
+        return SinkAuditExporter(one, settings=settings)
+    return make_exporter(one, settings, resource)
+
+
+def stored_letters(settings: Settings) -> StoredLetters:
+    """Return the dead letters of the destination that these settings configure; nothing else of it is touched.
+
+    Raises :class:`AuditConfigurationError` where a setting is missing, or where that exporter keeps none on disk.
+    """
+    first = (_chosen(settings.exporter or DEFAULT_EXPORTER) or [""])[0]
+    make_factory = SINK_FACTORIES.get(first) if isinstance(first, str) else None
+    factory = None if make_factory is None else make_factory()
+    if factory is None or not factory.adopts:
+        raise AuditConfigurationError(f"exporter {first!r} keeps no dead letters on disk")
+    return factory_letters(factory, settings)
 
 
 def _unknown_exporter(given: Any) -> str:
@@ -364,7 +381,7 @@ def _say_where(pipeline: AuditPipeline, settings: Settings, *, chosen: bool) -> 
             " and ".join(unused),
         )
     else:
-        primary = pipeline.exporters[0].lane
+        primary = pipeline.primary.lane
         outbox = "memory" if primary.folder is None else primary.options.outbox
         logger.info("audit: exporter %s, mode %s, outbox %s", where, settings.mode, outbox)
     for exporter in pipeline.exporters:

@@ -8,36 +8,28 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from logging import CRITICAL, ERROR, INFO, WARNING
-from pathlib import Path
-from typing import Any, Final, Self
+from collections.abc import Iterable, Sequence
+from logging import CRITICAL, ERROR
+from typing import Any, Final
 
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
-from opentelemetry.sdk.resources import Resource
 
-from otel_audit_exporter.config.settings import MAY_BE_EMPTY, Settings, default_outbox_dir, load_settings, read_settings
-from otel_audit_exporter.delivery.channel import AnyStore, Lane, LaneOptions, RowsOf, shape_error
+from otel_audit_exporter.config.settings import Settings, load_settings
+from otel_audit_exporter.delivery.channel import AnyStore, Lane, shape_error
 from otel_audit_exporter.delivery.relay import Relay, deliver_hot
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError, AuditEventError
 from otel_audit_exporter.event.audit_event import EventValidator
-from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.log_record import AuditLogRecord, event_arguments_from, is_audit_record, raw_body
-from otel_audit_exporter.event.redaction import Redactor
-from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, MemoryDeadLetters, SqliteDeadLetterStore
-from otel_audit_exporter.outbox.directory import DEAD_LETTERS, Destination, OutboxDirectory
 from otel_audit_exporter.outbox.store import Entry
+from otel_audit_exporter.pipeline.factory import ExporterParts, SinkFactory, build_parts, read_options
 from otel_audit_exporter.runtime.log import logger
-from otel_audit_exporter.sinks.base import Sink, SinkError, deadline_after
-from otel_audit_exporter.sinks.verdict import Fault, Verdict
+from otel_audit_exporter.sinks.base import Sink, deadline_after
 from otel_audit_exporter.table.mapping import TableMapping
 
 # In the order in which they were made.
 _standalone: Final[weakref.WeakKeyDictionary[AuditExporter, None]] = weakref.WeakKeyDictionary()
-_COLD_AFTER_SECONDS: Final = 2.0
 # What an exporter is made of; the other settings are the pipeline's.
 _OWN: Final = frozenset(
     {
@@ -49,78 +41,60 @@ _OWN: Final = frozenset(
 
 
 class AuditExporter(LogRecordExporter):
-    """What the exporters of this library have in common.
+    """What the exporters of this library have in common: the SDK's interface over an outbox and its delivery.
 
     It works behind any ``BatchLogRecordProcessor``. It takes audit records only (those with an ``audit.action``
     attribute) and lets others pass; a record that cannot become a row is parked with its reason. Where settings
     are missing it does not raise, as the SDK's auto-configuration would then switch off every signal: it holds
     the events, says once what is missing, and the next process that has the settings delivers them.
+
+    ``settings`` are those of a pipeline's set-up, for which ``options`` are not read; with them, what is missing or
+    wrong is an :class:`AuditConfigurationError`.
     """
 
-    exporter_name: str
-    adopts = True
-    restarts = True  # its sink can be made a second time
-    address_settings: tuple[str, ...] = ()  # what says where the sink is, and who asks there
-    _unreadable: str | None = None  # what is wrong with the environment's settings
+    def __init__(self, factory: SinkFactory, settings: Settings | None = None, **options: Any) -> None:
+        self._factory = factory
+        if settings is None:
+            settings, unreadable = read_options(options)
+            self._start(build_parts(factory, settings, strict=False, unreadable=unreadable))
+        else:
+            self._start(build_parts(factory, settings, strict=True))
 
-    def __init__(self, **options: Any) -> None:
-        self._start(self._load(drop_unset(options)), strict=False)
-
-    @classmethod
-    def from_settings(cls, settings: Settings, resource: Resource | None = None) -> Self:
-        """Build the exporter for a pipeline: what is missing or wrong is an :class:`AuditConfigurationError`."""
-        exporter = cls.__new__(cls)
-        exporter._start(settings, strict=True)
-        return exporter
-
-    def _start(self, settings: Settings, *, strict: bool) -> None:
+    def _start(self, parts: ExporterParts) -> None:
         self._lock = threading.Lock()
-        self._settings = settings
-        self._mapping = TableMapping(settings.columns, settings.column_defaults, settings.unmapped)
-        self._mapping.tell_left_out(self._say_left_out)
-        self._rules = make_rules(settings, self._mapping)
-        self._sink = self._make_sink_or_hold(strict)
-        self._lane = self._make_lane(strict)
-        self._relay = Relay(
-            self._lane,
-            cold_after_seconds=max(_COLD_AFTER_SECONDS, 5 * settings.schedule_delay_millis / 1000),
-            hot=settings.mode == "batch",
-        )
+        self._parts = parts
+        self._lane, self._relay, self._rules = parts.lane, parts.relay, parts.rules
         self._owned = False
         self._shut_down = False
-        self._lane.adopt_orphans()
-        self._relay.start()
+        parts.start()
         _standalone[self] = None
-
-    # --- made by each exporter ---------------------------------------------------------------------------------
-
-    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
-        raise NotImplementedError
-
-    def _place(self, settings: Settings) -> str:
-        """Return the host or path that rows go to; empty where it is not known."""
-        return ""
-
-    def _missing(self, settings: Settings) -> str | None:
-        """Say what is missing to make the sink."""
-        return None
 
     # --- what a pipeline needs ---------------------------------------------------------------------------------
 
     @property
     def lane(self) -> Lane:
-        """The lane behind this exporter."""
+        """The delivery channel behind this exporter."""
         return self._lane
 
     @property
     def relay(self) -> Relay:
-        """What redelivers from the lane's outbox."""
+        """What redelivers from the outbox."""
         return self._relay
+
+    @property
+    def exporter_name(self) -> str:
+        """The exporter's name."""
+        return self._factory.name
+
+    @property
+    def sink(self) -> Sink:
+        """What takes the rows."""
+        return self._parts.sink
 
     @property
     def settings(self) -> Settings:
         """The settings in force."""
-        return self._settings
+        return self._parts.settings
 
     @property
     def rules(self) -> EventValidator:
@@ -130,12 +104,12 @@ class AuditExporter(LogRecordExporter):
     @property
     def mapping(self) -> TableMapping:
         """Which column takes which field."""
-        return self._mapping
+        return self._parts.mapping
 
     @property
     def target(self) -> str:
         """Where rows go, for people."""
-        return self._sink.target
+        return self.sink.target
 
     def take_settings(self, settings: Settings, *, alone: bool) -> None:
         """Take the arguments of a pipeline's set-up beside those that this exporter was made with, and begin anew.
@@ -143,11 +117,11 @@ class AuditExporter(LogRecordExporter):
         What it was made with stays. Raises :class:`AuditConfigurationError` where an argument contradicts that and
         can be meant for no other exporter (``alone``), and where one comes too late: events were taken already.
         """
-        own, given = self._settings.arguments(), settings.arguments()
-        new = {name for name in given.keys() & _OWN if given[name] != self._settings.values[name]}
+        own, given = self.settings.arguments(), settings.arguments()
+        new = {name for name in given.keys() & _OWN if given[name] != self.settings.values[name]}
         wrong = new & own.keys() if alone else set()
         new -= own.keys()
-        if not self.restarts or self._lane.books.submitted:
+        if not self._factory.restarts or self._lane.books.submitted:
             wrong |= new
         if wrong:
             raise AuditConfigurationError(
@@ -156,10 +130,11 @@ class AuditExporter(LogRecordExporter):
             )
         if new:
             self.close(time.monotonic(), patient=False)
-            self._start(load_settings({**own, **{name: given[name] for name in new}}), strict=True)
+            settings = load_settings({**own, **{name: given[name] for name in new}})
+            self._start(build_parts(self._factory, settings, strict=True))
 
     def own_by_pipeline(self) -> None:
-        """Leave the end of the lane to a pipeline: the SDK's shutdown then ends only the hot road."""
+        """Leave the end to a pipeline: the SDK's shutdown then ends only the SDK's own processor."""
         self._owned = True
         _standalone.pop(self, None)
 
@@ -192,11 +167,11 @@ class AuditExporter(LogRecordExporter):
     def shutdown(self, timeout_millis: float | None = 10_000) -> None:
         """Deliver what waits within the time, and let go of the outbox; what is left is the next process's."""
         if not self._owned:
-            limit = deadline_after(self._settings.shutdown_timeout_millis)
+            limit = deadline_after(self.settings.shutdown_timeout_millis)
             self.close(min(deadline_after(timeout_millis), limit), patient=False)
 
     def close(self, deadline: float, *, patient: bool = True) -> bool:
-        """End the lane by ``deadline`` (monotonic seconds); True if everything is stored or parked.
+        """End the delivery by ``deadline`` (monotonic seconds); True if everything is stored or parked.
 
         ``patient=False``: where the sink is known to be away and the outbox is on disk, one attempt is enough.
         """
@@ -250,113 +225,6 @@ class AuditExporter(LogRecordExporter):
             return
         ticket = self._lane.accept(body)
         mine.setdefault(ticket.store, []).append((ticket.seq, body))
-
-    def _say_left_out(self, field: str) -> None:
-        logger.log(
-            WARNING if field in self._mapping.lost else INFO,
-            "audit %s: events say %s, and no column takes it: it is left out (see the `columns` setting)",
-            self.exporter_name,
-            field,
-        )
-
-    def _load(self, options: dict[str, Any]) -> Settings:
-        load_settings(options, {})  # raises where it is the arguments that are wrong
-        settings, problems = read_settings(options)
-        self._unreadable = "; ".join(problems) or None
-        return settings
-
-    def _make_sink_or_hold(self, strict: bool) -> Sink:
-        missing = self._unreadable or self._missing(self._settings)
-        try:
-            if missing is None:
-                return self._make_sink(self._settings, self._mapping)
-        except ImportError as error:
-            missing = str(error)
-        except ValueError as error:
-            sources = [self._settings.sources[name] for name in self.address_settings if self._settings.chosen(name)]
-            missing = f"{error} ({', '.join(sources)})" if sources else str(error)
-        if strict:
-            raise AuditConfigurationError(f"exporter {self.exporter_name}: {missing}")
-        logger.error("audit %s: events are held in the outbox: %s", self.exporter_name, missing)
-        return UnconfiguredSink(self.exporter_name, missing)
-
-    def _make_lane(self, strict: bool) -> Lane:
-        settings = self._settings
-        options = LaneOptions(
-            outbox=settings.outbox if self.adopts else "memory",
-            outbox_max_bytes=settings.outbox_max_bytes,
-            export_timeout_seconds=settings.export_timeout_millis / 1000,
-            foreign_key_grace_seconds=settings.foreign_key_grace_seconds,
-            schedule_delay_seconds=settings.schedule_delay_millis / 1000,
-            slow_write_seconds=settings.slow_write_seconds,
-        )
-        folders = [] if options.outbox == "memory" else self._folders()
-        try:
-            return self._lane_with(options, folders)
-        except AuditConfigurationError as error:
-            if strict:
-                raise
-            logger.error("audit %s: events are kept in memory only: %s", self.exporter_name, error)
-            return self._lane_with(options, [])
-
-    def _lane_with(self, options: LaneOptions, folders: Sequence[OutboxDirectory]) -> Lane:
-        letters: DeadLetterStore = MemoryDeadLetters()
-        if folders:
-            letters = SqliteDeadLetterStore(Path(folders[0].path) / DEAD_LETTERS)
-        return Lane(
-            self.exporter_name,
-            self._sink,
-            self._rows_of(),
-            folders=folders,
-            dead_letters=letters,
-            options=options,
-            identity=uuid.uuid4().hex,
-        )
-
-    def _rows_of(self) -> RowsOf:
-        return self._mapping.rows
-
-    def _folders(self) -> list[OutboxDirectory]:
-        settings = self._settings
-        root = settings.outbox_dir or default_outbox_dir()
-        places = dict.fromkeys((self._place(settings), ""))  # what waited for the place to be known, too
-        return [
-            OutboxDirectory(root, Destination(self.exporter_name, place, settings.schema, settings.table))
-            for place in places
-        ]
-
-
-class UnconfiguredSink:
-    """Stands where a sink cannot be made yet: it refuses everything as a fault of the configuration."""
-
-    def __init__(self, name: str, missing: str) -> None:
-        self.name = name
-        self.target = "(not configured)"
-        self._missing = missing
-
-    def insert(self, rows: Sequence[bytes], deadline: float) -> None:
-        raise SinkError(Verdict(Fault.CONFIGURATION, remedy=self._missing), f"not configured: {self._missing}")
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-    def renew_after_fork(self) -> None:
-        """Nothing is inherited."""
-
-
-def drop_unset(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what is not said: a configuration file has an empty string for a variable that is not set."""
-    return {
-        name: value
-        for name, value in options.items()
-        if value is not None and not (value == "" and name not in MAY_BE_EMPTY)
-    }
-
-
-def make_rules(settings: Settings, mapping: TableMapping) -> EventValidator:
-    """Return what these settings ask of an event."""
-    encoder = Encoder(Redactor(settings.redact_keys, settings.redact_hook), settings.max_value_bytes)
-    return EventValidator(ids=settings.ids, encoder=encoder, required=mapping.required, refused=mapping.refused)
 
 
 def standalone_exporter() -> AuditExporter | None:

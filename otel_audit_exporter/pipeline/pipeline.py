@@ -280,6 +280,11 @@ class AuditPipeline:
         return self._closed
 
     @property
+    def primary(self) -> AuditExporter:
+        """The first exporter: receipts, flush, quota and the figures at the top are its."""
+        return self._primary
+
+    @property
     def exporters(self) -> tuple[AuditExporter, ...]:
         """The exporters, the first one being the primary."""
         return self._exporters

@@ -111,7 +111,7 @@ class _RecordingPipeline(AuditPipeline):
     def __init__(self, settings: Settings, tell: Any) -> None:
         self._tell = tell
         super().__init__(
-            [InMemoryAuditExporter.from_settings(settings)],
+            [InMemoryAuditExporter(settings=settings)],
             settings,
             provider=LoggerProvider(shutdown_on_exit=False, log_record_limits=UNLIMITED),
             processors=(),
@@ -122,7 +122,7 @@ class _RecordingPipeline(AuditPipeline):
         """Begin anew with these settings, open again where it was shut down."""
         settings = _in_memory(settings)
         if self.closed or settings.values != self.settings.values:
-            exporter = InMemoryAuditExporter.from_settings(settings)
+            exporter = InMemoryAuditExporter(settings=settings)
             exporter.own_by_pipeline()
             self.shutdown()
             self.settings, self._exporters, self._primary = settings, (exporter,), exporter

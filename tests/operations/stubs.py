@@ -9,6 +9,7 @@ from typing import Any
 from otel_audit_exporter import PendingReceipt, audit_event
 from otel_audit_exporter.config.settings import Settings
 from otel_audit_exporter.pipeline.exporter import AuditExporter
+from otel_audit_exporter.pipeline.factory import SinkFactory
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from otel_audit_exporter.table.mapping import TableMapping
@@ -55,18 +56,24 @@ class StubSink:
         self._lock = threading.Lock()
 
 
+class StubSinkFactory(SinkFactory):
+    name = "stub"
+
+    def make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        return StubSink()
+
+
 class StubExporter(AuditExporter):
     """An exporter around a :class:`StubSink`."""
 
-    exporter_name = "stub"
+    def __init__(self, **options: Any) -> None:
+        super().__init__(StubSinkFactory(), **options)
 
     @property
     def sink(self) -> StubSink:
-        assert isinstance(self._sink, StubSink)
-        return self._sink
-
-    def _make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
-        return StubSink()
+        sink = super().sink
+        assert isinstance(sink, StubSink)
+        return sink
 
 
 def emit(count: int, *, action: str = "update_part", **said: Any) -> list[PendingReceipt]:

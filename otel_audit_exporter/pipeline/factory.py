@@ -1,0 +1,233 @@
+"""What an exporter is made of: the mapping of its rows, its sink, the outbox before the sink, and the relay."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from logging import INFO, WARNING
+from pathlib import Path
+from typing import Any, Final
+
+from otel_audit_exporter.config.settings import MAY_BE_EMPTY, Settings, default_outbox_dir, load_settings, read_settings
+from otel_audit_exporter.delivery.channel import Lane, LaneOptions, RowsOf
+from otel_audit_exporter.delivery.dead_letters import StoredLetters
+from otel_audit_exporter.delivery.relay import Relay
+from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.event.audit_event import EventValidator
+from otel_audit_exporter.event.json.encoder import Encoder
+from otel_audit_exporter.event.redaction import Redactor
+from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, MemoryDeadLetters, SqliteDeadLetterStore
+from otel_audit_exporter.outbox.directory import DEAD_LETTERS, Destination, OutboxDirectory
+from otel_audit_exporter.runtime.log import logger
+from otel_audit_exporter.sinks.base import Sink, SinkError
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
+from otel_audit_exporter.table.mapping import TableMapping
+
+_COLD_AFTER_SECONDS: Final = 2.0
+
+
+class SinkFactory:
+    """How one kind of sink is made, and where its rows go. One instance for each exporter.
+
+    ``name`` is the exporter's. ``adopts``: its outbox may be on disk, and the next process of the same destination
+    delivers what is left there. ``restarts``: the sink can be made a second time. ``address_settings``: the settings
+    that say where the sink is and who asks there.
+    """
+
+    name: str
+    adopts = True
+    restarts = True
+    address_settings: tuple[str, ...] = ()
+
+    def make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
+        """Make the sink. Raises ValueError or ImportError that says what is wrong or missing."""
+        raise NotImplementedError
+
+    def place(self, settings: Settings) -> str:
+        """Return the host or path that rows go to; empty where it is not known. Asked after :meth:`make_sink`."""
+        return ""
+
+    def missing(self, settings: Settings) -> str | None:
+        """Say which settings are missing to make the sink; None: none is."""
+        return None
+
+    def rows_of(self, mapping: TableMapping) -> RowsOf:
+        """Return what makes the sink's rows of events' bytes."""
+        return mapping.rows
+
+    def folders(self, settings: Settings) -> list[OutboxDirectory]:
+        """Return the folders of this destination in the outbox directory, the one to write to first."""
+        root = settings.outbox_dir or default_outbox_dir()
+        places = dict.fromkeys((self.place(settings), ""))  # what waited for the place to be known, too
+        return [
+            OutboxDirectory(root, Destination(self.name, place, settings.schema, settings.table)) for place in places
+        ]
+
+
+@dataclass(frozen=True)
+class ExporterParts:
+    """What an exporter delivers with."""
+
+    settings: Settings
+    mapping: TableMapping
+    rules: EventValidator
+    sink: Sink
+    lane: Lane
+    relay: Relay
+
+    def start(self) -> None:
+        """Take over what earlier processes have left, and start to deliver."""
+        self.lane.adopt_orphans()
+        self.relay.start()
+
+
+def build_parts(
+    factory: SinkFactory, settings: Settings, *, strict: bool, unreadable: str | None = None
+) -> ExporterParts:
+    """Build what an exporter delivers with.
+
+    ``unreadable`` says what is wrong with the settings. ``strict``: what is missing or wrong is an
+    :class:`AuditConfigurationError`. Else the events are held in the outbox, and the log says what is missing.
+    """
+    mapping = make_mapping(settings)
+    mapping.tell_left_out(_left_out_logger(factory.name, mapping))
+    rules = make_rules(settings, mapping)
+    try:
+        sink = make_sink(factory, settings, mapping, unreadable)
+    except AuditConfigurationError as error:
+        if strict:
+            raise
+        missing = str(error).removeprefix(f"exporter {factory.name}: ")
+        logger.error("audit %s: events are held in the outbox: %s", factory.name, missing)
+        sink = UnconfiguredSink(factory.name, missing)
+    lane = _make_lane(factory, settings, sink, factory.rows_of(mapping), strict)
+    relay = Relay(
+        lane,
+        cold_after_seconds=max(_COLD_AFTER_SECONDS, 5 * settings.schedule_delay_millis / 1000),
+        hot=settings.mode == "batch",
+    )
+    return ExporterParts(settings, mapping, rules, sink, lane, relay)
+
+
+def make_sink(factory: SinkFactory, settings: Settings, mapping: TableMapping, unreadable: str | None = None) -> Sink:
+    """Make the sink. Raises :class:`AuditConfigurationError` that says what is missing or wrong."""
+    missing = unreadable or factory.missing(settings)
+    try:
+        if missing is None:
+            return factory.make_sink(settings, mapping)
+    except ImportError as error:
+        missing = str(error)
+    except ValueError as error:
+        sources = [settings.sources[name] for name in factory.address_settings if settings.chosen(name)]
+        missing = f"{error} ({', '.join(sources)})" if sources else str(error)
+    raise AuditConfigurationError(f"exporter {factory.name}: {missing}")
+
+
+def _make_lane(factory: SinkFactory, settings: Settings, sink: Sink, rows_of: RowsOf, strict: bool) -> Lane:
+    options = _delivery_options(factory, settings)
+
+    def lane_in(folders: Sequence[OutboxDirectory]) -> Lane:
+        letters: DeadLetterStore = stored_dead_letters(folders[0]) if folders else MemoryDeadLetters()
+        return Lane(
+            factory.name,
+            sink,
+            rows_of,
+            folders=folders,
+            dead_letters=letters,
+            options=options,
+            identity=uuid.uuid4().hex,
+        )
+
+    try:
+        return lane_in([] if options.outbox == "memory" else factory.folders(settings))
+    except AuditConfigurationError as error:
+        if strict:
+            raise
+        logger.error("audit %s: events are kept in memory only: %s", factory.name, error)
+        return lane_in([])
+
+
+def _delivery_options(factory: SinkFactory, settings: Settings) -> LaneOptions:
+    return LaneOptions(
+        outbox=settings.outbox if factory.adopts else "memory",
+        outbox_max_bytes=settings.outbox_max_bytes,
+        export_timeout_seconds=settings.export_timeout_millis / 1000,
+        foreign_key_grace_seconds=settings.foreign_key_grace_seconds,
+        schedule_delay_seconds=settings.schedule_delay_millis / 1000,
+        slow_write_seconds=settings.slow_write_seconds,
+    )
+
+
+def stored_dead_letters(folder: OutboxDirectory) -> SqliteDeadLetterStore:
+    """Return the dead letters of a destination, which are beside its outbox."""
+    return SqliteDeadLetterStore(Path(folder.path) / DEAD_LETTERS)
+
+
+def stored_letters(factory: SinkFactory, settings: Settings) -> StoredLetters:
+    """Return the dead letters of a destination with the sink that they can be offered to, and nothing else of it."""
+    mapping = make_mapping(settings)
+    sink = make_sink(factory, settings, mapping)
+    letters = stored_dead_letters(factory.folders(settings)[0])
+    return StoredLetters(sink, factory.rows_of(mapping), letters, _delivery_options(factory, settings))
+
+
+def _left_out_logger(name: str, mapping: TableMapping) -> Callable[[str], None]:
+    def log_left_out(field: str) -> None:
+        logger.log(
+            WARNING if field in mapping.lost else INFO,
+            "audit %s: events say %s, and no column takes it: it is left out (see the `columns` setting)",
+            name,
+            field,
+        )
+
+    return log_left_out
+
+
+class UnconfiguredSink:
+    """Stands where a sink cannot be made yet: it refuses everything as a fault of the configuration."""
+
+    def __init__(self, name: str, missing: str) -> None:
+        self.name = name
+        self.target = "(not configured)"
+        self._missing = missing
+
+    def insert(self, rows: Sequence[bytes], deadline: float) -> None:
+        raise SinkError(Verdict(Fault.CONFIGURATION, remedy=self._missing), f"not configured: {self._missing}")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def renew_after_fork(self) -> None:
+        """Nothing is inherited."""
+
+
+def read_options(options: Mapping[str, Any]) -> tuple[Settings, str | None]:
+    """Return an exporter's settings, and what is wrong with the environment's.
+
+    Raises :class:`AuditConfigurationError` where it is the arguments that are wrong.
+    """
+    given = drop_unset(options)
+    load_settings(given, {})
+    settings, problems = read_settings(given)
+    return settings, "; ".join(problems) or None
+
+
+def drop_unset(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is not set: a configuration file has an empty string for a variable that is not set."""
+    return {
+        name: value
+        for name, value in options.items()
+        if value is not None and not (value == "" and name not in MAY_BE_EMPTY)
+    }
+
+
+def make_mapping(settings: Settings) -> TableMapping:
+    """Return which column takes which field."""
+    return TableMapping(settings.columns, settings.column_defaults, settings.unmapped)
+
+
+def make_rules(settings: Settings, mapping: TableMapping) -> EventValidator:
+    """Return what these settings ask of an event."""
+    encoder = Encoder(Redactor(settings.redact_keys, settings.redact_hook), settings.max_value_bytes)
+    return EventValidator(ids=settings.ids, encoder=encoder, required=mapping.required, refused=mapping.refused)
