@@ -23,7 +23,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation, get_meter_provider
 
@@ -31,26 +31,34 @@ from otel_audit_exporter.event.fields import SCOPE_NAME
 from otel_audit_exporter.observability.health import LEVELS, AuditHealth
 from otel_audit_exporter.observability.stats import DeliveryCounters
 from otel_audit_exporter.runtime.fork_safety import register_fork_aware
-
-if TYPE_CHECKING:
-    from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+from otel_audit_exporter.runtime.log import logger
 
 _DURATION_BOUNDARIES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _RECORDS: Final = "{record}"
 
 _Totals = Counter[tuple[str, str]]  # by sink and outcome
+WriteRecorder = Callable[[float, str], None]
 _Callback = Callable[[CallbackOptions], Iterable[Observation]]
 
-# name, description, and for each outcome (none: "") the counter of the books
-_COUNTERS: Final[tuple[tuple[str, str, Mapping[str, str]], ...]] = (
+_Outcomes = Mapping[str, Callable[[DeliveryCounters], int]]
+# name, description, and for each outcome (none: "") its figure
+_COUNTERS: Final[tuple[tuple[str, str, _Outcomes], ...]] = (
     (
         "audit.records.emitted",
         "Audit events of this process's calls, by what the outbox said.",
-        {"accepted": "submitted", "rejected": "rejected"},
+        {"accepted": lambda counters: counters.submitted, "rejected": lambda counters: counters.rejected},
     ),
-    ("audit.records.exported", "Audit events in the table.", {"stored": "succeeded"}),
-    ("audit.records.dropped", "Audit events that were parked in the dead letters.", {"parked": "parked_ever"}),
-    ("audit.records.recovered", "Audit events taken over from an earlier process.", {"": "recovered"}),
+    ("audit.records.exported", "Audit events in the table.", {"stored": lambda counters: counters.succeeded}),
+    (
+        "audit.records.dropped",
+        "Audit events that were parked in the dead letters.",
+        {"parked": lambda counters: counters.parked_ever},
+    ),
+    (
+        "audit.records.recovered",
+        "Audit events taken over from an earlier process.",
+        {"": lambda counters: counters.recovered},
+    ),
 )
 _GAUGES: Final[tuple[tuple[str, str, str, Callable[[AuditHealth], float | None]], ...]] = (
     ("audit.queue.depth", "Audit events that are pending.", _RECORDS, lambda health: health.pending),
@@ -73,10 +81,59 @@ _GAUGES: Final[tuple[tuple[str, str, str, Callable[[AuditHealth], float | None]]
 )
 
 
+class ObservedPipeline(Protocol):
+    """What metrics ask of a pipeline."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was shut down."""
+
+    def counters(self) -> Mapping[str, DeliveryCounters]:
+        """Return the counters of each sink, by its name."""
+
+    def health(self) -> AuditHealth:
+        """Return the level and the figures of each sink."""
+
+
+class PipelineMetrics(Protocol):
+    """What a pipeline tells its metrics; the rest they ask for themselves."""
+
+    def write_recorder(self, sink: str) -> WriteRecorder:
+        """Return what is told of each write to a sink: its seconds, and its outcome."""
+
+    def keep_totals(self) -> None:
+        """Remember the last counters of a pipeline that is being shut down."""
+
+
+class NoPipelineMetrics:
+    """Takes the place of metrics where the meter provider does not work."""
+
+    def write_recorder(self, sink: str) -> WriteRecorder:
+        return lambda seconds, outcome: None
+
+    def keep_totals(self) -> None:
+        """Nothing is told to anybody."""
+
+
+class OTelPipelineMetrics:
+    """The metrics of one pipeline on a meter provider."""
+
+    def __init__(self, source: _Source, durations: Histogram) -> None:
+        self._source = source
+        self._durations = durations
+
+    def write_recorder(self, sink: str) -> WriteRecorder:
+        record = self._durations.record
+        return lambda seconds, outcome: record(seconds, {"sink": sink, "outcome": outcome})
+
+    def keep_totals(self) -> None:
+        self._source.keep_totals()
+
+
 class _Source:
     """One pipeline's figures: as they are, or as they were when it was last seen alive."""
 
-    def __init__(self, pipeline: AuditPipeline, provider: MeterProvider | None) -> None:
+    def __init__(self, pipeline: ObservedPipeline, provider: MeterProvider | None) -> None:
         self.pipeline = weakref.ref(pipeline)
         self._provider = None if provider is None else weakref.ref(provider)
         self._last: dict[str, _Totals] = {}
@@ -87,15 +144,14 @@ class _Source:
     def is_gone(self) -> bool:
         return self._provider is not None and self._provider() is None
 
-    def totals(self, metric: str, outcomes: Mapping[str, str]) -> _Totals:
+    def totals(self, metric: str, outcomes: _Outcomes) -> _Totals:
         """Return what is counted, which never goes down."""
         pipeline = self.pipeline()
         if pipeline is not None:
             totals: _Totals = Counter()
-            for exporter in pipeline.exporters:
-                books: DeliveryCounters = exporter.lane.books
-                for outcome, counter in outcomes.items():
-                    totals[exporter.lane.name, outcome] = getattr(books, counter)
+            for sink, counters in pipeline.counters().items():
+                for outcome, figure in outcomes.items():
+                    totals[sink, outcome] = figure(counters)
             self._last[metric] = totals
         return self._last.get(metric, Counter())
 
@@ -110,7 +166,7 @@ class _Source:
         return None if pipeline is None or pipeline.closed else pipeline.health()
 
 
-class _Desk:
+class _Registry:
     """The pipelines of this process, and the providers that know the instruments already."""
 
     def __init__(self) -> None:
@@ -133,34 +189,36 @@ class _Desk:
         self.sources = [source for source in self.sources if source.pipeline() is not None]
 
 
-_desk: Final = _Desk()
+_registry: Final = _Registry()
 
 
-def observe(pipeline: AuditPipeline, meter_provider: MeterProvider | None) -> None:
+def observe(pipeline: ObservedPipeline, meter_provider: MeterProvider | None) -> PipelineMetrics:
     """Have a pipeline's figures told on ``meter_provider``; None: on the global one, once there is a real one.
 
-    The pipeline is not kept alive by it. Counters go on from what earlier pipelines of the process counted.
+    The pipeline is not kept alive by it. Counters go on from what earlier pipelines of the process counted. Where
+    the provider raises, there are no metrics, which the log says.
     """
+    try:
+        return _observe(pipeline, meter_provider)
+    except Exception as error:
+        logger.warning("audit: there are no metrics, the meter provider raised %s", type(error).__name__)
+        return NoPipelineMetrics()
+
+
+def _observe(pipeline: ObservedPipeline, meter_provider: MeterProvider | None) -> PipelineMetrics:
     provider = get_meter_provider() if meter_provider is None else meter_provider
     source = _Source(pipeline, meter_provider)
-    with _desk.lock:
-        _desk.sources = [one for one in _desk.sources if not one.is_gone()]
-        for earlier in _desk.sources:
+    with _registry.lock:
+        _registry.sources = [one for one in _registry.sources if not one.is_gone()]
+        for earlier in _registry.sources:
             earlier.keep_totals()
-        known = provider in _desk.providers
-        _desk.providers.add(provider)
-        _desk.sources.append(source)
+        known = provider in _registry.providers
+        _registry.providers.add(provider)
+        _registry.sources.append(source)
     meter = provider.get_meter(SCOPE_NAME)
     if not known:
         _make_instruments(meter, None if meter_provider is None else weakref.ref(meter_provider))
-    _time_writes(pipeline, _duration_histogram(meter))
-
-
-def keep_totals(pipeline: AuditPipeline) -> None:
-    """Remember the last counters of a pipeline that is being shut down."""
-    for source in list(_desk.sources):
-        if source.pipeline() is pipeline:
-            source.keep_totals()
+    return OTelPipelineMetrics(source, _duration_histogram(meter))
 
 
 def _make_instruments(meter: Meter, provider: weakref.ref[MeterProvider] | None) -> None:
@@ -183,23 +241,14 @@ def _duration_histogram(meter: Meter) -> Histogram:
     )
 
 
-def _time_writes(pipeline: AuditPipeline, histogram: Histogram) -> None:
-    for exporter in pipeline.exporters:
-        exporter.lane.on_write = _recorder(histogram, exporter.lane.name)
-
-
-def _recorder(histogram: Histogram, sink: str) -> Callable[[float, str], None]:
-    return lambda seconds, outcome: histogram.record(seconds, {"sink": sink, "outcome": outcome})
-
-
 def _sources(provider: weakref.ref[MeterProvider] | None) -> Iterator[_Source]:
     """Yield the pipelines that are told on a provider; None: on whichever is the global one now."""
     resolved = get_meter_provider() if provider is None else provider()
     if resolved is not None:
-        yield from (source for source in list(_desk.sources) if source.is_for(resolved))
+        yield from (source for source in list(_registry.sources) if source.is_for(resolved))
 
 
-def _counter_callback(name: str, outcomes: Mapping[str, str], provider: weakref.ref[MeterProvider] | None) -> _Callback:
+def _counter_callback(name: str, outcomes: _Outcomes, provider: weakref.ref[MeterProvider] | None) -> _Callback:
     def observe_counter(options: CallbackOptions) -> Iterator[Observation]:
         totals: _Totals = Counter()
         for source in _sources(provider):

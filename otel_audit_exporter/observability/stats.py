@@ -1,4 +1,4 @@
-"""The books: what was accepted, and what became of it."""
+"""The counters: what was accepted, and what became of it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def stats_document(stats: AuditStats) -> dict[str, Any]:
 
 
 class DeliveryCounters:
-    """The counters of one lane. Safe to use from any thread; pending is what the others leave."""
+    """The counters of one sink. Safe to use from any thread; pending is what the others leave."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()  # also for a signal handler that audits in the middle of a count
@@ -116,11 +116,32 @@ class DeliveryCounters:
         with self.lock:
             self.submitted += 1
 
-    def count(self, **changes: int) -> None:
+    def count(
+        self,
+        *,
+        submitted: int = 0,
+        recovered: int = 0,
+        succeeded: int = 0,
+        failed: int = 0,
+        lost: int = 0,
+        parked_ever: int = 0,
+        retried: int = 0,
+        rejected: int = 0,
+        transactional: int = 0,
+        accepted_by_sink: int = 0,
+    ) -> None:
         """Add to several counters at one instant."""
         with self.lock:
-            for name, change in changes.items():
-                setattr(self, name, getattr(self, name) + change)
+            self.submitted += submitted
+            self.recovered += recovered
+            self.succeeded += succeeded
+            self.failed += failed
+            self.lost += lost
+            self.parked_ever += parked_ever
+            self.retried += retried
+            self.rejected += rejected
+            self.transactional += transactional
+            self.accepted_by_sink += accepted_by_sink
 
     @property
     def pending(self) -> int:

@@ -26,8 +26,8 @@ from otel_audit_exporter.event.fields import SCOPE_NAME
 from otel_audit_exporter.event.log_record import AuditLogRecord, AuditReadWriteLogRecord
 from otel_audit_exporter.observability.health import AuditHealth, combine
 from otel_audit_exporter.observability.health_monitor import HealthMonitor, Sample
-from otel_audit_exporter.observability.metrics import keep_totals, observe
-from otel_audit_exporter.observability.stats import AuditStats, NotedError
+from otel_audit_exporter.observability.metrics import observe
+from otel_audit_exporter.observability.stats import AuditStats, DeliveryCounters, NotedError
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.runtime.call_thread import CallThread
 from otel_audit_exporter.runtime.fork_safety import Lock, register_fork_aware
@@ -90,14 +90,10 @@ class AuditPipeline:
             on_change=settings.on_health_change,
         )
         register_fork_aware(self)
-        self._observe(meter_provider)
+        self._metrics = observe(self, meter_provider)
+        for exporter in self._exporters:
+            exporter.lane.on_write = self._metrics.write_recorder(exporter.lane.name)
         self._watch.start()
-
-    def _observe(self, meter_provider: MeterProvider | None) -> None:
-        try:
-            observe(self, meter_provider)
-        except Exception as error:
-            logger.warning("audit: there are no metrics, the meter provider raised %s", type(error).__name__)
 
     def _begin(self) -> None:
         self._lock = threading.RLock()  # also for a signal handler that audits in the middle of a call
@@ -237,6 +233,10 @@ class AuditPipeline:
         sinks = {exporter.lane.name: exporter.lane.stats() for exporter in self._exporters}
         return replace(sinks[self._primary.lane.name], sinks=sinks)
 
+    def counters(self) -> dict[str, DeliveryCounters]:
+        """Return the counters of each sink as they go on counting, by its name."""
+        return {exporter.lane.name: exporter.lane.books for exporter in self._exporters}
+
     def health(self) -> AuditHealth:
         """Return the level, the reasons for it and the figures, at one instant.
 
@@ -344,7 +344,7 @@ class AuditPipeline:
             results = [exporter.close(deadline, patient=patient) for exporter in self._exporters]
         finally:
             self._let_go_of.set()
-        keep_totals(self)
+        self._metrics.keep_totals()
         self._watch.stop(deadline)
         self._sdk.run([processor.shutdown for processor in self._processors], deadline)
         self._sdk.end()
