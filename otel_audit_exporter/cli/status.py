@@ -6,8 +6,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -19,6 +19,14 @@ from rich.text import Text
 from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.cli.dead_letters import Format, FormatOption
 from otel_audit_exporter.config.settings import default_outbox_dir, load_settings
+from otel_audit_exporter.operations.destinations import (
+    destination_document,
+    oldest_of,
+    pending_in,
+    seconds_since,
+    unreadable_in,
+    utc_now,
+)
 from otel_audit_exporter.outbox.inspection import DestinationStatus, OutboxFileStatus, read_outbox_status
 
 _COLUMNS = ("destination", "process", "state", "pending", "oldest", "size", "parked")
@@ -55,11 +63,11 @@ def _show(root: str, form: Format) -> None:
     found = read_outbox_status(root)
     if form is Format.json:
         for destination in found:
-            talk.print_json(_as_json(destination, _now()))
+            talk.print_json(destination_document(destination, utc_now()))
         return
-    talk.say(_summary(root, found, _now()))
+    talk.say(_summary(root, found, utc_now()))
     if found:
-        talk.print_table(_COLUMNS, list(_rows(found, _now())), right=tuple(_NUMBERS))
+        talk.print_table(_COLUMNS, list(_rows(found, utc_now())), right=tuple(_NUMBERS))
 
 
 def _watch(root: str, form: Format, interval: float) -> None:
@@ -75,7 +83,7 @@ def _watch(root: str, form: Format, interval: float) -> None:
 
 
 def _view(root: str) -> Group:
-    found, now = read_outbox_status(root), _now()
+    found, now = read_outbox_status(root), utc_now()
     headings = [
         Column(name, justify="right" if name in _NUMBERS else "left", no_wrap=name not in _LONG, overflow="fold")
         for name in _COLUMNS
@@ -92,11 +100,11 @@ def _style(cell: str) -> str:
 
 
 def _summary(root: str, found: Sequence[DestinationStatus], now: datetime) -> str:
-    pending = sum(_pending(one) for one in found)
+    pending = sum(pending_in(one) for one in found)
     parked = sum(one.dead_letters or 0 for one in found)
-    oldest = _oldest(found)
+    oldest = oldest_of(found)
     waits = f", the oldest for {_age(oldest, now)}" if oldest is not None else ""
-    unread = sum((one.dead_letters is None) + sum(file.events is None for file in one.files) for one in found)
+    unread = unreadable_in(found)
     more = f"; {talk.amount(unread, 'file')} not counted: cannot be read" if unread else ""
     more += "" if os.path.isdir(root) else "; there is no such directory (OTEL_AUDIT_OUTBOX_DIR)"
     return f"{root}: {talk.amount(pending, 'event')} pending{waits}, {parked:,} parked{more}"
@@ -123,48 +131,8 @@ def _row(file: OutboxFileStatus, now: datetime) -> tuple[str, ...]:
     )
 
 
-def _as_json(one: DestinationStatus, now: datetime) -> dict[str, Any]:
-    oldest = _oldest([one])
-    return {
-        "destination": str(one.destination or one.path.name),
-        "folder": str(one.path),
-        "pending": _pending(one),
-        "oldest_pending_seconds": 0.0 if oldest is None else _seconds(oldest, now),
-        "parked": one.dead_letters,
-        "live": sum(file.held for file in one.files),
-        "orphaned": sum(not file.held for file in one.files),
-        "processes": [
-            {
-                "pid": file.pid,
-                "live": file.held,
-                "pending": file.events,
-                "oldest_pending_seconds": 0.0 if file.oldest is None else _seconds(file.oldest, now),
-                "size_bytes": file.size_bytes,
-                "problem": file.problem,
-            }
-            for file in one.files
-        ],
-    }
-
-
-def _pending(one: DestinationStatus) -> int:
-    return sum(file.events or 0 for file in one.files)
-
-
-def _oldest(found: Sequence[DestinationStatus]) -> datetime | None:
-    return min((file.oldest for one in found for file in one.files if file.oldest is not None), default=None)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _seconds(since: datetime, now: datetime) -> float:
-    return max((now - since).total_seconds(), 0.0)
-
-
 def _age(since: datetime, now: datetime) -> str:
-    seconds = _seconds(since, now)
+    seconds = seconds_since(since, now)
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

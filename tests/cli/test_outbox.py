@@ -33,7 +33,7 @@ def _contents(directory: Path) -> dict[str, bytes]:
 def test_status_says_so_where_there_is_nothing(workspace: Workspace) -> None:
     done = workspace.run("outbox", "status")
     assert (done.code, done.out) == (0, "")
-    assert "nothing there" in done.err
+    assert "0 events pending, 0 parked" in done.err
     assert _status(workspace) == []
 
 
@@ -42,12 +42,12 @@ def test_status_tells_what_dead_processes_left_from_what_living_ones_hold(worksp
     with workspace.living_process(workspace.directory / "other" / "audit.db", events=2) as pid:
         done = workspace.run("outbox", "status")
         of_late, of_other = sorted(_status(workspace), key=lambda status: str(status["place"]))
-    assert [(file["held"], file["events"]) for file in of_late["files"]] == [(False, 3)]
-    assert [(file["held"], file["events"], file["pid"]) for file in of_other["files"]] == [(True, 2, pid)]
+    assert [(file["live"], file["pending"]) for file in of_late["processes"]] == [(False, 3)]
+    assert [(file["live"], file["pending"], file["pid"]) for file in of_other["processes"]] == [(True, 2, pid)]
     assert (of_late["exporter"], of_late["table"], of_late["place"]) == ("sqlite", "pms_audit_log", str(late))
-    assert of_late["files"][0]["oldest"] is not None
+    assert of_late["processes"][0]["oldest_pending_seconds"] > 0
     assert "orphaned" in done.out
-    assert "held by a process" in done.out
+    assert "live" in done.out
 
 
 def test_status_changes_nothing(workspace: Workspace, late: Path) -> None:
@@ -64,10 +64,10 @@ def test_status_shows_a_file_of_a_newer_version_and_one_that_cannot_be_read(work
         connection.execute("PRAGMA user_version = 999")
     (folder / "2-bb.outbox").write_bytes(b"not a database " * 100)
     [status] = _status(workspace)
-    newer, damaged, usual = sorted(status["files"], key=lambda file: file["pid"])
-    assert (newer["events"], "format 999 of a newer version" in newer["problem"]) == (None, True)
-    assert (damaged["events"], "cannot be read" in damaged["problem"]) == (None, True)
-    assert (usual["events"], usual["problem"]) == (1, "")
+    newer, damaged, usual = sorted(status["processes"], key=lambda file: file["pid"])
+    assert (newer["pending"], "format 999 of a newer version" in newer["problem"]) == (None, True)
+    assert (damaged["pending"], "cannot be read" in damaged["problem"]) == (None, True)
+    assert (usual["pending"], usual["problem"]) == (1, "")
     table = workspace.run("outbox", "status").out
     assert "format 999" in table
     assert "cannot be read" in table
@@ -77,7 +77,7 @@ def test_status_counts_dead_letters(workspace: Workspace) -> None:
     workspace.create_table("action <> 'refused'")
     workspace.run("emit", "--timeout", 60, workspace.write_lines(*map(workspace.event, ("refused", "good"))))
     [status] = _status(workspace)
-    assert (status["dead_letters"], status["files"]) == (1, [])
+    assert (status["parked"], status["processes"]) == (1, [])
 
 
 def test_status_shows_a_folder_whose_description_is_gone(workspace: Workspace, late: Path) -> None:
@@ -85,7 +85,7 @@ def test_status_shows_a_folder_whose_description_is_gone(workspace: Workspace, l
     [description] = workspace.outbox.rglob("destination.json")
     description.unlink()
     [status] = _status(workspace)
-    assert (status["exporter"], len(status["files"])) == (None, 1)
+    assert (status["exporter"], len(status["processes"])) == (None, 1)
     assert Path(status["folder"]).name in workspace.run("outbox", "status").out
 
 
@@ -108,7 +108,7 @@ def test_drain_delivers_what_dead_processes_left(workspace: Workspace, late: Pat
     done = workspace.run("outbox", "drain", "--path", late)
     assert (done.code, done.err) == (0, "5 events found, 5 delivered, 0 parked\n")
     assert len(workspace.rows(late)) == 5
-    assert [status["files"] for status in _status(workspace)] == [[]]
+    assert [status["processes"] for status in _status(workspace)] == [[]]
 
 
 def test_drain_that_cannot_deliver_leaves_everything_and_says_so_with_exit_code_1(
@@ -118,7 +118,7 @@ def test_drain_that_cannot_deliver_leaves_everything_and_says_so_with_exit_code_
     done = workspace.run("outbox", "drain", "--path", late, "--timeout", 0.1)
     assert done.code == 1
     assert "3 events not delivered within 0.1 s" in done.err
-    assert sum(file["events"] for status in _status(workspace) for file in status["files"]) == 3
+    assert sum(file["pending"] for status in _status(workspace) for file in status["processes"]) == 3
 
 
 def test_drain_leaves_alone_what_living_processes_hold_and_what_goes_elsewhere(
@@ -127,7 +127,7 @@ def test_drain_leaves_alone_what_living_processes_hold_and_what_goes_elsewhere(
     workspace.leave_orphan(workspace.directory / "elsewhere" / "audit.db", events=2)
     with workspace.living_process(late, events=3):
         assert workspace.run("outbox", "drain", "--path", workspace.database).code == 0
-        counts = [file["events"] for status in _status(workspace) for file in status["files"]]
+        counts = [file["pending"] for status in _status(workspace) for file in status["processes"]]
     assert sorted(counts) == [2, 3]
 
 
