@@ -27,7 +27,7 @@ class _Built:
     lock = threading.Lock()
     db: Any = None
     pipeline: AuditPipeline | None = None
-    told = False
+    warned = False
     rejected = 0  # before there was any pipeline
 
 
@@ -85,8 +85,8 @@ def shutdown_audit_logger(wait: bool = True, timeout: float | None = 10.0) -> bo
 def _pipeline_for(db: Any) -> AuditPipeline:
     running = current_pipeline()
     if running is not None:
-        if running is _Built.pipeline and db is not _Built.db and not _Built.told:
-            _Built.told = True
+        if running is _Built.pipeline and db is not _Built.db and not _Built.warned:
+            _Built.warned = True
             logger.warning("audit: another client was given than the first one; rows go on to %s", running.target)
         return running
     with _Built.lock:

@@ -1,4 +1,4 @@
-"""The road of traces: a reference to an event on the current span, and span events of other code as audit events."""
+"""Spans: a reference to an event on the current span, and span events of other code as audit events."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class _Seen:
         self._ids.pop(record_id, None)
 
     def knows(self, record_id: str) -> bool:
-        """Tell whether an id is remembered."""
+        """Return whether an id is remembered."""
         return record_id in self._ids
 
 
@@ -84,7 +84,7 @@ class AuditSpanProcessor(SpanProcessor):
     ``audit_event(..., as_span_event=True)`` are, and an id that came before, is passed over. An event that cannot
     be recorded is logged and counted (``rejected``); nothing is raised into ``span.end()``.
 
-    This road cannot promise what ``audit_event()`` does: spans that are not sampled have no events, a span keeps
+    Span events cannot promise what ``audit_event()`` does: spans that are not sampled have no events, a span keeps
     its last 128, attribute limits cut values, and what a killed process had not ended is gone.
 
     :param pipeline: where the events go; None: the pipeline in force when the span ends.

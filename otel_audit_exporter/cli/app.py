@@ -24,7 +24,7 @@ EXIT_CONFIGURATION = 2
 
 
 class AuditGroup(TyperGroup):
-    """Commands whose errors are told in words: exit code 2 for a wrong setting, 1 for what went wrong."""
+    """Commands whose errors are printed in words: exit code 2 for a wrong setting, 1 for what went wrong."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""

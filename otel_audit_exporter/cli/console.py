@@ -27,12 +27,12 @@ def data() -> Console:
     return Console(highlight=False, emoji=False, markup=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 
 
-# For everything that is not data. One for all, so that a progress bar makes room for what is said.
+# For everything that is not data. One for all, so that a progress bar makes room for notes.
 NOTES: Final = Console(stderr=True, highlight=False, emoji=False, markup=False)
 
 
 def nobody_reads() -> bool:
-    """Tell whether stdout is a pipe whose reader is gone."""
+    """Return whether stdout is a pipe whose reader is gone."""
     try:
         pipe = select.poll()
         pipe.register(sys.stdout, 0)
@@ -42,12 +42,12 @@ def nobody_reads() -> bool:
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal something."""
+    """Print a note for the person at the terminal."""
     NOTES.print(Text(clean(text)), soft_wrap=not NOTES.is_terminal)
 
 
 def problem(text: str) -> None:
-    """Tell of something that went wrong."""
+    """Print a problem for the person at the terminal."""
     NOTES.print(Text.assemble(("otel-audit: ", "bold red"), clean(text)), soft_wrap=not NOTES.is_terminal)
 
 
@@ -97,7 +97,7 @@ def print_json(value: object, *, indent: bool = False) -> None:
 
 
 def json_text(value: object, options: int = 0) -> str:
-    """Return JSON; what orjson has no word for (an integer beyond 64 bits, ...) is written by the slower encoder."""
+    """Return JSON; what orjson cannot write (an integer beyond 64 bits, ...) is written by the slower encoder."""
     try:
         return orjson.dumps(value, default=str, option=options).decode()
     except TypeError:
@@ -149,7 +149,7 @@ class _ToNotes(logging.Handler):
 
 
 def show_log() -> None:
-    """Have the library's warnings and errors told on stderr."""
+    """Have the library's warnings and errors printed on stderr."""
     logger = logging.getLogger("otel_audit_exporter")
     if not any(isinstance(handler, _ToNotes) for handler in logger.handlers):
         handler = _ToNotes(level=logging.WARNING)

@@ -125,7 +125,7 @@ def _without_environment() -> Iterator[None]:
 @contextmanager
 def _pipeline(database: Path, outbox: Path) -> Iterator[AuditPipeline]:
     places: dict[str, Any] = {"path": str(database), "outbox_dir": str(outbox)}
-    exporter = AuditExporter(SlowSQLiteSinkFactory(), load_settings(places))
+    exporter = AuditExporter(SlowSQLiteSinkFactory(), settings=load_settings(places))
     with configure_audit(exporter) as pipeline:
         yield pipeline
 

@@ -1,4 +1,4 @@
-"""JSON lines, one audit event each: read in bounded memory, and each fault said in words."""
+"""JSON lines, one audit event each: read in bounded memory, and each fault in words."""
 
 from __future__ import annotations
 

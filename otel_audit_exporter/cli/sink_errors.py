@@ -18,7 +18,7 @@ EXIT_UNREACHABLE: Final = 2
 
 @contextmanager
 def told_sink_errors() -> Iterator[None]:
-    """Tell of a refusal with what to do about it, and end: exit code 2 where nobody answers, else 1."""
+    """Print a refusal with what to do about it, and end: exit code 2 where nobody answers, else 1."""
     try:
         yield
     except SinkError as error:

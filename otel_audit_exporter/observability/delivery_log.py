@@ -1,4 +1,4 @@
-"""What is said in the log: once when something changes, never once per event.
+"""What is written to the log: once when something changes, never once per event.
 
 No values and no ``details`` of a server's answer: of an event only its action, entity type and entity id.
 """
@@ -21,7 +21,7 @@ _NAME_LENGTH: Final = 120
 
 
 class DeliveryLog:
-    """Says that a lane's delivery fails, or that events are parked, when the cause changes; and that it is over."""
+    """Logs that a sink's delivery fails, or that events are parked, when the cause changes; and that it is over."""
 
     def __init__(self, lane: str) -> None:
         self._lane = lane
@@ -33,14 +33,14 @@ class DeliveryLog:
     def failing(self, error: SinkError, pending: int, example: bytes | None) -> None:
         """Say that events wait, why, and what to do."""
         if self._is_news(self._failing, error):
-            self._say_waiting(error, pending, example)
+            self._log_waiting(error, pending, example)
 
     def holding(self, error: SinkError, count: int, example: bytes) -> None:
         """Say that events wait that were refused by themselves, while others may well be delivered."""
         if self._is_news(self._held, error):
-            self._say_waiting(error, count, example)
+            self._log_waiting(error, count, example)
 
-    def _say_waiting(self, error: SinkError, count: int, example: bytes | None) -> None:
+    def _log_waiting(self, error: SinkError, count: int, example: bytes | None) -> None:
         remedy = error.verdict.remedy or "nothing to do here: they are tried again until it works"
         logger.error(
             "audit %s: %d event(s) wait: %s. What to do: %s. One of them: %s",
@@ -68,29 +68,29 @@ class DeliveryLog:
     def delivering(self) -> None:
         """Say, where a failure was announced, that it is over."""
         with self._lock:
-            if self._failing.told is None:
+            if self._failing.logged is None:
                 return
-            self._failing.told = None
+            self._failing.logged = None
         logger.info("audit %s: delivering again", self._lane)
 
     def _is_news(self, story: _ComingAndGoing | _Alternating, error: SinkError) -> bool:
         cause = (error.verdict.fault, error.code, error.status)
         with self._lock:
-            if story.told == cause or not story.may_tell(cause, time.monotonic()):
-                return False  # where it may not be told now, it is when it comes again later
-            story.told = cause
+            if story.logged == cause or not story.may_log(cause, time.monotonic()):
+                return False  # where it may not be logged now, it is when it comes again later
+            story.logged = cause
             return True
 
 
 class _ComingAndGoing:
-    """Lets a few changes be told at once, then one a minute: a sink may fail and answer in turns for hours."""
+    """Lets a few changes be logged at once, then one a minute: a sink may fail and answer in turns for hours."""
 
     def __init__(self) -> None:
-        self.told: tuple[object, ...] | None = None
+        self.logged: tuple[object, ...] | None = None
         self._left = float(_CHANGES_AT_ONCE)
         self._at = time.monotonic()
 
-    def may_tell(self, cause: tuple[object, ...], now: float) -> bool:
+    def may_log(self, cause: tuple[object, ...], now: float) -> bool:
         self._left = min(self._left + (now - self._at) / _QUIET_SECONDS, _CHANGES_AT_ONCE)
         self._at = now
         if self._left < 1:
@@ -100,16 +100,16 @@ class _ComingAndGoing:
 
 
 class _Alternating:
-    """Lets each cause be told once a minute: rows may be refused for one and another in turns."""
+    """Lets each cause be logged once a minute: rows may be refused for one and another in turns."""
 
     def __init__(self) -> None:
-        self.told: tuple[object, ...] | None = None
-        self._told_at: dict[tuple[object, ...], float] = {}
+        self.logged: tuple[object, ...] | None = None
+        self._logged_at: dict[tuple[object, ...], float] = {}
 
-    def may_tell(self, cause: tuple[object, ...], now: float) -> bool:
-        if now - self._told_at.get(cause, float("-inf")) < _QUIET_SECONDS:
+    def may_log(self, cause: tuple[object, ...], now: float) -> bool:
+        if now - self._logged_at.get(cause, float("-inf")) < _QUIET_SECONDS:
             return False
-        self._told_at[cause] = now
+        self._logged_at[cause] = now
         return True
 
 

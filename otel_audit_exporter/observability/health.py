@@ -165,9 +165,9 @@ def combine(by_sink: Mapping[str, AuditHealth]) -> AuditHealth:
     return replace(primary, level=_worst(findings), reasons=_reasons(findings), sinks=by_sink)
 
 
-def broken(told: AuditHealth, problem: str) -> AuditHealth:
-    """Return the health of a sink whose outbox cannot be read, with the figures that can be told all the same."""
-    return replace(told, level="critical", reasons=(problem, *told.reasons))
+def broken(known: AuditHealth, problem: str) -> AuditHealth:
+    """Return the health of a sink whose outbox cannot be read, with the figures that are known all the same."""
+    return replace(known, level="critical", reasons=(problem, *known.reasons))
 
 
 def _success_rate(health: AuditHealth, limits: HealthThresholds) -> Iterator[_Finding]:

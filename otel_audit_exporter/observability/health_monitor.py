@@ -1,4 +1,4 @@
-"""The watch: looks at the health of a pipeline now and then, and says when its level has changed."""
+"""The watch: looks at the health of a pipeline now and then, and reports when its level has changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAMPLES: Final = 360  # an hour of them
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 _SHORTEST_PAUSE_SECONDS: Final = 0.05
 _LAST_CALL_SECONDS: Final = 1.0
-_TOLD: Final = {"good": logger.info, "warning": logger.warning, "critical": logger.error}
+_LOG_AT: Final = {"good": logger.info, "warning": logger.warning, "critical": logger.error}
 
 OnHealthChange = Callable[[AuditHealth], object]
 
@@ -42,7 +42,7 @@ class HealthMonitor:
     """Looks at ``health`` on a daemon thread, several times in one export cycle.
 
     A change of level is logged once and ``on_change`` is called with the new health, outside of every lock and on a
-    thread of its own, so that nothing waits for it. What gets worse is said at once, what gets better when it has
+    thread of its own, so that nothing waits for it. What gets worse is reported at once, what gets better when it has
     been seen twice, so that nothing flickers. The watch ends with :meth:`stop`, or when whoever owns ``health`` is
     gone.
     """
@@ -66,7 +66,7 @@ class HealthMonitor:
         self._thread: threading.Thread | None = None
         self._caller = None if self._on_change is None else _Caller(self._on_change)
         self._stopped = threading.Event()
-        self._told: AuditHealth = AuditHealth()
+        self._reported: AuditHealth = AuditHealth()
         self._better_before = False
         self._problem = ""
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
@@ -117,19 +117,19 @@ class HealthMonitor:
                     break
                 self._problem = ""
             except AuditError as error:
-                self._stumble(error)
+                self._log_error(error)
             except Exception as error:  # a watch that ends says nothing any more
-                self._stumble(error)
+                self._log_error(error)
         if self._caller is not None:
             self._caller.end(time.monotonic())
 
-    def _stumble(self, error: Exception) -> None:
+    def _log_error(self, error: Exception) -> None:
         if str(error) != self._problem and not self._stopped.is_set():
             self._problem = str(error)
             logger.error("audit: the health cannot be told: %s", error)
 
     def look(self) -> bool:
-        """Look once, and tell of a change; False where there is nothing to look at any more."""
+        """Look once, and report a change; False where there is nothing to look at any more."""
         health_of, stats_of = self._health(), self._stats()
         if health_of is None or stats_of is None:
             return False
@@ -140,22 +140,22 @@ class HealthMonitor:
         return True
 
     def _compare(self, health: AuditHealth) -> None:
-        told = self._told
-        change = LEVELS.index(health.level) - LEVELS.index(told.level)
+        before = self._reported
+        change = LEVELS.index(health.level) - LEVELS.index(before.level)
         settled, self._better_before = self._better_before, change < 0
         if change > 0 or (change < 0 and settled):
             self._better_before = False
-            self._told = health
-            self._tell(told, health)
-        elif change == 0 and (health.slow_write_seconds > 0) != (told.slow_write_seconds > 0):
-            self._told = health
-            _tell_slow(health)
+            self._reported = health
+            self._notify(before, health)
+        elif change == 0 and (health.slow_write_seconds > 0) != (before.slow_write_seconds > 0):
+            self._reported = health
+            _log_slow(health)
 
-    def _tell(self, before: AuditHealth, health: AuditHealth) -> None:
+    def _notify(self, before: AuditHealth, health: AuditHealth) -> None:
         reasons = "; ".join(health.reasons) or "everything is delivered in time"
-        _TOLD[health.level]("audit: health %s, was %s: %s", health.level, before.level, reasons)
+        _LOG_AT[health.level]("audit: health %s, was %s: %s", health.level, before.level, reasons)
         if self._caller is not None:
-            self._caller.tell(health)
+            self._caller.notify(health)
 
     def _keep(self, health: AuditHealth, stats: AuditStats) -> None:
         now, settled = time.time(), stats.succeeded + stats.failed
@@ -178,7 +178,7 @@ class _Caller:
     def start(self) -> None:
         self._thread.start()
 
-    def tell(self, health: AuditHealth) -> None:
+    def notify(self, health: AuditHealth) -> None:
         self._changes.put(health)
 
     def end(self, deadline: float) -> None:
@@ -198,7 +198,7 @@ def _join(thread: threading.Thread, deadline: float) -> None:
         thread.join(max(deadline - time.monotonic(), 0.0))
 
 
-def _tell_slow(health: AuditHealth) -> None:
+def _log_slow(health: AuditHealth) -> None:
     if health.slow_write_seconds > 0:
         logger.warning("audit: writes are slow: one took %.1f s (OTEL_AUDIT_SLOW_WRITE)", health.slow_write_seconds)
     else:

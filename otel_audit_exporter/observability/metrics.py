@@ -1,4 +1,4 @@
-"""Metrics on the application's own meter provider, told by callbacks: an event pays nothing for them.
+"""Metrics on the application's own meter provider, read by callbacks: an event pays nothing for them.
 
 | instrument | attributes | what |
 | --- | --- | --- |
@@ -96,10 +96,10 @@ class ObservedPipeline(Protocol):
 
 
 class PipelineMetrics(Protocol):
-    """What a pipeline tells its metrics; the rest they ask for themselves."""
+    """What a pipeline reports to its metrics; they read the rest by themselves."""
 
     def write_recorder(self, sink: str) -> WriteRecorder:
-        """Return what is told of each write to a sink: its seconds, and its outcome."""
+        """Return what takes the seconds and the outcome of each write to a sink."""
 
     def keep_totals(self) -> None:
         """Remember the last counters of a pipeline that is being shut down."""
@@ -112,7 +112,7 @@ class NoPipelineMetrics:
         return lambda seconds, outcome: None
 
     def keep_totals(self) -> None:
-        """Nothing is told to anybody."""
+        """There are none."""
 
 
 class OTelPipelineMetrics:
@@ -193,7 +193,7 @@ _registry: Final = _Registry()
 
 
 def observe(pipeline: ObservedPipeline, meter_provider: MeterProvider | None) -> PipelineMetrics:
-    """Have a pipeline's figures told on ``meter_provider``; None: on the global one, once there is a real one.
+    """Report a pipeline's figures on ``meter_provider``; None: on the global one, once there is a real one.
 
     The pipeline is not kept alive by it. Counters go on from what earlier pipelines of the process counted. Where
     the provider raises, there are no metrics, which the log says.
@@ -242,7 +242,7 @@ def _duration_histogram(meter: Meter) -> Histogram:
 
 
 def _sources(provider: weakref.ref[MeterProvider] | None) -> Iterator[_Source]:
-    """Yield the pipelines that are told on a provider; None: on whichever is the global one now."""
+    """Yield the pipelines that report to a provider; None: on whichever is the global one now."""
     resolved = get_meter_provider() if provider is None else provider()
     if resolved is not None:
         yield from (source for source in list(_registry.sources) if source.is_for(resolved))

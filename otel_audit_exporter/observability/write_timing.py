@@ -53,12 +53,12 @@ class WriteTimings:
 
 
 class TimedSink:
-    """A sink whose inserts are timed. ``told`` gets seconds and outcome of each: ``"success"`` or ``"failure"``."""
+    """A sink whose inserts are timed. ``on_write`` gets seconds and outcome of each: ``"success"`` or ``"failure"``."""
 
-    def __init__(self, sink: Sink, writes: WriteTimings, told: Callable[[float, str], None]) -> None:
+    def __init__(self, sink: Sink, writes: WriteTimings, on_write: Callable[[float, str], None]) -> None:
         self._sink = sink
         self._writes = writes
-        self._told = told
+        self._on_write = on_write
 
     @property
     def name(self) -> str:
@@ -78,7 +78,7 @@ class TimedSink:
         finally:
             seconds = self._writes.end(write, time.monotonic())
             with suppress(Exception):  # whoever observes must not undo what is stored
-                self._told(seconds, outcome)
+                self._on_write(seconds, outcome)
 
     def close(self) -> None:
         self._sink.close()

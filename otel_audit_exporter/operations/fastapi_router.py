@@ -34,19 +34,19 @@ def audit_router(
     :param token: what a request must bring, as ``Authorization: Bearer`` or as the password that a browser asks for.
     :param dependencies: FastAPI dependencies that let a request pass or raise; with a token both must be right. With
         neither, every path answers 403.
-    :param prefix: where the router is, where ``include_router`` is not told.
+    :param prefix: where the router is, where ``include_router`` is not given one.
     :param pipeline: the pipeline to look at; by default the one in force at each request.
     :param show_values: show the rows of dead letters, too. By default action, entity and error only.
     :param origins: other origins from which a browser may ask for a retry, such as ``"https://admin.example"``.
     :param include_in_schema: list the paths in the application's OpenAPI document.
     """
     guards = [one if isinstance(one, DependsParameter) else Depends(one) for one in dependencies]
-    desk = OperationsHandler(pipeline, token=token, guarded=bool(guards), show_values=show_values, origins=origins)
+    handler = OperationsHandler(pipeline, token=token, guarded=bool(guards), show_values=show_values, origins=origins)
     router = APIRouter(prefix=prefix, dependencies=guards, tags=["audit"], include_in_schema=include_in_schema)
 
     def answer(request: Request, path: str) -> Response:
         asked = OperationsRequest(request.method, path, dict(request.headers), dict(request.query_params))
-        response = desk.answer(asked)
+        response = handler.answer(asked)
         headers = {**dict(response.headers), "content-length": str(len(response.body))}
         return Response(b"" if request.method == "HEAD" else response.body, response.status, headers)
 

@@ -38,7 +38,7 @@ _CLOSED: Final = "closed: whoever mounts it has to say who may look, with a toke
 
 @dataclass(frozen=True)
 class OperationsRequest:
-    """A request: ``path`` from where the desk is mounted, header names in lower case."""
+    """A request: ``path`` from where the handler is mounted, header names in lower case."""
 
     method: str
     path: str
@@ -107,7 +107,7 @@ class OperationsHandler:
         return _json(401, {"error": said}, challenge)
 
     def _is_forged(self, request: OperationsRequest) -> bool:
-        """Tell whether a page of somebody else's made a browser send this."""
+        """Return whether a page of somebody else's made a browser send this."""
         origin = request.headers.get("origin", "").lower()
         if origin in self._origins:
             return False

@@ -48,10 +48,12 @@ def operations_wsgi(
     """
     if inspect.iscoroutinefunction(allow):
         raise TypeError("allow must be a plain function: a coroutine, which nobody awaits here, would let all in")
-    desk = OperationsHandler(pipeline, token=token, guarded=allow is not None, show_values=show_values, origins=origins)
+    handler = OperationsHandler(
+        pipeline, token=token, guarded=allow is not None, show_values=show_values, origins=origins
+    )
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        response = _forbidden() if allow is not None and not allow(environ) else desk.answer(_from_environ(environ))
+        response = _forbidden() if allow is not None and not allow(environ) else handler.answer(_from_environ(environ))
         start_response(f"{response.status} {HTTPStatus(response.status).phrase}", _sized_headers(response))
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [response.body]
 
@@ -71,7 +73,9 @@ def operations_asgi(
     Starlette: ``Mount("/audit", operations_asgi(token=...))``. The arguments are those of :func:`operations_wsgi`;
     ``allow`` is asked with the ASGI scope, and may be a coroutine function.
     """
-    desk = OperationsHandler(pipeline, token=token, guarded=allow is not None, show_values=show_values, origins=origins)
+    handler = OperationsHandler(
+        pipeline, token=token, guarded=allow is not None, show_values=show_values, origins=origins
+    )
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -82,7 +86,7 @@ def operations_asgi(
         elif allow is not None and not await _answered(allow(scope)):
             response = _forbidden()
         else:  # the outbox and the sink are waited for, which must not hold up the event loop
-            response = await asyncio.to_thread(desk.answer, _from_scope(scope, path))
+            response = await asyncio.to_thread(handler.answer, _from_scope(scope, path))
         await send({"type": "http.response.start", "status": response.status, "headers": _encoded_headers(response)})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
 

@@ -48,11 +48,11 @@ class AuditExporter(LogRecordExporter):
     are missing it does not raise, as the SDK's auto-configuration would then switch off every signal: it holds
     the events, says once what is missing, and the next process that has the settings delivers them.
 
-    ``settings`` are those of a pipeline's set-up, for which ``options`` are not read; with them, what is missing or
+    A pipeline's set-up gives the option ``settings`` (a ``Settings``) instead of all others: then what is missing or
     wrong is an :class:`AuditConfigurationError`.
     """
 
-    def __init__(self, factory: SinkFactory, settings: Settings | None = None, **options: Any) -> None:
+    def __init__(self, factory: SinkFactory, *, settings: Settings | None = None, **options: Any) -> None:
         self._factory = factory
         if settings is None:
             settings, unreadable = read_options(options)

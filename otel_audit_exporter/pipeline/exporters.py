@@ -33,8 +33,8 @@ class InMemoryAuditExporter(AuditExporter):
     A row whose id is known is ignored, as in a real table. Everything is gone with the process.
     """
 
-    def __init__(self, *, settings: Settings | None = None, **options: Any) -> None:
-        super().__init__(MemorySinkFactory(), settings, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(MemorySinkFactory(), **options)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -59,10 +59,8 @@ class SQLiteAuditExporter(AuditExporter):
     ``pms_audit_log.db``).
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str] | None = None, *, settings: Settings | None = None, **options: Any
-    ) -> None:
-        super().__init__(SQLiteSinkFactory(), settings, path=path, **options)
+    def __init__(self, path: str | os.PathLike[str] | None = None, **options: Any) -> None:
+        super().__init__(SQLiteSinkFactory(), path=path, **options)
 
 
 class SupabaseAuditExporter(AuditExporter):
@@ -78,12 +76,10 @@ class SupabaseAuditExporter(AuditExporter):
         url: str | None = None,
         key: str | None = None,
         token: str | Callable[[], str] | None = None,
-        *,
-        settings: Settings | None = None,
         **options: Any,
     ) -> None:
         expanded = expand_client(dict(url=url, key=key, token=token, **options))
-        super().__init__(SupabaseSinkFactory(), settings, **expanded)
+        super().__init__(SupabaseSinkFactory(), **expanded)
 
 
 class PostgresAuditExporter(AuditExporter):
@@ -94,8 +90,8 @@ class PostgresAuditExporter(AuditExporter):
     ``configure_audit``.
     """
 
-    def __init__(self, dsn: str | None = None, *, settings: Settings | None = None, **options: Any) -> None:
-        super().__init__(PostgresSinkFactory(), settings, dsn=dsn, **options)
+    def __init__(self, dsn: str | None = None, **options: Any) -> None:
+        super().__init__(PostgresSinkFactory(), dsn=dsn, **options)
 
 
 class ForwardingAuditExporter(AuditExporter):
@@ -110,10 +106,9 @@ class ForwardingAuditExporter(AuditExporter):
         exporter: LogRecordExporter,
         *,
         resource: Resource | None = None,
-        settings: Settings | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(ForwardingSinkFactory(exporter, resource), settings, **options)
+        super().__init__(ForwardingSinkFactory(exporter, resource), **options)
 
     def close(self, deadline: float, *, patient: bool = True) -> bool:
         """End the delivery as every exporter does, and the other exporter with it, by the same deadline."""
@@ -125,8 +120,8 @@ class ForwardingAuditExporter(AuditExporter):
 class SinkAuditExporter(AuditExporter):
     """Write rows with a sink of the application's own, with this library's outbox before it."""
 
-    def __init__(self, sink: Sink, *, settings: Settings | None = None, **options: Any) -> None:
-        super().__init__(GivenSinkFactory(sink), settings, **options)
+    def __init__(self, sink: Sink, **options: Any) -> None:
+        super().__init__(GivenSinkFactory(sink), **options)
 
 
 class OTLPAuditExporter(AuditExporter):
@@ -136,22 +131,22 @@ class OTLPAuditExporter(AuditExporter):
     the argument ``endpoint`` (the whole URL, with ``/v1/logs``). It sends whole records, no columns apply.
     """
 
-    def __init__(self, *, resource: Resource | None = None, settings: Settings | None = None, **options: Any) -> None:
-        super().__init__(OTLPSinkFactory(resource), settings, **options)
+    def __init__(self, *, resource: Resource | None = None, **options: Any) -> None:
+        super().__init__(OTLPSinkFactory(resource), **options)
 
 
 class ConsoleAuditExporter(AuditExporter):
     """Print every event to standard output, for development: a readable line, or JSON with ``format="json"``."""
 
-    def __init__(self, *, settings: Settings | None = None, **options: Any) -> None:
-        super().__init__(ConsoleSinkFactory(), settings, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(ConsoleSinkFactory(), **options)
 
 
 class NoAuditExporter(AuditExporter):
     """Switch auditing off on purpose: events are checked, counted and thrown away."""
 
-    def __init__(self, *, settings: Settings | None = None, **options: Any) -> None:
-        super().__init__(NullSinkFactory(), settings, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(NullSinkFactory(), **options)
 
 
 def expand_client(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ UNLIMITED: Final = LogRecordLimits(*[LogRecordLimits.UNSET] * 4)
 
 
 class AuditPipeline:
-    """The road of audit events from :meth:`emit` to the sink. Made by ``configure_audit`` and ``attach_audit``.
+    """The way of audit events from :meth:`emit` to the sink. Made by ``configure_audit`` and ``attach_audit``.
 
     Once :meth:`emit` has returned, the event is in the table once, or pending in the outbox, or parked in the
     dead letters. Safe to use from any thread, and in a forked child, where it begins anew. As a context manager
@@ -63,7 +63,7 @@ class AuditPipeline:
         self._primary = self._exporters[0]
         self._processors = tuple(processors)
         self._logger: Logger = provider.get_logger(SCOPE_NAME)
-        # The SDK's logger takes its own record as it is, which the interface does not tell.
+        # The SDK's logger takes its own record as it is, which the interface does not say.
         self._emit: Callable[[Any], None] = self._logger.emit
         self._scope = getattr(self._logger, "instrumentation_scope", None)
         self._resource: Resource = getattr(provider, "resource", None) or Resource.get_empty()
@@ -101,7 +101,7 @@ class AuditPipeline:
         self._closing_thread: int | None = None
         self._let_go_of = threading.Event()
         self._forked = False
-        self._told_broken_road = False
+        self._warned_of_bypass = False
         self._keys: OrderedDict[str, bytes] = OrderedDict()
         self._waited_in_vain_at = -1
 
@@ -121,7 +121,7 @@ class AuditPipeline:
         return self.submit(said if scope is None else overlay(scope.merged(), said))
 
     def submit(self, said: Mapping[str, Any]) -> PendingReceipt:
-        """Accept one event said as arguments of ``audit_event``."""
+        """Accept one event, given as arguments of ``audit_event``."""
         if self._forked:
             self._begin_in_child()
         try:
@@ -173,12 +173,12 @@ class AuditPipeline:
                 record = AuditLogRecord(event, tickets, slim=not self._attached)
                 self._emit(AuditReadWriteLogRecord(record, self._resource, self._scope, UNLIMITED))
         except Exception as error:
-            self._tell_broken_road(error)
+            self._warn_of_bypass(error)
         if self._sync:
             self._wait_for_first_attempt(tickets)
 
     def _has_room(self) -> bool:
-        """Tell whether an SDK's queue takes one more; else the event is the relay's at once, and nothing is dropped."""
+        """Return whether an SDK's queue takes one more; else the relay delivers the event, and nothing is dropped."""
         for queue in self._queues:
             if len(queue) < (queue.maxlen or 0):
                 return True
@@ -217,9 +217,9 @@ class AuditPipeline:
                 event.record_id,
             )
 
-    def _tell_broken_road(self, error: Exception) -> None:
-        if not self._told_broken_road:
-            self._told_broken_road = True
+    def _warn_of_bypass(self, error: Exception) -> None:
+        if not self._warned_of_bypass:
+            self._warned_of_bypass = True
             logger.warning(
                 "audit: the SDK did not take an event's log record (%s): such events are delivered from the outbox "
                 "instead",
@@ -240,8 +240,8 @@ class AuditPipeline:
     def health(self) -> AuditHealth:
         """Return the level, the reasons for it and the figures, at one instant.
 
-        Levels begin where ``health_thresholds`` say. A change of level is told to ``on_health_change`` and in one
-        log line, by a thread that looks several times in one export cycle.
+        Levels begin where ``health_thresholds`` say. A thread looks several times in one export cycle; it calls
+        ``on_health_change`` and writes one log line when the level has changed.
         """
         thresholds = self.settings.health_thresholds
         return combine({exporter.lane.name: exporter.lane.health(thresholds) for exporter in self._exporters})

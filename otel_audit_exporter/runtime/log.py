@@ -12,7 +12,7 @@ _QUIET_SECONDS: Final = 60.0
 
 
 class RateLimitedLogger:
-    """Says a thing once for each cause; what repeats is counted, and told with the next line, a minute later.
+    """Logs a thing once for each cause; what repeats is counted, and the count is in the next line, a minute later.
 
     Safe to use from any thread, and it takes no lock: at worst two threads say the first thing both.
     """
@@ -22,7 +22,7 @@ class RateLimitedLogger:
         self._said: dict[object, tuple[float, int]] = {}
 
     def say(self, level: int, cause: object, message: str, *arguments: object) -> None:
-        """Log ``message`` unless the same ``cause`` (anything hashable) was told of not long ago."""
+        """Log ``message`` unless the same ``cause`` (anything hashable) was logged within the last minute."""
         now = time.monotonic()
         at, more = self._said.get(cause, (float("-inf"), 0))
         if now - at < self._quiet_seconds:

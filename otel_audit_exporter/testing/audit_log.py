@@ -106,10 +106,10 @@ class AuditLog:
 
 
 class _RecordingPipeline(AuditPipeline):
-    """A pipeline in memory that tells of every event it accepts."""
+    """A pipeline in memory that reports every event it accepts."""
 
-    def __init__(self, settings: Settings, tell: Any) -> None:
-        self._tell = tell
+    def __init__(self, settings: Settings, report: Any) -> None:
+        self._report = report
         super().__init__(
             [InMemoryAuditExporter(settings=settings)],
             settings,
@@ -131,7 +131,7 @@ class _RecordingPipeline(AuditPipeline):
 
     def _accept(self, event: EncodedEvent) -> dict[str, Ticket | None]:
         tickets = super()._accept(event)
-        self._tell(AuditEvent.from_bytes(event.body))
+        self._report(AuditEvent.from_bytes(event.body))
         return tickets
 
 

@@ -1,4 +1,4 @@
-"""A sink that goes wrong when it is told to."""
+"""A sink that fails on request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Orders:
 
 
 class FaultySink:
-    """Wrap any sink, and fail as told: for tests of what happens around a sink.
+    """Wrap any sink, and fail on request: for tests of what happens around a sink.
 
     Without orders it does what the wrapped sink does. Orders may be combined, and given while inserts are under
     way, from any thread; one insert goes through :meth:`delay`, :meth:`hang`, :meth:`fail_next`,

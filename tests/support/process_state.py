@@ -25,7 +25,7 @@ def forget_pipelines() -> None:
     for left in list(exporter._standalone):
         left.shutdown(0)
     compat._Built.db = compat._Built.pipeline = None
-    compat._Built.told = False
+    compat._Built.warned = False
     compat._Built.rejected = 0
 
 
