@@ -28,7 +28,8 @@ from otel_audit_exporter.pipeline.exporters import (
     make_exporter,
 )
 from otel_audit_exporter.pipeline.factory import stored_letters as factory_letters
-from otel_audit_exporter.pipeline.pipeline import UNLIMITED, AuditPipeline
+from otel_audit_exporter.pipeline.intake import UNLIMITED
+from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.pipeline.sink_factories import SINK_FACTORIES
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 from otel_audit_exporter.runtime.process_exit import end_with_process

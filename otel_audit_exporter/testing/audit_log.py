@@ -17,7 +17,8 @@ from otel_audit_exporter.event.diff import changed, same
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.pipeline.configure import current_pipeline, replaced_pipeline
 from otel_audit_exporter.pipeline.exporters import InMemoryAuditExporter
-from otel_audit_exporter.pipeline.pipeline import UNLIMITED, AuditPipeline
+from otel_audit_exporter.pipeline.intake import UNLIMITED
+from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 
 _SHOWN_EVENTS: Final = 5
 _FIELD_NAMES: Final = frozenset(field.name for field in fields(AuditEvent))
