@@ -5,28 +5,11 @@ pytest is not needed to import this module, and the checks are plain methods tha
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import threading
-import time
-import traceback
-import uuid
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
-from datetime import UTC, datetime
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, Final
 
-from otel_audit_exporter.delivery.bisect_insert import InsertOutcome, attempt
-from otel_audit_exporter.event.audit_event import parse_json
-from otel_audit_exporter.sinks.base import JSON_COLUMNS, Sink, SinkError
 from otel_audit_exporter.sinks.verdict import Fault
+from otel_audit_exporter.testing.checked_sink import SinkExpectations, needs
 
-Fields = dict[str, Any]
-_Check = TypeVar("_Check", bound=Callable[..., None])
-
-_VALUE: Final = "S3CRET-VALUE-OF-A-ROW"
 _TEXTS: Final = (
     "plain",
     'it\'s "quoted" \\ 100 % {} $1 ?',
@@ -49,20 +32,8 @@ _DOCUMENTS: Final[tuple[Any, ...]] = (
 _LONG: Final = "0123456789 \u00fc \U0001f6a2 " * 6_000  # more than 100 kB
 _THREADS: Final = 4
 
-_NEEDS: Final[dict[str, str]] = {}
 
-
-def _needs(offer: str) -> Callable[[_Check], _Check]:
-    """Have a check collected only where the subclass defines the hook, or says the promise, ``offer``."""
-
-    def note(check: _Check) -> _Check:
-        _NEEDS[check.__name__] = offer
-        return check
-
-    return note
-
-
-class SinkConformance:
+class SinkConformance(SinkExpectations):
     """Checks that a sink keeps to the contract on which delivery relies: subclass it in a test module.
 
     Give :meth:`sink` and :meth:`stored`; every check begins with an empty table. Each optional hook that is given
@@ -81,93 +52,6 @@ class SinkConformance:
             def stored(self) -> list[dict[str, Any]]:
                 return read_all(self.path)
     """
-
-    secrets: Collection[str] = ()
-    """Keys and passwords that the sink holds: no error, ``repr``, ``name`` or ``target`` may show them."""
-    ignores_known_ids: ClassVar[bool] = True
-    """False for a sink that cannot know what it has stored: then duplicates are not looked at."""
-    survives_fork: ClassVar[bool] = False
-    """True has the sink used in a forked child too, where there is fork."""
-    id_column: ClassVar[str] = "id"
-    """What makes a row the same row."""
-    text_column: ClassVar[str] = "entity_type"
-    """A column that takes any text."""
-    json_column: ClassVar[str] = "new_values"
-    """A column that takes any JSON document."""
-    null_column: ClassVar[str] = "old_values"
-    """A column that takes null."""
-    json_columns: ClassVar[Collection[str]] = JSON_COLUMNS
-    """The columns in which :meth:`stored` may give a JSON document as its text."""
-    patience_seconds: ClassVar[float] = 20.0
-    """The time within which a healthy sink stores anything here, and a mended one works again."""
-    outage_seconds: ClassVar[float] = 2.0
-    """The time that an insert is given while something is wrong."""
-    grace_seconds: ClassVar[float] = 3.0
-    """How long after its deadline an insert may still return."""
-
-    _withheld: ClassVar[frozenset[str]] = frozenset()
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        withheld = set()
-        for name, offer in _NEEDS.items():
-            if name in vars(cls):
-                continue
-            if not _offers(cls, offer):
-                withheld.add(name)
-                setattr(cls, name, None)
-            elif name in cls._withheld:
-                setattr(cls, name, vars(SinkConformance)[name])
-        cls._withheld = frozenset(withheld)
-
-    # What a subclass gives
-
-    def sink(self) -> Sink:
-        """Return a new, working sink; the check closes it."""
-        raise NotImplementedError("give the sink to check")
-
-    def stored(self) -> Sequence[Mapping[str, Any]]:
-        """Return every row in the table, read by other means than the sink's.
-
-        UUIDs and datetimes may be given as such.
-        """
-        raise NotImplementedError("give the rows in the table")
-
-    def fields(self, **changes: Any) -> Fields:
-        """Return a new row that the table takes, with an id of its own; by default of the nine default columns."""
-        fields: Fields = {name: str(uuid.uuid4()) for name in (self.id_column, "yacht_id", "entity_id", "created_by")}
-        fields |= {"entity_type": _VALUE, "action": "create", "created_at": "2026-03-04T05:06:07.123456+00:00"}
-        return fields | {"old_values": None, "new_values": {"note": _VALUE}} | changes
-
-    def encode(self, fields: Mapping[str, Any]) -> bytes:
-        """Return a row as the sink is given it: by default a JSON object."""
-        return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
-
-    def bad_row(self, row: Fields) -> Fields:
-        """Return ``row``, made such that the sink refuses it as the record's own fault. Optional."""
-        raise NotImplementedError
-
-    def unreachable(self) -> AbstractContextManager[object]:
-        """Have the sink's other side not answer, or not be there, for as long as this is open. Optional."""
-        raise NotImplementedError
-
-    def misconfigured(self) -> AbstractContextManager[object]:
-        """Have a grant, a column, a key, ... missing for as long as this is open. Optional."""
-        raise NotImplementedError
-
-    def reply_lost(self) -> AbstractContextManager[object]:
-        """Have every insert stored and its answer lost, for as long as this is open. Optional."""
-        raise NotImplementedError
-
-    @classmethod
-    def checks(cls) -> list[str]:
-        """Name the checks that are collected."""
-        return [name for name in dir(cls) if name.startswith("test_") and getattr(cls, name) is not None]
-
-    @classmethod
-    def left_out(cls) -> dict[str, str]:
-        """Name the checks that are not collected, each with the hook or promise that it waits for."""
-        return {name: _NEEDS[name] for name in sorted(cls._withheld)}
 
     # What is stored
 
@@ -203,7 +87,7 @@ class SinkConformance:
 
     # Once
 
-    @_needs("ignores_known_ids")
+    @needs("ignores_known_ids")
     def test_the_same_batch_twice_is_stored_once(self) -> None:
         rows = [self.fields() for _ in range(5)]
         with self._opened() as sink:
@@ -211,7 +95,7 @@ class SinkConformance:
             self._insert(sink, rows)
             self._holds(rows)
 
-    @_needs("ignores_known_ids")
+    @needs("ignores_known_ids")
     def test_a_known_row_keeps_no_new_one_out(self) -> None:
         known, new = self.fields(), self.fields()
         with self._opened() as sink:
@@ -219,14 +103,14 @@ class SinkConformance:
             self._insert(sink, [known, new])
             self._holds([known, new])
 
-    @_needs("ignores_known_ids")
+    @needs("ignores_known_ids")
     def test_a_row_that_is_twice_in_a_batch_is_stored_once(self) -> None:
         row, other = self.fields(), self.fields()
         with self._opened() as sink:
             self._insert(sink, [row, other, row])
             self._holds([row, other])
 
-    @_needs("ignores_known_ids")
+    @needs("ignores_known_ids")
     def test_the_first_write_wins(self) -> None:
         first = self.fields()
         second = first | {self.text_column: "another", self.json_column: {"another": 1}}
@@ -237,7 +121,7 @@ class SinkConformance:
 
     # Rows at fault
 
-    @_needs("bad_row")
+    @needs("bad_row")
     def test_a_bad_row_is_the_records_fault_and_its_batch_can_be_sent_again(self) -> None:
         good = [self.fields() for _ in range(4)]
         bad = self.bad_row(self.fields())
@@ -249,7 +133,7 @@ class SinkConformance:
             self._insert(sink, good)
             self._holds(good)
 
-    @_needs("bad_row")
+    @needs("bad_row")
     def test_one_bad_row_of_a_hundred_is_found_and_the_others_are_delivered(self) -> None:
         good = [self.fields() for _ in range(99)]
         bad = self.bad_row(self.fields())
@@ -262,7 +146,7 @@ class SinkConformance:
 
     # Trouble
 
-    @_needs("unreachable")
+    @needs("unreachable")
     def test_a_sink_that_cannot_be_reached_says_so_in_time_and_works_again(self) -> None:
         before, during = self.fields(), self.fields()
         with self._opened() as sink:
@@ -273,7 +157,7 @@ class SinkConformance:
             assert fault is Fault.TRANSIENT, f"an outage is called a fault of {fault}: {error}"
             self._works_again(sink, [before], during)
 
-    @_needs("misconfigured")
+    @needs("misconfigured")
     def test_a_wrong_configuration_is_called_that_and_the_sink_works_once_it_is_mended(self) -> None:
         before, during = self.fields(), self.fields()
         with self._opened() as sink:
@@ -284,7 +168,7 @@ class SinkConformance:
             assert fault is Fault.CONFIGURATION, f"a wrong configuration is called a fault of {fault}: {error}"
             self._works_again(sink, [before], during)
 
-    @_needs("reply_lost")
+    @needs("reply_lost")
     def test_a_lost_reply_is_not_called_success_nor_surely_not_stored(self) -> None:
         before, during = self.fields(), self.fields()
         with self._opened() as sink:
@@ -313,7 +197,7 @@ class SinkConformance:
             self._insert_at_once(sink, [batches[at::_THREADS] for at in range(_THREADS)])
             self._holds([row for batch in batches for row in batch])
 
-    @_needs("ignores_known_ids")
+    @needs("ignores_known_ids")
     def test_threads_with_the_same_rows_store_them_once(self) -> None:
         batches = [[self.fields() for _ in range(10)] for _ in range(5)]
         with self._opened() as sink:
@@ -336,7 +220,7 @@ class SinkConformance:
             assert isinstance(sink.target, str), "target is a string"
             self._shows_nothing(sink.name, sink.target, repr(sink))
 
-    @_needs("survives_fork")
+    @needs("survives_fork")
     def test_a_forked_child_and_its_parent_both_store_their_rows(self) -> None:
         before, of_child, of_parent = self.fields(), self.fields(), self.fields()
         with self._opened() as sink:
@@ -344,177 +228,3 @@ class SinkConformance:
             self._insert_in_child(sink, of_child)
             self._insert(sink, [of_parent])
             self._holds([before, of_child, of_parent])
-
-    # How it is checked
-
-    @contextmanager
-    def _opened(self) -> Iterator[Sink]:
-        left = len(self.stored())
-        assert left == 0, f"the table holds {left} rows before the check begins"
-        with closing(self.sink()) as sink:
-            yield sink
-
-    def _holds(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Check that the table holds these rows as they were said, each once, and no others."""
-        found = [self._plain(row) for row in self.stored()]
-        said = {row[self.id_column]: self._plain(row) for row in rows}
-        ids = [row[self.id_column] for row in found]
-        lost, strange = said.keys() - set(ids), set(ids) - said.keys()
-        assert not lost, f"{len(lost)} of {len(said)} rows are lost"
-        assert not strange, f"{len(strange)} rows are stored that should not be"
-        assert len(ids) == len(said), f"{len(ids)} rows are stored for {len(said)} ids"
-        for row in found:
-            self._is_as_said(said[row[self.id_column]], row)
-
-    def _is_as_said(self, said: Fields, found: Fields) -> None:
-        assert not said.keys() - found.keys(), f"columns are lost: {sorted(said.keys() - found.keys())}"
-        for column, value in said.items():
-            same = _canonical(value) == _canonical(found[column])
-            assert same, f"{column}: {_short(value)} was said, {_short(found[column])} is stored"
-
-    def _plain(self, row: Mapping[str, Any]) -> Fields:
-        return {column: _plain(value, column in self.json_columns) for column, value in row.items()}
-
-    def _insert(self, sink: Sink, rows: Sequence[Fields]) -> None:
-        error = self._try(sink, rows)
-        assert error is None, f"insert() failed: {error}"
-
-    def _refused(self, sink: Sink, rows: Sequence[Fields], seconds: float | None = None) -> SinkError:
-        error = self._try(sink, rows, seconds)
-        assert error is not None, "insert() returned as if the rows were stored, and should have raised SinkError"
-        return error
-
-    def _try(self, sink: Sink, rows: Sequence[Fields], seconds: float | None = None) -> SinkError | None:
-        """Insert; return the error, which has to be a :class:`SinkError` that shows nothing."""
-        given = self.patience_seconds if seconds is None else seconds
-        bodies = [self.encode(row) for row in rows]
-        [error] = self._at_once([lambda: sink.insert(bodies, time.monotonic() + given)], given)
-        if error is None:
-            return None
-        if not isinstance(error, SinkError):
-            raise AssertionError(f"insert() raised {type(error).__name__}, not SinkError") from error
-        said = "".join(traceback.format_exception(error))
-        self._shows_nothing(said, repr(error), error.verdict.remedy, error.code or "", repr(sink))
-        return error
-
-    def _shows_nothing(self, *said: str) -> None:
-        for text in said:
-            assert _VALUE not in text, "an error shows what a row holds"
-            assert not any(secret and secret in text for secret in self.secrets), "a secret is shown"
-
-    def _works_again(self, sink: Sink, before: Sequence[Fields], row: Fields) -> None:
-        """Check that a row whose insert failed gets stored by the same sink, once."""
-        end = time.monotonic() + self.patience_seconds
-        while (error := self._try(sink, [row])) is not None and time.monotonic() < end:
-            time.sleep(0.1)
-        assert error is None, f"the sink does not work again: {error}"
-        if self.ignores_known_ids:
-            self._holds([*before, row])
-
-    def _delivered(self, sink: Sink, rows: Sequence[Fields]) -> InsertOutcome[Fields]:
-        """Deliver rows as the library does it."""
-        results: list[InsertOutcome[Fields]] = []
-        told: list[Fields] = []
-
-        def deliver() -> None:
-            end = time.monotonic() + self.patience_seconds
-            results.append(attempt(sink, rows, self._encoded, end, told.extend))
-
-        [error] = self._at_once([deliver], self.patience_seconds)
-        if error is not None:
-            raise AssertionError(f"delivery raised {type(error).__name__}") from error
-        assert told == results[0].stored
-        return results[0]
-
-    def _encoded(self, rows: Sequence[Fields]) -> list[bytes]:
-        return [self.encode(row) for row in rows]
-
-    def _insert_at_once(self, sink: Sink, shares: Sequence[Sequence[Sequence[Fields]]]) -> None:
-        """Insert batches, every share of them in a thread of its own."""
-        end = time.monotonic() + self.patience_seconds
-
-        def insert(batches: Sequence[Sequence[Fields]]) -> None:
-            for batch in batches:
-                sink.insert([self.encode(row) for row in batch], end)
-
-        works = [lambda share=share: insert(share) for share in shares]
-        for error in self._at_once(works, self.patience_seconds):
-            if error is not None:
-                raise AssertionError(f"insert() raised {type(error).__name__} in a thread") from error
-
-    def _at_once(self, works: Sequence[Callable[[], None]], seconds: float) -> list[BaseException | None]:
-        """Run every piece of work in a thread; return what each raised. Who is late is not waited for."""
-        outcomes: list[BaseException | None] = []
-
-        def run(work: Callable[[], None]) -> None:
-            try:
-                work()
-            except BaseException as error:
-                outcomes.append(error)
-            else:
-                outcomes.append(None)
-
-        threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
-        for thread in threads:
-            thread.start()
-        end = time.monotonic() + max(seconds, 0.0) + self.grace_seconds
-        for thread in threads:
-            thread.join(max(end - time.monotonic(), 0.0))
-        assert len(outcomes) == len(works), f"insert() still runs {self.grace_seconds} s after its deadline"
-        return outcomes
-
-    def _insert_in_child(self, sink: Sink, row: Fields) -> None:
-        body = self.encode(row)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: the process has threads
-            pid = os.fork()
-        if pid == 0:
-            try:
-                sink.renew_after_fork()
-                sink.insert([body], time.monotonic() + self.patience_seconds)
-                os._exit(0)
-            finally:
-                os._exit(1)
-        code = _exit_code(pid, self.patience_seconds + self.grace_seconds)
-        assert code is not None, "insert() hangs in a forked child"
-        assert code == 0, "insert() fails in a forked child"
-
-
-def _offers(cls: type[SinkConformance], offer: str) -> bool:
-    given = getattr(cls, offer)
-    if offer == "survives_fork":
-        return bool(given) and hasattr(os, "fork")
-    return given if isinstance(given, bool) else given is not getattr(SinkConformance, offer)
-
-
-def _plain(value: Any, is_document: bool) -> Any:
-    if is_document and isinstance(value, str):
-        return parse_json(value.encode())
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
-    return value
-
-
-def _canonical(value: Any) -> str:
-    """Return what tells 1, 1.0 and True from one another."""
-    return json.dumps(value, sort_keys=True, default=repr)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
-
-
-def _exit_code(pid: int, seconds: float) -> int | None:
-    """Wait for a child, and return its exit code; kill it where it takes longer than that."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
