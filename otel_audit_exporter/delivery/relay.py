@@ -17,7 +17,7 @@ from otel_audit_exporter.delivery.backoff import BackoffState
 from otel_audit_exporter.delivery.channel import AnyStore, Lane
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.outbox.store import Entry, body_of, seq_of
-from otel_audit_exporter.runtime.fork_safety import register_fork_aware
+from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.log import logger
 
 BATCH_ROWS: Final = 2000
@@ -45,7 +45,7 @@ class Relay:
         self._told_closed_road = False
         self._begin()
         lane.wake = self.wake
-        register_fork_aware(self)
+        register_renewed(self)
 
     def _begin(self) -> None:
         self._thread: threading.Thread | None = None
@@ -100,12 +100,6 @@ class Relay:
             return True
         thread.join(max(deadline - time.monotonic(), 0.0))
         return not thread.is_alive()
-
-    def locks_before_store(self) -> tuple[()]:
-        """Nothing is held here over which a fork could trip."""
-        return ()
-
-    locks_after_store = locks_before_store
 
     def renew_after_fork(self) -> None:
         """In a forked child: no thread yet; the first event starts one."""

@@ -6,7 +6,6 @@ pipeline's own records, which are in the outbox before the SDK sees them, it onl
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 import weakref
@@ -30,6 +29,7 @@ from otel_audit_exporter.event.redaction import Redactor
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, MemoryDeadLetters, SqliteDeadLetterStore
 from otel_audit_exporter.outbox.directory import DEAD_LETTERS, Destination, OutboxDirectory
 from otel_audit_exporter.outbox.store import Entry
+from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.sinks.base import Sink, SinkError, deadline_after
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
@@ -74,7 +74,7 @@ class AuditExporter(LogRecordExporter):
         return exporter
 
     def _start(self, settings: Settings, *, strict: bool) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._settings = settings
         self._mapping = TableMapping(settings.columns, settings.column_defaults, settings.unmapped)
         self._mapping.tell_left_out(self._say_left_out)

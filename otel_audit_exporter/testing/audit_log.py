@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
@@ -18,6 +17,7 @@ from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.pipeline.configure import current_pipeline, replaced_pipeline
 from otel_audit_exporter.pipeline.exporters import InMemoryAuditExporter
 from otel_audit_exporter.pipeline.pipeline import UNLIMITED, AuditPipeline
+from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 
 _SHOWN_EVENTS: Final = 5
 _FIELD_NAMES: Final = frozenset(field.name for field in fields(AuditEvent))
@@ -43,7 +43,7 @@ class AuditLog:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._events: dict[str, AuditEvent] = {}
         self._stack = ExitStack()
 
