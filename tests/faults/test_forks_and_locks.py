@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from uuid import uuid4
 
 import pytest
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordExporter
 
 import otel_audit_exporter as audit
 from otel_audit_exporter import compat
@@ -147,6 +147,11 @@ class _Grown:
         """Do nothing, and as fast as can be."""
 
 
+def sdk_exporter() -> LogRecordExporter:
+    make: Callable[[], LogRecordExporter] = InMemoryLogRecordExporter
+    return make()
+
+
 @pytest.fixture
 def start(
     stack: Stack, audit_table: AuditTable, tmp_path: Path, bare_environment: None
@@ -158,7 +163,7 @@ def start(
             "fsync": lambda: {"exporter": "sqlite", "path": str(tmp_path / "audit.db"), "outbox": "fsync"},
             "console": lambda: {"exporter": "console"},
             "faulty": lambda: {"exporter": FaultySink(MemorySink())},
-            "forwarding": lambda: {"exporter": InMemoryLogRecordExporter()},
+            "forwarding": lambda: {"exporter": sdk_exporter()},
             "otlp": lambda: {"exporter": "otlp", "endpoint": receiver.endpoint},
             "postgres": lambda: {"exporter": "postgres", "dsn": stack.dsn(), "table": audit_table.name},
             "supabase": lambda: {

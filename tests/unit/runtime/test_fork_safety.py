@@ -48,7 +48,7 @@ class Locked(Part):
         self.lock = threading.Lock()
 
     def locks_before_store(self) -> list[fork_safety.Lock]:
-        return [self.lock]  # type: ignore[list-item]  # a lock's acquire has optional arguments
+        return [self.lock]
 
     def locks_after_store(self) -> tuple[()]:
         return ()
