@@ -5,8 +5,6 @@ It never raises and never waits: what cannot be recorded is logged and counted (
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Mapping
 from logging import CRITICAL, ERROR
 from typing import Any
@@ -16,6 +14,7 @@ from otel_audit_exporter.event.context import current_scope, overlay
 from otel_audit_exporter.observability.stats import AuditStats, stats_document
 from otel_audit_exporter.pipeline.configure import configure_audit, current_pipeline, say_once
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 from otel_audit_exporter.runtime.log import logger
 
 __all__ = ["get_audit_stats", "shutdown_audit_logger", "write_audit_log_async"]
@@ -24,19 +23,11 @@ __all__ = ["get_audit_stats", "shutdown_audit_logger", "write_audit_log_async"]
 class _Built:
     """The pipeline that the first call has built, and around what."""
 
-    lock = threading.Lock()
+    lock = ForkSafeLock()
     db: Any = None
     pipeline: AuditPipeline | None = None
     warned = False
     rejected = 0  # before there was any pipeline
-
-
-def _renew_lock_after_fork() -> None:
-    _Built.lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock_after_fork)
 
 
 def write_audit_log_async(db: Any, payload: Mapping[str, Any]) -> None:

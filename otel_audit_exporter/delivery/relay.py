@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from logging import ERROR
 from queue import SimpleQueue
 from typing import Final
@@ -17,7 +16,7 @@ from otel_audit_exporter.delivery.backoff import BackoffState
 from otel_audit_exporter.delivery.channel import AnyStore, Lane
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.outbox.store import Entry, body_of, seq_of
-from otel_audit_exporter.runtime.fork_safety import register_fork_aware
+from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.log import logger
 
 BATCH_ROWS: Final = 2000
@@ -45,12 +44,12 @@ class Relay:
         self._told_closed_road = False
         self._begin()
         lane.wake = self.wake
-        register_fork_aware(self)
+        register_renewed(self)
 
     def _begin(self) -> None:
         self._thread: threading.Thread | None = None
         self._assistants = [_Assistant(self._lane, number) for number in range(2, BACKLOG_SENDERS + 1)]
-        self._start_lock = threading.Lock()
+        self._start_lock = threading.RLock()  # also for a signal handler in the middle of a start
         self._wake = threading.Event()
         self._urgent = False
         self._refused_too = False
@@ -64,11 +63,14 @@ class Relay:
     def start(self) -> None:
         """Start the thread, once; where none can be started any more, the events are the next process's."""
         with self._start_lock:
-            if self._thread is None and not self._stopping:
-                thread = threading.Thread(target=self._run, name=f"otel-audit-relay-{self._lane.name}", daemon=True)
-                with suppress(RuntimeError):  # the interpreter is ending
-                    thread.start()
-                    self._thread = thread
+            thread = threading.Thread(target=self._run, name=f"otel-audit-relay-{self._lane.name}", daemon=True)
+            if self._thread is not None or self._stopping:
+                return
+            self._thread = thread  # before its start: a signal handler in the middle of that starts no second one
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter is ending
+                self._thread = None
 
     def wake(self) -> None:
         """Have the relay look at the outbox now, as far as its back-off allows."""
@@ -98,14 +100,11 @@ class Relay:
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return True
-        thread.join(max(deadline - time.monotonic(), 0.0))
+        try:
+            thread.join(max(deadline - time.monotonic(), 0.0))
+        except RuntimeError:  # called by a signal handler that has interrupted the thread's start
+            return False
         return not thread.is_alive()
-
-    def locks_before_store(self) -> tuple[()]:
-        """Nothing is held here over which a fork could trip."""
-        return ()
-
-    locks_after_store = locks_before_store
 
     def renew_after_fork(self) -> None:
         """In a forked child: no thread yet; the first event starts one."""

@@ -6,7 +6,6 @@ parsing (mapping.py).
 
 from __future__ import annotations
 
-import os
 import re
 import time
 import uuid
@@ -26,9 +25,9 @@ from otel_audit_exporter.event.fields import ACTOR_TYPES, FIELDS, INDEX, OUTCOME
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.json.parser import plain_json
 from otel_audit_exporter.event.serialization import UNSAID_JSON, assemble, split
+from otel_audit_exporter.runtime.fork_safety import call_in_child
 
-if hasattr(os, "register_at_fork"):  # a child must not draw the ids that its parent draws
-    os.register_at_fork(after_in_child=uuid_utils.reseed_rng)
+call_in_child(uuid_utils.reseed_rng)  # a child must not draw the ids that its parent draws
 
 Ids = Literal["uuid", "text"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
@@ -15,6 +14,7 @@ from opentelemetry import context as otel_context
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
 from otel_audit_exporter.event.audit_event import AuditEvent, parse_json
 from otel_audit_exporter.event.json.encoder import Encoder
+from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,7 +49,7 @@ class ScopeTree:
     __slots__ = ("lock", "version")
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = ForkSafeLock()
         self.version = 0
 
 

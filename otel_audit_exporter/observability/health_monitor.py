@@ -15,7 +15,7 @@ from typing import Final
 from otel_audit_exporter.errors import AuditError
 from otel_audit_exporter.observability.health import LEVELS, AuditHealth, Level
 from otel_audit_exporter.observability.stats import AuditStats
-from otel_audit_exporter.runtime.fork_safety import register_fork_aware
+from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.log import logger
 
 SAMPLE_SECONDS: Final = 10.0
@@ -60,7 +60,7 @@ class HealthMonitor:
         self._pause = min(max(cycle_seconds / 4, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
         self._on_change = on_change
         self._begin()
-        register_fork_aware(self)
+        register_renewed(self)
 
     def _begin(self) -> None:
         self._thread: threading.Thread | None = None
@@ -96,12 +96,6 @@ class HealthMonitor:
     def samples(self) -> tuple[Sample, ...]:
         """What was seen in the last hour, the oldest first."""
         return tuple(self._samples)
-
-    def locks_before_store(self) -> tuple[()]:
-        """Nothing is held here over which a fork could trip."""
-        return ()
-
-    locks_after_store = locks_before_store
 
     def renew_after_fork(self) -> None:
         """In a forked child: no thread yet; the first event starts one."""

@@ -19,7 +19,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,7 +29,7 @@ from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvid
 from otel_audit_exporter.event.fields import SCOPE_NAME
 from otel_audit_exporter.observability.health import LEVELS, AuditHealth
 from otel_audit_exporter.observability.stats import DeliveryCounters
-from otel_audit_exporter.runtime.fork_safety import register_fork_aware
+from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, register_renewed
 from otel_audit_exporter.runtime.log import logger
 
 _DURATION_BOUNDARIES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -170,22 +169,13 @@ class _Registry:
     """The pipelines of this process, and the providers that know the instruments already."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = ForkSafeLock()
         self.sources: list[_Source] = []
         self.providers: weakref.WeakSet[MeterProvider] = weakref.WeakSet()
-        register_fork_aware(self)
-
-    def locks_before_store(self) -> list[threading.Lock]:
-        """Return the lock that a fork must not find held."""
-        return [self.lock]
-
-    def locks_after_store(self) -> tuple[()]:
-        """There are no others."""
-        return ()
+        register_renewed(self)
 
     def renew_after_fork(self) -> None:
         """In a forked child: what the parent's earlier pipelines counted is the parent's."""
-        self.lock = threading.Lock()
         self.sources = [source for source in self.sources if source.pipeline() is not None]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from queue import SimpleQueue
 
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.outbox.store import OutboxFile
+from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, register_renewed
 from otel_audit_exporter.runtime.log import logger
 
 
@@ -15,19 +15,17 @@ class Housekeeper:
     """Checkpoints stores when they have grown. Its thread starts with the first one that has."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # also for a signal handler that audits in the middle of a call
-        self._begin()
+        self._lock = ForkSafeLock()
+        self.renew_after_fork()
+        register_renewed(self)
 
-    def _begin(self) -> None:
-        self._pid = os.getpid()
+    def renew_after_fork(self) -> None:
+        """In a forked child: no thread yet; the first store that has grown starts one."""
         self._thread: threading.Thread | None = None
         self._grown: SimpleQueue[OutboxFile] = SimpleQueue()
 
     def grown(self, store: OutboxFile) -> None:
         """Have ``store`` checkpointed soon; returns at once."""
-        if self._pid != os.getpid():
-            self._lock = threading.RLock()
-            self._begin()
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="otel-audit-housekeeper", daemon=True)

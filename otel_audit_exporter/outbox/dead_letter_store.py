@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from importlib import resources
 from typing import Any, Final, Protocol
 
 from otel_audit_exporter.errors import OutboxError
-from otel_audit_exporter.runtime.fork_safety import quiet
+from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, quiet, register_renewed
 
 logger: Final = logging.getLogger("otel_audit_exporter")
 _BUSY_SECONDS: Final = 10.0
@@ -260,8 +259,13 @@ class MemoryDeadLetters:
     """Dead letters in memory, beside an outbox in memory."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._events: dict[str, StoredDeadLetter] = {}
+        register_renewed(self)
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: forget them, they are the parent's."""
+        self._events = {}
 
     def park(self, events: Iterable[StoredDeadLetter]) -> None:
         with self._lock:

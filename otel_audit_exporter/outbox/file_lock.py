@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from otel_audit_exporter.runtime.fork_safety import call_in_child
+
 _PRIVATE: Final = 0o600
 
 
@@ -79,5 +81,4 @@ def _forget_all() -> None:
         lock.forget()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+call_in_child(_forget_all)

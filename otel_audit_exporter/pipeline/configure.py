@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from otel_audit_exporter.pipeline.factory import stored_letters as factory_lette
 from otel_audit_exporter.pipeline.intake import UNLIMITED
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.pipeline.sink_factories import SINK_FACTORIES
+from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 from otel_audit_exporter.runtime.process_exit import end_with_process
 from otel_audit_exporter.sinks.base import Sink
@@ -45,19 +45,11 @@ ExporterChoice = OneExporter | Sequence[OneExporter]
 class _Running:
     """The pipeline in force, and what it was made of."""
 
-    lock = threading.RLock()
+    lock = ForkSafeLock()
     pipeline: AuditPipeline | None = None
     made_of: tuple[Any, ...] | None = None
     repeats = RateLimitedLogger()  # for as long as there is none
     stand_in: Callable[[Settings], AuditPipeline] | None = None  # answers for configure_audit, in tests
-
-
-def _renew_lock_after_fork() -> None:
-    _Running.lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock_after_fork)
 
 
 def configure_audit(

@@ -6,7 +6,6 @@ pipeline's own records, which are in the outbox before the SDK sees them, it onl
 
 from __future__ import annotations
 
-import threading
 import time
 import weakref
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.event.log_record import AuditLogRecord, event_arguments_from, is_audit_record, raw_body
 from otel_audit_exporter.outbox.store import Entry
 from otel_audit_exporter.pipeline.factory import ExporterParts, SinkFactory, build_parts, read_options
+from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.sinks.base import Sink, deadline_after
 from otel_audit_exporter.table.mapping import TableMapping
@@ -61,7 +61,7 @@ class AuditExporter(LogRecordExporter):
             self._start(build_parts(factory, settings, strict=True))
 
     def _start(self, parts: ExporterParts) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._parts = parts
         self._lane, self._relay, self._rules = parts.lane, parts.relay, parts.rules
         self._owned = False

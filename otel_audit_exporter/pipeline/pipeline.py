@@ -21,7 +21,7 @@ from otel_audit_exporter.observability.stats import AuditStats, DeliveryCounters
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.intake import EventIntake
 from otel_audit_exporter.runtime.call_thread import CallThread
-from otel_audit_exporter.runtime.fork_safety import Lock, register_fork_aware
+from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.runtime.process_exit import end_with_multiprocessing_child
 from otel_audit_exporter.sinks.base import deadline_after
@@ -57,7 +57,7 @@ class AuditPipeline(EventIntake):
             cycle_seconds=self._primary.lane.options.cycle_seconds,
             on_change=settings.on_health_change,
         )
-        register_fork_aware(self)
+        register_renewed(self)
         self._metrics = observe(self, meter_provider)
         for exporter in self._exporters:
             exporter.lane.on_write = self._metrics.write_recorder(exporter.lane.name)
@@ -192,14 +192,6 @@ class AuditPipeline(EventIntake):
         self.shutdown()
 
     # --- forks --------------------------------------------------------------------------------------------------
-
-    def locks_before_store(self) -> list[Lock]:
-        """Return the lock that a fork must not find held."""
-        return [self._lock]
-
-    def locks_after_store(self) -> tuple[()]:
-        """There are no others."""
-        return ()
 
     def renew_after_fork(self) -> None:
         """In a forked child: begin anew at the first event."""

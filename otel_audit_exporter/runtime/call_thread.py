@@ -6,13 +6,13 @@ thread is started at configuration: in an ``atexit`` handler none can be started
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from typing import Any
 
+from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.log import logger
 
 Work = tuple[Iterable[Callable[[], Any]], threading.Event]
@@ -21,24 +21,30 @@ Work = tuple[Iterable[Callable[[], Any]], threading.Event]
 class CallThread:
     """Runs the SDK's slow calls one after the other."""
 
+    _work: SimpleQueue[Work | None]
+
     def __init__(self) -> None:
         self._start()
+        register_renewed(self)
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: there is no thread; the next call starts one."""
+        self._ended = True
+        self._work = SimpleQueue()
 
     def _start(self) -> None:
-        self._pid = os.getpid()
         self._ended = False
-        self._work: SimpleQueue[Work | None] = SimpleQueue()
+        self._work = SimpleQueue()
         threading.Thread(target=self._serve, args=(self._work,), name="otel-audit-sdk", daemon=True).start()
 
     def end(self) -> None:
         """End the thread, after what it was asked for."""
-        if self._pid == os.getpid():
-            self._ended = True
-            self._work.put(None)
+        self._ended = True
+        self._work.put(None)
 
     def run(self, calls: Iterable[Callable[[], Any]], deadline: float) -> bool:
         """Have ``calls`` made; False where they are not through at ``deadline`` (they go on)."""
-        if self._ended or self._pid != os.getpid():
+        if self._ended:
             try:
                 self._start()
             except RuntimeError:  # a process that is ending: the outbox has what the SDK's queue had

@@ -1,12 +1,35 @@
-"""Forks: every lock of ours is taken before one, and everything of the parent's is forgotten in the child."""
+"""Forks: the one registry of what has to survive a fork.
+
+There are three ways in. A lock whose state is of no use in a child is a :class:`ForkSafeLock`, which is free in every
+new process. An object that has to begin anew is registered with :func:`register_renewed`, a module's function with
+:func:`call_in_child`. An object whose data must not be copied in the middle of a change is registered with
+:func:`register_fork_aware`: the fork waits for its locks.
+
+The order of locks, from the outside to the inside. Whoever holds one of them takes only those below it:
+
+1. ``compat._Built.lock``, then ``pipeline.configure._Running.lock``
+2. ``AuditPipeline._lock``, ``AuditExporter._lock``
+3. the lock of each ``SQLiteSink`` (``slow``: held for as long as a transaction takes, so a fork takes it first)
+4. the state lock of each ``Lane``
+5. the file locks of outbox directories, between processes
+6. ``quiet``, around the opening, closing and checkpointing of SQLite files
+7. the lock of each outbox store
+8. the lock of each ``DeliveryCounters``
+
+A fork takes 3, 4, 6, 7 and 8, in this order. Every other lock of the package is a leaf: whoever holds it takes no
+other one of ours. ``tests/faults/test_forks_and_locks.py`` has the list of all locks.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, Protocol
+
+from otel_audit_exporter.runtime.log import logger
 
 
 class Lock(Protocol):
@@ -21,8 +44,16 @@ class Lock(Protocol):
         ...
 
 
-class ForkAware(Protocol):
-    """Something with locks and connections that a fork must not tear."""
+class Renewable(Protocol):
+    """Something that begins anew in a forked child."""
+
+    def renew_after_fork(self) -> None:
+        """In the child: make new locks and forget the parent's connections. May be called more than once."""
+        ...
+
+
+class ForkAware(Renewable, Protocol):
+    """Something that a fork must not copy in the middle of a change."""
 
     def locks_before_store(self) -> Iterable[Lock]:
         """Return the locks under which ``quiet`` may be taken."""
@@ -32,46 +63,161 @@ class ForkAware(Protocol):
         """Return the locks that may be taken under ``quiet``, asked for when the outer ones are held."""
         ...
 
-    def renew_after_fork(self) -> None:
-        """In the child: make new locks and forget the parent's connections."""
-        ...
 
+class _Process:
+    """What is known of the process that runs this: made anew in each."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # for the registry and for the renewal of single locks
+        self.forking = threading.RLock()  # one fork at a time
+        self.taken: list[Lock] = []
+
+
+class _Turn:
+    """The renewal in one process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.has_begun = False
+
+
+class ForkSafeLock:
+    """A re-entrant lock that is free in a forked child, whoever held it in the parent.
+
+    For what is whole at every instant, or made anew in the child: a fork does not wait for this lock.
+    """
+
+    __slots__ = ("_lock", "_process")
+
+    def __init__(self) -> None:
+        self._process = _process
+        self._lock = threading.RLock()
+
+    def acquire(self) -> bool:
+        """Take it."""
+        process = _process
+        if self._process is not process:
+            with process.lock:
+                if self._process is not process:
+                    self._lock = threading.RLock()
+                    self._process = process
+        return self._lock.acquire()
+
+    def release(self) -> None:
+        """Give it back."""
+        with suppress(RuntimeError):  # forked while it was held here: the child's lock is another one
+            self._lock.release()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+
+_process = _Process()
+_pid = os.getpid()  # of the process for which everything here is renewed
+_turns: Final[dict[int, _Turn]] = {}
+_slow: Final[weakref.WeakSet[ForkAware]] = weakref.WeakSet()
+_held_still: Final[weakref.WeakSet[ForkAware]] = weakref.WeakSet()
+_renewed: Final[weakref.WeakSet[Renewable]] = weakref.WeakSet()
+_calls: Final[list[Callable[[], object]]] = []
 
 # Held by whoever opens, closes or checkpoints a SQLite file on a thread of ours: a fork in the middle of that would
 # leave SQLite's own locks held in the child for ever.
-quiet: Final = threading.RLock()
-_known: Final[weakref.WeakSet[ForkAware]] = weakref.WeakSet()
-_taken: list[Lock] = []
+quiet: Final = ForkSafeLock()
 
 
-def register_fork_aware(thing: ForkAware) -> None:
-    """Have ``thing`` held still around every fork of this process."""
-    _known.add(thing)
+def register_fork_aware(thing: ForkAware, *, slow: bool = False) -> None:
+    """Have every fork of this process wait for the locks of ``thing``, and ``thing`` renewed in the child.
+
+    ``slow``: its locks can be held for long. A fork takes those first, while it holds up nobody else. ``thing`` is
+    not kept alive.
+    """
+    with _process.lock:
+        (_slow if slow else _held_still).add(thing)
+        _renewed.add(thing)
+
+
+def register_renewed(thing: Renewable) -> None:
+    """Have ``thing`` renewed in every forked child. It is not kept alive."""
+    with _process.lock:
+        _renewed.add(thing)
+
+
+def call_in_child(function: Callable[[], object]) -> None:
+    """Have ``function`` called in every forked child, before any object is renewed."""
+    with _process.lock:
+        _calls.append(function)
+
+
+def current_process() -> object:
+    """Return a token of this process: a forked child has another one than its parent."""
+    renew_if_forked()
+    return _process
+
+
+def renew_if_forked() -> bool:
+    """Do what the hooks of a fork do where it ran none (a fork in C, as uWSGI's); tell whether that was so.
+
+    It costs one ``getpid``. In each process only the first call renews; others wait for it.
+    """
+    pid = os.getpid()
+    return pid != _pid and _renew(pid)
 
 
 def _before() -> None:
-    things = list(_known)
-    _take(lock for thing in things for lock in thing.locks_before_store())
+    _process.forking.acquire()
+    with _process.lock:  # not held below: whoever holds one of the others may be registering something
+        slow, things = list(_slow), list(_held_still)
+    everything = [*slow, *things]
+    _take(lock for thing in everything for lock in thing.locks_before_store())
     _take([quiet])
-    _take(lock for thing in things for lock in thing.locks_after_store())
+    _take(lock for thing in everything for lock in thing.locks_after_store())
 
 
 def _take(locks: Iterable[Lock]) -> None:
     for lock in locks:
         lock.acquire()
-        _taken.append(lock)
+        _process.taken.append(lock)
 
 
 def _after_in_parent() -> None:
-    while _taken:
-        _taken.pop().release()
+    while _process.taken:
+        _process.taken.pop().release()
+    _process.forking.release()
 
 
 def _after_in_child() -> None:
-    quiet.release()  # the thread that took it is the one that goes on here
-    _taken.clear()
-    for thing in list(_known):
-        thing.renew_after_fork()
+    # The hook before the fork may not have run (uWSGI calls only those of the child), so nothing is released here.
+    global _pid
+    _pid = -1  # whatever the new one is: in a namespace of its own it can be the parent's
+    _turns.clear()
+    _renew(os.getpid())
+
+
+def _renew(pid: int) -> bool:
+    """Renew everything, once in a process: others wait until it is done. Tell whether it was done here."""
+    global _pid
+    turn = _turns.setdefault(pid, _Turn())  # atomic, as no lock of the parent's can be trusted here
+    with turn.lock:
+        if turn.has_begun or pid == _pid:
+            return False
+        turn.has_begun = True
+        _renew_everything()
+        _pid = pid
+        _turns.clear()
+    return True
+
+
+def _renew_everything() -> None:
+    global _process
+    _process = _Process()
+    for call in [*_calls, *(thing.renew_after_fork for thing in list(_renewed))]:
+        try:
+            call()
+        except Exception as error:  # the others have to be renewed all the same
+            logger.error("audit: a forked child could not begin anew: %s", type(error).__name__, exc_info=error)
 
 
 if hasattr(os, "register_at_fork"):

@@ -12,6 +12,8 @@ import weakref
 from types import FrameType
 from typing import Final, Protocol
 
+from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, call_in_child
+
 
 class ProcessExitHook(Protocol):
     """Something that delivers what it can when the process ends."""
@@ -23,7 +25,7 @@ class ProcessExitHook(Protocol):
 
 _endable: Final[weakref.WeakSet[ProcessExitHook]] = weakref.WeakSet()
 _terminating = False
-_ending = threading.Lock()  # held by whoever ends things, so that the interpreter's exit waits for SIGTERM's thread
+_ending = ForkSafeLock()  # held by whoever ends things, so that the interpreter's exit waits for SIGTERM's thread
 
 
 def end_with_process(thing: ProcessExitHook, *, on_sigterm: bool) -> None:
@@ -92,11 +94,9 @@ def _signal_main_thread() -> None:
 
 
 def _in_child() -> None:
-    global _terminating, _ending
+    global _terminating
     _terminating = False
-    _ending = threading.Lock()
 
 
 atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+call_in_child(_in_child)

@@ -11,7 +11,6 @@ import re
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ import orjson
 
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.json.parser import NOT_JSON, JsonNumber, parse_json
+from otel_audit_exporter.runtime.fork_safety import Lock, register_fork_aware
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, not_stored, seconds_left
 from otel_audit_exporter.sinks.verdict import OUT_OF_TIME, Fault, Verdict
 
@@ -72,7 +72,7 @@ class SQLiteSink:
         self._file: tuple[int, int] | None = None
         self._inherited: list[sqlite3.Connection] = []
         self._lock = threading.RLock()
-        _SINKS.add(self)
+        register_fork_aware(self, slow=True)
 
     @property
     def target(self) -> str:
@@ -103,6 +103,17 @@ class SQLiteSink:
         """Close the file; a later insert opens it again."""
         with self._lock:
             self._disconnect()
+
+    # SQLite keeps the state of its locks in the process's memory: a child forked in the middle of a transaction
+    # would take the parent's lock for its own, and write beside it. So a fork waits until no sink is writing.
+
+    def locks_before_store(self) -> list[Lock]:
+        """Return the lock that is held while the sink writes."""
+        return [self._lock]
+
+    def locks_after_store(self) -> tuple[()]:
+        """There are no others."""
+        return ()
 
     def renew_after_fork(self) -> None:
         """Forget the parent's connection, which stays open: closing it here could free the parent's locks."""
@@ -312,24 +323,3 @@ def _error_name(error: sqlite3.Error) -> str:
 
 def _is_busy(error: sqlite3.Error) -> bool:
     return _error_name(error).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
-
-
-# SQLite keeps the state of its locks in the process's memory: a child forked in the middle of a transaction
-# would take the parent's lock for its own, and write beside it. So a fork waits until no sink is writing.
-_SINKS: Final[weakref.WeakSet[SQLiteSink]] = weakref.WeakSet()
-_HELD: Final[list[Any]] = []
-
-
-def _hold() -> None:
-    for sink in sorted(_SINKS, key=id):
-        sink._lock.acquire()
-        _HELD.append(sink._lock)
-
-
-def _let_go() -> None:
-    while _HELD:
-        _HELD.pop().release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_let_go)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
@@ -19,6 +18,7 @@ from otel_audit_exporter.pipeline.configure import current_pipeline, replaced_pi
 from otel_audit_exporter.pipeline.exporters import InMemoryAuditExporter
 from otel_audit_exporter.pipeline.intake import UNLIMITED
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 
 _SHOWN_EVENTS: Final = 5
 _FIELD_NAMES: Final = frozenset(field.name for field in fields(AuditEvent))
@@ -44,7 +44,7 @@ class AuditLog:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._events: dict[str, AuditEvent] = {}
         self._stack = ExitStack()
 

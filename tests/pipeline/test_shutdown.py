@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -190,3 +191,40 @@ print(os.waitstatus_to_exitcode(os.wait()[1]), pipeline.exporters[0].lane.adopt_
 """
     assert run_python(program, PYTHONPATH=os.fspath(PROJECT)) == "0 1 True\n"
     assert len(sqlite_rows("t.db")) == 1
+
+
+# A forked child, whose first event starts the thread that delivers: the signal comes before or after it is started.
+_TERMINATED_IN_A_START = """
+import os, signal, sys, threading, time
+from otel_audit_exporter import audit_event, configure_audit, shutdown_audit
+
+configure_audit("sqlite", path="t.db")
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+
+def handler(signum, frame):
+    begin = time.monotonic()
+    shutdown_audit(1000)
+    print("took no longer" if time.monotonic() - begin < 20 else "took too long", flush=True)
+    os._exit(0)
+
+def start(thread):
+    interrupts = thread.name.startswith("otel-audit-relay")
+    if interrupts and "{moment}" == "before":
+        signal.raise_signal(signal.SIGTERM)
+    started(thread)
+    if interrupts:
+        signal.raise_signal(signal.SIGTERM)
+
+started, threading.Thread.start = threading.Thread.start, start
+signal.signal(signal.SIGTERM, handler)
+signal.alarm(40)
+audit_event("x", entity_type="t", entity_id="{entity}", yacht_id="{entity}", user_id="{entity}")
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_signal_handler_in_the_middle_of_a_threads_start_shuts_down_in_time(moment: str) -> None:
+    program = _TERMINATED_IN_A_START.replace("{moment}", moment).replace("{entity}", str(uuid4()))
+    assert run_python(program).split("\n")[0] == "took no longer"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable
 
@@ -28,15 +30,19 @@ def in_threads(tasks: list[Callable[[], object]]) -> None:
     assert not errors, errors
 
 
-def run_in_child(task: Callable[[], object]) -> bool:
-    """Run a task in a forked child; False where it raised."""
+def run_in_child(task: Callable[[], object], seconds: int = 0) -> bool:
+    """Run a task in a forked child; False where it raised, or did not end within ``seconds`` (0: no limit)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: the process has threads
         pid = os.fork()
     if pid == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(seconds)
         try:
             task()
             os._exit(0)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(1)
     return os.waitpid(pid, 0)[1] == 0

@@ -6,7 +6,6 @@ that stores the same (postgres_copy.py).
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 import orjson
 
 from otel_audit_exporter.event.joined import json_array
+from otel_audit_exporter.runtime.fork_safety import register_renewed, renew_if_forked
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, not_stored, seconds_left, unproved
 from otel_audit_exporter.sinks.dns import Resolver
 from otel_audit_exporter.sinks.postgres.copy import TABLE_CHANGED, Copy, copy_for
@@ -145,6 +145,7 @@ class PostgresSink:
         self._copy_again_at = 0.0
         self._inherited: list[object] = []
         self._start()
+        register_renewed(self)
 
     @property
     def target(self) -> str:
@@ -157,8 +158,7 @@ class PostgresSink:
         """Store every row whose key is not there yet, in one statement and one transaction."""
         if not rows:
             return
-        if os.getpid() != self._pid:
-            self.renew_after_fork()
+        renew_if_forked()
         copied = self._copy_rows(rows, deadline) if len(rows) >= COPY_ROWS else _Copied()
         if copied.count == len(rows):
             return
@@ -182,7 +182,6 @@ class PostgresSink:
         return f"<PostgresSink {self.target}>"
 
     def _start(self) -> None:
-        self._pid = os.getpid()
         self._resolver = Resolver()
         self._open: set[PgConnection] = set()
         self._idle: deque[PgConnection] = deque()

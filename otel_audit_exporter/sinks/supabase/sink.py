@@ -21,6 +21,7 @@ from urllib.parse import quote
 import orjson
 
 from otel_audit_exporter.event.joined import json_array
+from otel_audit_exporter.runtime.fork_safety import register_renewed, renew_if_forked
 from otel_audit_exporter.sinks.base import SinkError, not_stored, seconds_left, unproved
 from otel_audit_exporter.sinks.dns import run_aside
 from otel_audit_exporter.sinks.supabase.id_lookup import found_in, ids_of, questions, quoted_list, total_in
@@ -175,7 +176,7 @@ class SupabaseSink:
         self._rest: RestSession | None = None
         self._inherited: list[RestSession] = []
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        register_renewed(self)
 
     @property
     def target(self) -> str:
@@ -185,8 +186,7 @@ class SupabaseSink:
         """Store every row whose key is not there yet, in one request and one transaction."""
         if not rows:
             return
-        if os.getpid() != self._pid:
-            self.renew_after_fork()
+        renew_if_forked()
         credentials = self._credentials(deadline)
         with self._connected() as rest:
             talk = RestRequest(rest, credentials, deadline)
@@ -208,7 +208,6 @@ class SupabaseSink:
     def renew_after_fork(self) -> None:
         """Forget the parent's connections, which stay referenced so that nothing closes them."""
         self._lock = threading.Lock()
-        self._pid = os.getpid()
         if isinstance(self._token, TokenProvider):
             self._token = TokenProvider(self._token.ask)
         if self._rest is not None:
