@@ -523,14 +523,23 @@ def _fit_batch_to_queue(values: dict[str, Any], sources: Mapping[str, str]) -> l
 
 
 def default_outbox_dir(environ: Mapping[str, str] | None = None) -> str:
-    """Return the directory for outboxes where none was named: systemd's state directory, else the user's."""
+    """Return the directory for outboxes where none was named: systemd's state directory, else the user's.
+
+    Raises :class:`AuditConfigurationError` where the user has no home directory.
+    """
     environ = os.environ if environ is None else environ
     state = environ.get("STATE_DIRECTORY", "").split(":")[0]
     if state:
         return os.path.join(state, "otel_audit_exporter")
     import platformdirs
 
-    return platformdirs.user_state_dir("otel_audit_exporter", appauthor=False)
+    try:
+        return platformdirs.user_state_dir("otel_audit_exporter", appauthor=False)
+    except RuntimeError:
+        raise AuditConfigurationError(
+            "OTEL_AUDIT_OUTBOX_DIR is not set, and the user has no home directory (no HOME, no entry in the password "
+            "database): set OTEL_AUDIT_OUTBOX_DIR to a directory for the outbox, or OTEL_AUDIT_OUTBOX=memory"
+        ) from None
 
 
 def settings_table() -> str:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from otel_audit_exporter.delivery.channel import Lane, Ticket, Waiter
+from otel_audit_exporter.delivery.relay import delivers_here
 from otel_audit_exporter.errors import AuditDeliveryError
 
 ReceiptState = Literal["pending", "stored", "parked", "rejected"]
@@ -61,13 +62,15 @@ class PendingReceipt:
         """Have what is queued sent, wait until the row is in the table, and return the receipt.
 
         ``timeout`` in seconds; None: no limit. Raises :class:`AuditDeliveryError` where the event is parked, or
-        still pending when the time is up: it stays in the outbox and will still be delivered.
+        still pending when the time is up: it stays in the outbox and will still be delivered. On a thread that
+        delivers (in a logging handler, say) it does not wait.
         """
         if self._lane is None or self._ticket is None:
             raise AuditDeliveryError(self.record_id, "rejected", "the outbox refused the event")
         waiter = Waiter()
         try:
             self._lane.watch(self._ticket, waiter)
+            timeout = 0 if delivers_here() else timeout
             self._wait(self._lane, waiter, None if timeout is None else time.monotonic() + timeout)
         finally:
             self._lane.unwatch(self._ticket, waiter)

@@ -10,7 +10,7 @@ from logging import ERROR
 from queue import SimpleQueue
 from typing import Final
 
-from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, set_value
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, create_key, get_value, set_value
 
 from otel_audit_exporter.delivery.backoff import BackoffState
 from otel_audit_exporter.delivery.channel import AnyStore, Lane
@@ -27,6 +27,7 @@ BATCH_BYTES: Final = 4 * 2**20
 BACKLOG_SENDERS: Final = 4  # batches of a large backlog under way at once
 ADOPT_SECONDS: Final = 60.0
 _IDLE_SECONDS: Final = 1.0
+_DELIVERS: Final = create_key("otel-audit-delivers")
 
 
 class Relay:
@@ -244,7 +245,12 @@ def _said_of(error: BaseException) -> str:
 
 def be_untraced() -> None:
     """Have no instrumentation record what this thread sends, as the SDK has it for its own."""
-    attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+    attach(set_value(_DELIVERS, True, set_value(_SUPPRESS_INSTRUMENTATION_KEY, True)))
+
+
+def delivers_here() -> bool:
+    """Tell whether this thread delivers: it must not wait for a delivery, in a logging handler that audits, say."""
+    return get_value(_DELIVERS) is True
 
 
 class _Backlog:

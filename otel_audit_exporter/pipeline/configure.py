@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -190,6 +191,7 @@ def _install(
     build: Callable[[list[AuditExporter], Settings], AuditPipeline],
 ) -> AuditPipeline:
     _refuse_green_threads()
+    _refuse_process_without_threads()
     arguments = expand_client(arguments)
     name = exporter if isinstance(exporter, str) else None
     settings = load_settings({"exporter": name, **arguments})
@@ -231,6 +233,18 @@ def _refuse_green_threads() -> None:
                 f"{name} has patched Python's threads, with which this library does not work: "
                 "use threads or asyncio (gunicorn's gthread or uvicorn's worker)"
             )
+
+
+def _refuse_process_without_threads() -> None:
+    """Raise where no thread can be started: the main thread has ended, or a sub-interpreter may have none."""
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(int).result()
+    except RuntimeError as error:
+        raise AuditConfigurationError(
+            f"no thread can be started here ({error}): call configure_audit() before the main thread ends, in an "
+            "interpreter that may start threads"
+        ) from None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ class SinkFactory:
 
     def folders(self, settings: Settings) -> list[OutboxDirectory]:
         """Return the folders of this destination in the outbox directory, the one to write to first."""
-        root = settings.outbox_dir or default_outbox_dir()
+        # Absolute, for the process or a forked child of it may change its directory.
+        root = os.path.abspath(settings.outbox_dir or default_outbox_dir())
         places = dict.fromkeys((self.place(settings), ""))  # what waited for the place to be known, too
         return [
             OutboxDirectory(root, Destination(self.name, place, settings.schema, settings.table)) for place in places

@@ -15,6 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from otel_audit_exporter.config.settings import Settings
 from otel_audit_exporter.delivery.channel import Ticket, Waiter
 from otel_audit_exporter.delivery.receipts import PendingReceipt
+from otel_audit_exporter.delivery.relay import delivers_here
 from otel_audit_exporter.errors import AuditError, AuditEventError, AuditShutdownError, OutboxError
 from otel_audit_exporter.event.audit_event import AuditEvent, EncodedEvent
 from otel_audit_exporter.event.context import current_scope, overlay
@@ -155,7 +156,7 @@ class EventIntake:
         for exporter in self._exporters[1:]:
             exporter.relay.wake()
         lane = self._primary.lane
-        if lane.closed or not lane.gate.is_open or lane.attempts_ended == self._waited_in_vain_at:
+        if delivers_here() or lane.closed or not lane.gate.is_open or lane.attempts_ended == self._waited_in_vain_at:
             self._primary.relay.wake()
             return
         ticket = tickets[lane.name]

@@ -14,6 +14,7 @@ from opentelemetry.sdk._logs import LogRecordProcessor
 
 from otel_audit_exporter.config.settings import Settings
 from otel_audit_exporter.delivery.dead_letters import DeadLetters
+from otel_audit_exporter.delivery.relay import delivers_here
 from otel_audit_exporter.observability.health import AuditHealth, combine
 from otel_audit_exporter.observability.health_monitor import HealthMonitor, Sample
 from otel_audit_exporter.observability.metrics import observe
@@ -135,7 +136,7 @@ class AuditPipeline(EventIntake):
 
         ``None`` is no limit, as in the SDK.
         """
-        deadline = deadline_after(timeout_millis)
+        deadline = deadline_after(0 if delivers_here() else timeout_millis)
         if self._attached:
             self._sdk.run([processor.force_flush for processor in self._processors[:1]], deadline)
         for secondary in self._exporters[1:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -185,6 +186,10 @@ class ConsoleSinkFactory(SinkFactory):
 
     name = "console"
     adopts = False
+
+    def missing(self, settings: Settings) -> str | None:
+        closed = sys.stdout is None or getattr(sys.stdout, "closed", False)
+        return "standard output is closed: leave it open, or choose another exporter" if closed else None
 
     def make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
         from otel_audit_exporter.sinks.console import ConsoleSink

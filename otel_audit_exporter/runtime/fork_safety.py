@@ -8,7 +8,7 @@ new process. An object that has to begin anew is registered with :func:`register
 The order of locks, from the outside to the inside. Whoever holds one of them takes only those below it:
 
 1. ``compat._Built.lock``, then ``pipeline.configure._Running.lock``
-2. ``AuditPipeline._lock``, ``AuditExporter._lock``
+2. ``EventIntake._lock`` (the pipeline's), ``AuditExporter._lock``
 3. the lock of each ``SQLiteSink`` (``slow``: held for as long as a transaction takes, so a fork takes it first)
 4. the state lock of each ``Lane``
 5. the file locks of outbox directories, between processes

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from types import FrameType
 from typing import Final, Protocol
 
@@ -34,7 +35,8 @@ def end_with_process(thing: ProcessExitHook, *, on_sigterm: bool) -> None:
     end_with_multiprocessing_child()
     is_main = threading.current_thread() is threading.main_thread()
     if on_sigterm and is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _on_sigterm)
+        with suppress(ValueError):  # in a sub-interpreter, which gets no signals
+            signal.signal(signal.SIGTERM, _on_sigterm)
 
 
 def end_with_multiprocessing_child() -> None:
@@ -68,6 +70,8 @@ def _on_sigterm(signum: int, frame: FrameType | None) -> None:
 def _die() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGTERM)
+    if os.getpid() == 1:  # the first process of a container, for which the kernel ignores the default action
+        os._exit(128 + signal.SIGTERM)
 
 
 def _at_exit() -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, Final
 
 from otel_audit_exporter.event.audit_event import parse_json
 from otel_audit_exporter.event.fields import FIELDS, JSON_FIELDS
 from otel_audit_exporter.event.serialization import split
+from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
+
+_CLOSED: Final = Verdict(Fault.CONFIGURATION, remedy="leave standard output open, or choose another exporter")
 
 
 class ConsoleSink:
@@ -27,6 +31,8 @@ class ConsoleSink:
         """Print the events."""
         text = "".join(f"{self._line(_fragments(body))}\n" for body in rows)
         out = self._out or sys.stdout
+        if out is None or getattr(out, "closed", False):
+            raise SinkError(_CLOSED, "standard output is closed")
         with self._lock:
             try:
                 out.write(text)

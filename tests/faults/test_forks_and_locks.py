@@ -56,7 +56,7 @@ LOCKS: Final[dict[str, tuple[str, Callable[[audit.AuditPipeline], Any], bool]]] 
     "outbox.store.OutboxFile.lock": ("sqlite", lambda pipeline: lane_of(pipeline).own.lock, True),
     "pipeline.configure._Running.lock": ("memory", lambda pipeline: configure._Running.lock, False),
     "pipeline.exporter.AuditExporter._lock": ("memory", lambda pipeline: pipeline.exporters[0]._lock, False),
-    "pipeline.pipeline.AuditPipeline._lock": ("memory", lambda pipeline: pipeline._lock, False),
+    "pipeline.intake.EventIntake._lock": ("memory", lambda pipeline: pipeline._lock, False),
     "runtime.fork_safety._Process.forking": ("memory", lambda pipeline: fork_safety._process.forking, True),
     "runtime.fork_safety._Process.lock": ("memory", lambda pipeline: fork_safety._process.lock, True),
     "runtime.fork_safety.quiet": ("sqlite", lambda pipeline: fork_safety.quiet, True),

@@ -10,8 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit_exporter import AuditPipeline, audit_event, configure_audit, get_audit_stats
+from otel_audit_exporter import (
+    AuditDeliveryError,
+    AuditPipeline,
+    audit_event,
+    configure_audit,
+    flush_audit,
+    get_audit_stats,
+)
 from otel_audit_exporter.sinks.memory import MemorySink
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from otel_audit_exporter.testing import FaultySink
 from tests.stack import AuditTable, Stack, faults
 from tests.stack.faults import Delay, Hang, Place
@@ -145,3 +153,30 @@ def test_a_sink_that_is_not_there_yet_gets_the_events_later(tmp_path: Path) -> N
     path.parent.mkdir()
     receipt.result(30)
     assert [row["id"] for row in sqlite_rows(path)] == [receipt.record_id]
+
+
+def test_a_logging_handler_that_audits_does_not_make_the_delivery_wait_for_itself() -> None:
+    an_hour = 3_600_000
+    sink = FaultySink(MemorySink())
+    sink.fail_next(Verdict(Fault.CONFIGURATION))
+    pipeline = configure_audit(sink, mode="sync", export_timeout_millis=an_hour)
+    states: list[str] = []
+
+    class Auditing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            receipt = audit_event(**arguments(action="log_error"))
+            with pytest.raises(AuditDeliveryError):
+                receipt.result()
+            assert not flush_audit(None)
+            states.append(receipt.state)
+
+    handler, logger = Auditing(logging.ERROR), logging.getLogger("otel_audit_exporter")
+    logger.addHandler(handler)
+    try:
+        audit_event(**arguments())
+        wait_until(lambda: bool(states), "the handler has audited")
+    finally:
+        logger.removeHandler(handler)
+    assert states == ["pending"]
+    assert flush_audit(60_000)
+    assert pipeline.stats().succeeded == 2

@@ -285,6 +285,14 @@ class TestOutboxDirectory:
         assert found.name == "otel_audit_exporter"
         assert found.is_relative_to(tmp_path)
 
+    def test_a_user_without_a_home_is_asked_to_name_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def no_home(*args: object, **kwargs: object) -> str:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr("platformdirs.user_state_dir", no_home)
+        with pytest.raises(AuditConfigurationError, match="OTEL_AUDIT_OUTBOX_DIR"):
+            default_outbox_dir({})
+
 
 def test_the_readme_s_table_has_every_argument_and_variable() -> None:
     table = settings_table()
