@@ -20,7 +20,8 @@ from otel_audit_exporter.pipeline.configure import current_pipeline
 from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
 from otel_audit_exporter.pipeline.factory import make_mapping, make_rules
 from otel_audit_exporter.sinks.base import not_stored
-from otel_audit_exporter.sinks.verdict import Fault, classify_sqlstate, describe_sqlstate
+from otel_audit_exporter.sinks.sqlstate_rules import classify_sqlstate, describe_sqlstate
+from otel_audit_exporter.sinks.verdict import Fault
 
 if TYPE_CHECKING:
     from datetime import datetime

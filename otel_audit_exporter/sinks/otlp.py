@@ -23,7 +23,8 @@ from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
 from otel_audit_exporter.sinks.forwarding import ForwardingSink
-from otel_audit_exporter.sinks.verdict import CUT_OFF, OUT_OF_TIME, UNREACHABLE, Fault, Verdict, parse_retry_after
+from otel_audit_exporter.sinks.http_rules import parse_retry_after
+from otel_audit_exporter.sinks.verdict import CUT_OFF, OUT_OF_TIME, UNREACHABLE, Fault, Verdict
 
 # Credentials that another package brings come as a session of its own: then nothing can be looked at.
 _CREDENTIAL_PROVIDERS: Final = (

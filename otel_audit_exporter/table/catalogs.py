@@ -18,8 +18,9 @@ import orjson
 from otel_audit_exporter.config.settings import Settings
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.sinks.sqlstate_rules import classify_sqlstate, describe_sqlstate
 from otel_audit_exporter.sinks.supabase.id_lookup import quoted_list
-from otel_audit_exporter.sinks.verdict import Fault, Verdict, classify_sqlstate, describe_sqlstate
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from otel_audit_exporter.table.compatibility import CheckReport, Column, ColumnMapping, TableDescription
 from otel_audit_exporter.table.mapping import TableMapping
 from otel_audit_exporter.table.target import table_exporter

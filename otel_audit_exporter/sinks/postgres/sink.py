@@ -23,16 +23,8 @@ from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, not_stored, 
 from otel_audit_exporter.sinks.dns import Resolver
 from otel_audit_exporter.sinks.postgres.copy import TABLE_CHANGED, Copy, copy_for
 from otel_audit_exporter.sinks.postgres.statements import DESCRIBE_TABLE, Insert, ShapeError, Statements, TableShape
-from otel_audit_exporter.sinks.verdict import (
-    CUT_OFF,
-    OUT_OF_TIME,
-    UNIQUE_VIOLATION,
-    UNREACHABLE,
-    Fault,
-    Verdict,
-    classify_sqlstate,
-    describe_sqlstate,
-)
+from otel_audit_exporter.sinks.sqlstate_rules import UNIQUE_VIOLATION, classify_sqlstate, describe_sqlstate
+from otel_audit_exporter.sinks.verdict import CUT_OFF, OUT_OF_TIME, UNREACHABLE, Fault, Verdict
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_audit_exporter.event.audit_event import parse_json
 from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.sinks.http_rules import classify_http, describe_http
 from otel_audit_exporter.sinks.supabase.sink import (
     called_token,
     error_in,
@@ -15,7 +16,7 @@ from otel_audit_exporter.sinks.supabase.sink import (
     project_url,
     transport_error,
 )
-from otel_audit_exporter.sinks.verdict import Fault, Verdict, classify_http, describe_http
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
 
 if TYPE_CHECKING:
     import httpx

@@ -24,18 +24,10 @@ from otel_audit_exporter.event.joined import json_array
 from otel_audit_exporter.runtime.fork_safety import register_renewed, renew_if_forked
 from otel_audit_exporter.sinks.base import SinkError, not_stored, seconds_left, unproved
 from otel_audit_exporter.sinks.dns import run_aside
+from otel_audit_exporter.sinks.http_rules import classify_http, describe_http, parse_retry_after
+from otel_audit_exporter.sinks.sqlstate_rules import UNIQUE_VIOLATION
 from otel_audit_exporter.sinks.supabase.id_lookup import found_in, ids_of, questions, quoted_list, total_in
-from otel_audit_exporter.sinks.verdict import (
-    CUT_OFF,
-    OUT_OF_TIME,
-    UNIQUE_VIOLATION,
-    UNREACHABLE,
-    Fault,
-    Verdict,
-    classify_http,
-    describe_http,
-    parse_retry_after,
-)
+from otel_audit_exporter.sinks.verdict import CUT_OFF, OUT_OF_TIME, UNREACHABLE, Fault, Verdict
 
 if TYPE_CHECKING:
     import httpx

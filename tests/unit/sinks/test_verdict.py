@@ -7,14 +7,9 @@ import email.utils
 import pytest
 
 from otel_audit_exporter.sinks import verdict as faults
-from otel_audit_exporter.sinks.verdict import (
-    Fault,
-    classify_http,
-    classify_sqlstate,
-    describe_http,
-    describe_sqlstate,
-    parse_retry_after,
-)
+from otel_audit_exporter.sinks.http_rules import classify_http, describe_http, parse_retry_after
+from otel_audit_exporter.sinks.sqlstate_rules import classify_sqlstate, describe_sqlstate
+from otel_audit_exporter.sinks.verdict import Fault
 
 TRANSIENT, RECORD, CONFIGURATION = Fault.TRANSIENT, Fault.RECORD, Fault.CONFIGURATION
 
