@@ -20,6 +20,7 @@ from otel_audit_exporter.pipeline.configure import current_pipeline
 from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
 from otel_audit_exporter.pipeline.factory import make_mapping, make_rules
 from otel_audit_exporter.sinks.base import not_stored
+from otel_audit_exporter.sinks.sql_names import for_psycopg
 from otel_audit_exporter.sinks.sqlstate_rules import classify_sqlstate, describe_sqlstate
 from otel_audit_exporter.sinks.verdict import Fault
 
@@ -368,7 +369,7 @@ async def _hold_psycopg_async(connection: Any, row: _Row) -> _RefusedError | Non
 def _for_psycopg(ask: _Ask) -> tuple[Any, ...]:
     if ask.value is None:
         return (ask.sql,)
-    return ask.sql.replace("%", "%%").replace(_PARAMETER, "%s"), (ask.value,)
+    return for_psycopg(ask.sql).replace(_PARAMETER, "%s"), (ask.value,)
 
 
 def _hold_sqlalchemy(connected: Any, row: _Row) -> _RefusedError | None:

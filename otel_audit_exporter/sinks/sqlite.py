@@ -22,6 +22,7 @@ from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.json.parser import NOT_JSON, JsonNumber, parse_json
 from otel_audit_exporter.runtime.fork_safety import Lock, register_fork_aware
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, not_stored, seconds_left
+from otel_audit_exporter.sinks.sql_names import quoted, quoted_names
 from otel_audit_exporter.sinks.verdict import OUT_OF_TIME, Fault, Verdict
 
 DEFAULT_NOT_NULL: Final = frozenset({"yacht_id", "entity_type", "action", "entity_id", "created_at"})
@@ -233,33 +234,25 @@ def _json_text(value: Any) -> str | None:
         return _LOSSLESS.value([value])[1:-1].decode()  # in a list: a string stays one, whatever it holds
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(_quoted(name) for name in names)
-
-
 def _create_table(table: str, columns: Sequence[str], keys: Sequence[str], not_null: Collection[str]) -> str:
     lines = [
-        f"{_quoted(column)} TEXT{' NOT NULL' if column in not_null or column in keys else ''}" for column in columns
+        f"{quoted(column)} TEXT{' NOT NULL' if column in not_null or column in keys else ''}" for column in columns
     ]
-    return f"CREATE TABLE IF NOT EXISTS {_quoted(table)} ({', '.join(lines)}, PRIMARY KEY ({_names(keys)}))"
+    return f"CREATE TABLE IF NOT EXISTS {quoted(table)} ({', '.join(lines)}, PRIMARY KEY ({quoted_names(keys)}))"
 
 
 def _insert_into(table: str, columns: Sequence[str], keys: Sequence[str]) -> str:
     # Not INSERT OR IGNORE, which drops a row that violates NOT NULL or CHECK without a word.
     holders = ", ".join("?" * len(columns))
     return (
-        f"INSERT INTO {_quoted(table)} ({_names(columns)}) VALUES ({holders})"  # noqa: S608  # quoted names
-        f" ON CONFLICT ({_names(keys)}) DO NOTHING"
+        f"INSERT INTO {quoted(table)} ({quoted_names(columns)}) VALUES ({holders})"  # noqa: S608  # quoted names
+        f" ON CONFLICT ({quoted_names(keys)}) DO NOTHING"
     )
 
 
 def _find_in(table: str, keys: Sequence[str]) -> str:
-    there = " AND ".join(f"{_quoted(key)} IS ?" for key in keys)
-    return f"SELECT 1 FROM {_quoted(table)} WHERE {there}"  # noqa: S608  # quoted names
+    there = " AND ".join(f"{quoted(key)} IS ?" for key in keys)
+    return f"SELECT 1 FROM {quoted(table)} WHERE {there}"  # noqa: S608  # quoted names
 
 
 # By SQLite's error name (https://sqlite.org/rescode.html), the extended one first, then its beginning.

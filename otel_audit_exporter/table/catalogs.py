@@ -18,6 +18,7 @@ import orjson
 from otel_audit_exporter.config.settings import Settings
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.sinks.sql_names import for_psycopg, quoted
 from otel_audit_exporter.sinks.sqlstate_rules import classify_sqlstate, describe_sqlstate
 from otel_audit_exporter.sinks.supabase.id_lookup import quoted_list
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
@@ -152,7 +153,7 @@ class PostgresTable:
         )
         shape = TableShape({one["name"]: one["type"] for one in self._known["columns"]}, self._known["keys"])
         try:
-            statement = insert.statement(shape, "\0").replace("%", "%%").replace("\0", "%s")
+            statement = for_psycopg(insert.statement(shape, "\0")).replace("\0", "%s")
         except ShapeError as error:
             self._judge(error.code, error.message, findings)
             return
@@ -172,10 +173,8 @@ class PostgresTable:
         _judge(classify_sqlstate(code, message), f"{describe_sqlstate(code, message)} ({code})", code, findings)
 
     def _is_there(self, connection: psycopg.Connection[Any], fit: ColumnMapping, row: bytes) -> bool:
-        from otel_audit_exporter.sinks.postgres.statements import quoted
-
-        schema, table, column = (quoted(name).replace("%", "%%") for name in (self._schema, self._table, fit.id_column))
-        query = f"select exists (select from {schema}.{table} where {column} = %s)"  # noqa: S608  # quoted names
+        schema, table, column = map(quoted, (self._schema, self._table, fit.id_column))
+        query = for_psycopg(f"select exists (select from {schema}.{table} where {column}") + " = %s)"  # noqa: S608  # quoted names
         found = connection.execute(query.encode(), [orjson.loads(row)[fit.id_column]]).fetchone()
         return found is not None and bool(found[0])
 

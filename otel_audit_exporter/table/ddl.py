@@ -13,6 +13,7 @@ import orjson
 
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
+from otel_audit_exporter.sinks.sql_names import quoted
 
 FULL_COLUMNS: Final[Mapping[str, str]] = {
     **DEFAULT_COLUMNS,
@@ -116,7 +117,7 @@ class TablePlan:
     def _names(self) -> dict[str, str]:
         inside = self._inside
         names = {
-            "schema": _quoted(self.schema),
+            "schema": quoted(self.schema),
             "schema_literal": _literal(self.schema),
             "table": self._qualified(self.table),
             "table_literal": _literal(self._qualified(self.table)),
@@ -128,16 +129,16 @@ class TablePlan:
             "retention_months": str(self.retention_months),
             "columns": ", ".join(self.columns),
             "keys": ", ".join(self.key_columns),
-            "reader": _quoted(self.reader_role),
+            "reader": quoted(self.reader_role),
             "reader_literal": _literal(self.reader_role),
             "claim": self.yacht_claim,
             "claim_literal": _literal(self.yacht_claim),
-            "writer": _quoted(self.writer_role or ""),
+            "writer": quoted(self.writer_role or ""),
             "writer_literal": _literal(self.writer_role or ""),
             "default_name_literal": _literal(inside("default")),
             "default_partition_literal": _literal(self._qualified(inside("default"))),
             "default_partition_in_string": _in_string(self._qualified(inside("default"))),
-            "moving_name_in_string": _in_string(_quoted(inside("moving"))),
+            "moving_name_in_string": _in_string(quoted(inside("moving"))),
             "moving_in_string": _in_string(self._qualified(inside("moving"))),
             "partition_prefix_literal": _literal(inside("YYYY_MM").removesuffix("YYYY_MM")),
             "no_truncate_literal": _literal(inside("no_truncate")),
@@ -145,9 +146,9 @@ class TablePlan:
             "refuse_change_in_format": _in_format(self._qualified(inside("refuse_change"))),
         }
         for index in ("yacht_index", "entity_index", "user_index", "no_change", "no_row_change"):
-            names[index] = _quoted(inside(index))
+            names[index] = quoted(inside(index))
         for policy in ("readers_policy", "writer_inserts_policy", "writer_finds_policy"):
-            names[policy] = _quoted(inside(policy.removesuffix("_policy")))
+            names[policy] = quoted(inside(policy.removesuffix("_policy")))
         for function in ("make_partition", "make_partitions", "drop_partitions", "refuse_change", "reader_yachts"):
             names[function] = self._qualified(inside(function))
         arguments = {
@@ -160,7 +161,7 @@ class TablePlan:
         return names
 
     def _qualified(self, name: str) -> str:
-        return f"{_quoted(self.schema)}.{_quoted(name)}"
+        return f"{quoted(self.schema)}.{quoted(name)}"
 
     def _inside(self, suffix: str) -> str:
         """Return the name of something that belongs to the table: never cut by the server, and never shared."""
@@ -181,10 +182,6 @@ def columns_text(columns: Mapping[str, str]) -> str:
 
 def _fill(template: str, names: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda found: names[found[1]], template)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _literal(text: str) -> str:

@@ -16,6 +16,7 @@ from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.event.audit_event import parse_json
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, FIELDS, JSON_FIELDS
 from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.sinks.sql_names import for_psycopg, quoted
 from otel_audit_exporter.table.mapping import UNSAID, TableMapping
 from otel_audit_exporter.table.target import table_exporter
 
@@ -246,20 +247,22 @@ class PostgresReader:
 
         self.columns = ColumnReader(settings)
         self._parameters = read_dsn(settings.dsn)
-        self._table = f"{_in_statement(settings.schema)}.{_in_statement(settings.table)}"
+        self._table = f"{for_psycopg(quoted(settings.schema))}.{for_psycopg(quoted(settings.table))}"
         self._connection: Any = None
 
     def page(self, question: EventQuery, *, newest_first: bool, beyond: Position | None, limit: int) -> list[Event]:
         """Return the next events in the order of time and id."""
-        at, key = (_in_statement(self.columns.of[name]) for name in ("timestamp", "record_id"))
+        at, key = (for_psycopg(quoted(self.columns.of[name])) for name in ("timestamp", "record_id"))
         conditions = [f"{at} is not null"]  # what has no time has no place in the order of time
-        conditions += [f"{_in_statement(column)} {operator} %s" for column, operator, _ in self.columns.asked(question)]
+        conditions += [
+            f"{for_psycopg(quoted(column))} {operator} %s" for column, operator, _ in self.columns.asked(question)
+        ]
         values = [value for _, _, value in self.columns.asked(question)]
         if beyond is not None:
             conditions.append(f"({at}, {key}) {'<' if newest_first else '>'} (%s, %s)")
             values += [beyond.timestamp, beyond.record_id]
         order = "desc" if newest_first else "asc"
-        selected = ", ".join(_in_statement(column) for column in dict.fromkeys(self.columns.of.values()))
+        selected = ", ".join(for_psycopg(quoted(column)) for column in dict.fromkeys(self.columns.of.values()))
         where = " and ".join(conditions)
         query = (
             f"select row_to_json(r)::text from (select {selected} from {self._table} where {where}"  # noqa: S608  # quoted names
@@ -293,12 +296,6 @@ class PostgresReader:
             if error.sqlstate == _NO_SUCH_VALUE:
                 return []
             raise server_error(error.sqlstate or "", error.diag.message_primary or "") from None
-
-
-def _in_statement(name: str) -> str:
-    from otel_audit_exporter.sinks.postgres.statements import quoted
-
-    return quoted(name).replace("%", "%%")
 
 
 # --- PostgREST ----------------------------------------------------------------------------------------------------
@@ -355,15 +352,15 @@ class SQLiteReader:
     def __init__(self, settings: Settings) -> None:
         self.columns = ColumnReader(settings)
         self._path = Path(settings.path).absolute()
-        self._table = _sqlite_name(settings.table)
+        self._table = quoted(settings.table)
 
     def page(self, question: EventQuery, *, newest_first: bool, beyond: Position | None, limit: int) -> list[Event]:
         """Return the next events in the order of time and id."""
         if not self._path.exists():
             raise AuditConfigurationError(f"{self._path} is not there (OTEL_AUDIT_SQLITE_PATH)")
-        at, key = (_sqlite_name(self.columns.of[name]) for name in ("timestamp", "record_id"))
+        at, key = (quoted(self.columns.of[name]) for name in ("timestamp", "record_id"))
         conditions = [f"{at} IS NOT NULL"]  # what has no time has no place in the order of time
-        conditions += [f"{_sqlite_name(column)} {operator} ?" for column, operator, _ in self.columns.asked(question)]
+        conditions += [f"{quoted(column)} {operator} ?" for column, operator, _ in self.columns.asked(question)]
         values = [value for _, _, value in self.columns.asked(question)]
         if beyond is not None:
             conditions.append(f"({at}, {key}) {'<' if newest_first else '>'} (?, ?)")
@@ -372,7 +369,7 @@ class SQLiteReader:
         selected = list(dict.fromkeys(self.columns.of.values()))
         where = " AND ".join(conditions)
         query = (
-            f"SELECT {', '.join(map(_sqlite_name, selected))} FROM {self._table} WHERE {where}"  # noqa: S608  # quoted names
+            f"SELECT {', '.join(map(quoted, selected))} FROM {self._table} WHERE {where}"  # noqa: S608  # quoted names
             f" ORDER BY {at} {order}, {key} {order} LIMIT {int(limit)}"
         )
         rows = (dict(zip(selected, row, strict=True)) for row in self._run(query, values))
@@ -389,10 +386,6 @@ class SQLiteReader:
                 return connection.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise SinkError(classify_sqlite(error), f"the file cannot be read: {error}") from None
-
-
-def _sqlite_name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _positioned(columns: ColumnReader, row: Mapping[str, Any], *, all_text: bool = False) -> Event:

@@ -14,7 +14,8 @@ from typing import Final
 import orjson
 
 from otel_audit_exporter.event.joined import joined
-from otel_audit_exporter.sinks.postgres.statements import Insert, TableShape, quoted
+from otel_audit_exporter.sinks.postgres.statements import Insert, TableShape
+from otel_audit_exporter.sinks.sql_names import quoted_names
 
 # The types whose input is the same text in both; that of a JSON string between its quotes, and of jsonb the JSON.
 _TEXTS: Final = frozenset({"text", "uuid", "timestamp with time zone", "character varying"})
@@ -33,7 +34,7 @@ class Copy:
     """How rows are copied into a table of one shape."""
 
     def __init__(self, insert: Insert, shape: TableShape, index: int) -> None:
-        columns = ", ".join(map(quoted, insert.columns))
+        columns = quoted_names(insert.columns)
         # Only the unique index keeps a row from being stored twice, and COPY knows no rules. Where the one has gone or
         # the others have come since the table was looked at, the division ends it all.
         self.commands: Final = (

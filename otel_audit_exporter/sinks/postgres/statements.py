@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final
 
+from otel_audit_exporter.sinks.sql_names import quoted, quoted_names
+
 DESCRIBE_TABLE: Final = files(__package__).joinpath("describe_table.sql")
 
 
@@ -43,11 +45,11 @@ class Insert:
 
         ``document`` is the parameter's place. Raises :class:`ShapeError` where the table has no such column or key.
         """
-        return f"{self.plain_statement(shape, document)} ON CONFLICT ({_names(self.key(shape))}) DO NOTHING"
+        return f"{self.plain_statement(shape, document)} ON CONFLICT ({quoted_names(self.key(shape))}) DO NOTHING"
 
     def plain_statement(self, shape: TableShape, document: str = "$1") -> str:
         """Return the same insert, but for that a row whose key is known is refused."""
-        columns = _names(self.columns)
+        columns = quoted_names(self.columns)
         recordset = self._recordset(shape, self.columns, document)
         return f"INSERT INTO {self.name} ({columns}) SELECT {columns} FROM {recordset}"  # noqa: S608  # quoted names
 
@@ -113,12 +115,3 @@ class ShapeError(Exception):
         self.code = code
         self.message = message
         super().__init__(code)
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(quoted(name) for name in names)
-
-
-def quoted(name: str) -> str:
-    """Return a name as SQL has it."""
-    return '"' + name.replace('"', '""') + '"'
