@@ -81,7 +81,7 @@ class SupabaseSinkFactory(SinkFactory):
         )
 
     def place(self, settings: Settings) -> str:
-        from otel_audit_exporter.sinks.supabase.sink import project_url
+        from otel_audit_exporter.sinks.supabase.rest_client import project_url
 
         try:
             return project_url(settings.url) if settings.url else ""

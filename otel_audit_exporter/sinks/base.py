@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -19,6 +21,10 @@ _DROPPED: Final = Verdict(
     Fault.RECORD,
     "see which BEFORE INSERT trigger of the table passes over the row (RETURN NULL, RAISE(IGNORE)), and have it let the"
     " row through",
+)
+
+_NO_FILE_LEFT: Final = Verdict(
+    Fault.TRANSIENT, "raise the limit of open files (ulimit -n), or see what leaves files open"
 )
 
 
@@ -112,3 +118,17 @@ def unproved(error: SinkError, stored: Collection[int] = ()) -> SinkError:
         retry_after=error.retry_after,
         stored=stored,
     )
+
+
+def no_file_left() -> SinkError | None:
+    """Return the error of a process that cannot open one file more; None where it can.
+
+    Ask where something cannot be opened: the libraries' own errors blame the name server, the certificates or the
+    database file.
+    """
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return SinkError(_NO_FILE_LEFT, "too many files are open in this process or on this machine")
+    return None

@@ -21,7 +21,7 @@ import orjson
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.json.parser import NOT_JSON, JsonNumber, parse_json
 from otel_audit_exporter.runtime.fork_safety import Lock, register_fork_aware
-from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, not_stored, seconds_left
+from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, no_file_left, not_stored, seconds_left
 from otel_audit_exporter.sinks.sql_names import quoted, quoted_names
 from otel_audit_exporter.sinks.verdict import OUT_OF_TIME, Fault, Verdict
 
@@ -305,6 +305,8 @@ def classify_sqlite(error: sqlite3.Error) -> Verdict:
 
 
 def _sink_error(error: sqlite3.Error) -> SinkError:
+    if _error_name(error).startswith("SQLITE_CANTOPEN") and (full := no_file_left()):
+        return full
     said = str(error)
     message = said if _SENTENCES.match(said) else "SQLite refuses the insert"
     return SinkError(classify_sqlite(error), message, code=_error_name(error) or None)

@@ -88,7 +88,8 @@ class PostgresTable:
     finds_key = True
 
     def __init__(self, settings: Settings) -> None:
-        from otel_audit_exporter.sinks.postgres.sink import PostgresSink, read_dsn
+        from otel_audit_exporter.sinks.postgres.dsn import read_dsn
+        from otel_audit_exporter.sinks.postgres.sink import PostgresSink
 
         self._parameters = read_dsn(settings.dsn)
         self._schema, self._table = settings.schema, settings.table
@@ -181,22 +182,12 @@ class PostgresTable:
     @contextmanager
     def _connected(self) -> Iterator[psycopg.Connection[Any]]:
         """Open a connection whose work is rolled back; errors come as :class:`SinkError`."""
-        import psycopg
+        from otel_audit_exporter.sinks.postgres.connection import open_session, server_errors
 
-        from otel_audit_exporter.sinks.postgres.sink import connect_error, server_error
-
-        parameters = {"connect_timeout": "10", **self._parameters}
-        try:
-            connection = psycopg.connect(**parameters, prepare_threshold=None)
-        except psycopg.Error as error:
-            raise connect_error(str(error)) from None
-        with closing(connection):
-            try:
-                connection.execute("set local statement_timeout = '20s'; set local lock_timeout = '10s'")
-                yield connection
-                connection.rollback()
-            except psycopg.Error as error:
-                raise server_error(error.sqlstate or "", error.diag.message_primary or "") from None
+        with closing(open_session(self._parameters, autocommit=False)) as connection, server_errors():
+            connection.execute("set local statement_timeout = '20s'; set local lock_timeout = '10s'")
+            yield connection
+            connection.rollback()
 
     def _no_table(self, connection: psycopg.Connection[Any]) -> SinkError:
         query = (
@@ -242,9 +233,9 @@ class PostgrestTable:
     finds_key = False
 
     def __init__(self, settings: Settings) -> None:
-        from otel_audit_exporter.sinks.supabase.rest_client import PostgREST
+        from otel_audit_exporter.sinks.supabase.rest_client import RestClient
 
-        self._rest = PostgREST(settings.url, settings.key, token=settings.token, schema=settings.schema)
+        self._rest = RestClient(settings.url, settings.key, token=settings.token, schema=settings.schema)
         self._table = settings.table
         self._schema = settings.schema
         self.target = f"{settings.url} {settings.schema}.{settings.table}"
@@ -274,7 +265,7 @@ class PostgrestTable:
         """Try inserts that cannot succeed."""
         findings = CheckReport()
         for trial in self._trials(fit, row):
-            refusal = self._rest.insert(quote(self._table, safe=""), trial.parameters, trial.rows, trial.prefer)
+            refusal = self._rest.insert(self._table, trial.parameters, trial.rows, trial.prefer)
             if refusal is None and trial.expected is not None:
                 findings.faults.append("a trigger of the table drops rows or changes ids: a trial row may be stored")
             if refusal is not None and refusal.verdict.fault is Fault.TRANSIENT:
@@ -340,7 +331,7 @@ class PostgrestTable:
     def _insert_nothing(
         self, parameters: Mapping[str, str], prefer: str = "return=minimal,tx=rollback"
     ) -> SinkError | None:
-        return self._rest.insert(quote(self._table, safe=""), parameters, b"[]", prefer)
+        return self._rest.insert(self._table, parameters, b"[]", prefer)
 
     def _require_table(self) -> None:
         refusal = self._insert_nothing({})

@@ -17,6 +17,7 @@ from otel_audit_exporter.event.audit_event import parse_json
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, FIELDS, JSON_FIELDS
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.sql_names import for_psycopg, quoted
+from otel_audit_exporter.sinks.supabase.id_lookup import quoted_list
 from otel_audit_exporter.table.mapping import UNSAID, TableMapping
 from otel_audit_exporter.table.target import table_exporter
 
@@ -243,7 +244,7 @@ class PostgresReader:
     """Reads over a direct connection."""
 
     def __init__(self, settings: Settings) -> None:
-        from otel_audit_exporter.sinks.postgres.sink import read_dsn
+        from otel_audit_exporter.sinks.postgres.dsn import read_dsn
 
         self.columns = ColumnReader(settings)
         self._parameters = read_dsn(settings.dsn)
@@ -277,25 +278,21 @@ class PostgresReader:
             self._connection = None
 
     def _run(self, query: str, values: list[str]) -> list[tuple[str]]:
-        import psycopg
+        from otel_audit_exporter.sinks.postgres.connection import open_session, server_errors
 
-        from otel_audit_exporter.sinks.postgres.sink import connect_error, server_error
-
-        try:
-            if self._connection is None:
-                parameters = {"connect_timeout": "10", **self._parameters}
-                self._connection = psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
+        if self._connection is None:
+            self._connection = open_session(self._parameters, autocommit=True)
+            with server_errors():
                 self._connection.execute("set timezone = 'UTC'")
-        except psycopg.Error as error:
-            raise connect_error(str(error)) from None
         try:
-            rows: list[tuple[str]] = self._connection.execute(query.encode(), values).fetchall()
-            return rows
-        except psycopg.Error as error:
+            with server_errors():
+                rows: list[tuple[str]] = self._connection.execute(query.encode(), values).fetchall()
+                return rows
+        except SinkError as error:
             self.close()
-            if error.sqlstate == _NO_SUCH_VALUE:
+            if error.code == _NO_SUCH_VALUE:
                 return []
-            raise server_error(error.sqlstate or "", error.diag.message_primary or "") from None
+            raise
 
 
 # --- PostgREST ----------------------------------------------------------------------------------------------------
@@ -307,27 +304,27 @@ class SupabaseReader:
     """Reads through PostgREST."""
 
     def __init__(self, settings: Settings) -> None:
-        from otel_audit_exporter.sinks.supabase.rest_client import PostgREST
+        from otel_audit_exporter.sinks.supabase.rest_client import RestClient
 
         self.columns = ColumnReader(settings)
-        self._rest = PostgREST(settings.url, settings.key, token=settings.token, schema=settings.schema)
-        self._path = quote(settings.table, safe="")
+        self._rest = RestClient(settings.url, settings.key, token=settings.token, schema=settings.schema)
+        self._table = settings.table
 
     def page(self, question: EventQuery, *, newest_first: bool, beyond: Position | None, limit: int) -> list[Event]:
         """Return the next events in the order of time and id."""
-        at, key = (_in_quotes(self.columns.of[name]) for name in ("timestamp", "record_id"))
-        selected = ",".join(_in_quotes(column) for column in dict.fromkeys(self.columns.of.values()))
+        at, key = (quoted_list([self.columns.of[name]]) for name in ("timestamp", "record_id"))
+        selected = ",".join(quoted_list([column]) for column in dict.fromkeys(self.columns.of.values()))
         order = "desc" if newest_first else "asc"
         parameters = [("select", selected), ("order", f"{at}.{order},{key}.{order}"), ("limit", str(limit))]
         parameters.append((at, "not.is.null"))  # what has no time has no place in the order of time
         for column, operator, value in self.columns.asked(question):
-            parameters.append((_in_quotes(column), f"{_OPERATORS[operator]}.{value}"))
+            parameters.append((quoted_list([column]), f"{_OPERATORS[operator]}.{value}"))
         if beyond is not None:
             than = "lt" if newest_first else "gt"
-            moment, last = _in_quotes(beyond.timestamp), _in_quotes(beyond.record_id)
+            moment, last = quoted_list([beyond.timestamp]), quoted_list([beyond.record_id])
             parameters.append(("or", f"({at}.{than}.{moment},and({at}.eq.{moment},{key}.{than}.{last}))"))
         try:
-            rows = self._rest.get(self._path, parameters)
+            rows = self._rest.get(self._table, parameters)
         except SinkError as error:
             if error.code == _NO_SUCH_VALUE:
                 return []
@@ -335,12 +332,8 @@ class SupabaseReader:
         return [_positioned(self.columns, row) for row in rows]
 
     def close(self) -> None:
-        """Nothing stays open."""
-
-
-def _in_quotes(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+        """Close the connections."""
+        self._rest.close()
 
 
 # --- SQLite -------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from otel_audit_exporter.outbox import dead_letter_store as deadletters
 from otel_audit_exporter.outbox import directory as folder
 from otel_audit_exporter.outbox import store as outbox
 from otel_audit_exporter.sinks import sqlite as sqlite_sink
+from otel_audit_exporter.sinks.supabase import rest_client
 from otel_audit_exporter.sinks.supabase import sink as supabase_sink
 
 Patch = Callable[[int], None]
@@ -136,7 +137,7 @@ def _fresh_id_per_retry(_: int) -> None:
 
 
 def _any_2xx(_: int) -> None:
-    supabase_sink._proves_storage = lambda answer: 200 <= answer.status < 300
+    rest_client._stored = lambda status, headers: 200 <= status < 300
 
 
 def _synchronous_off(_: int) -> None:

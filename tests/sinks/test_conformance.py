@@ -22,7 +22,8 @@ from otel_audit_exporter.sinks.base import Sink
 from otel_audit_exporter.sinks.forwarding import ForwardingSink
 from otel_audit_exporter.sinks.memory import MemorySink
 from otel_audit_exporter.sinks.otlp import OTLPSink
-from otel_audit_exporter.sinks.postgres.sink import PostgresSink, read_dsn
+from otel_audit_exporter.sinks.postgres.dsn import read_dsn
+from otel_audit_exporter.sinks.postgres.sink import PostgresSink
 from otel_audit_exporter.sinks.sqlite import SQLiteSink
 from otel_audit_exporter.sinks.supabase.sink import SupabaseSink
 from otel_audit_exporter.sinks.verdict import Fault, Verdict

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from psycopg.sql import SQL
 
-from otel_audit_exporter.sinks.postgres.sink import PostgresSink, read_dsn
+from otel_audit_exporter.sinks.postgres.dsn import read_dsn
+from otel_audit_exporter.sinks.postgres.sink import PostgresSink
 from otel_audit_exporter.sinks.verdict import Fault
 from tests.sinks.rows import COLUMNS, id_of, new_row, refusal, soon
 from tests.sinks.tcp_proxy import TcpProxy

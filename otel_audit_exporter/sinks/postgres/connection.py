@@ -1,8 +1,8 @@
-"""One connection to PostgreSQL on which nothing takes longer than its deadline.
+"""The one place that opens connections to PostgreSQL: :func:`connect` for a sink, :func:`open_session` for the rest.
 
-psycopg's own calls wait for as long as the network does. This is libpq without blocking, as psycopg exposes
-it, in pipeline mode: several statements in one round trip, no prepared statement and no session setting, so
-that it also works through a pooler that shares sessions between transactions.
+psycopg's own calls wait for as long as the network does, which a sink must not. So :class:`PgConnection` is libpq
+without blocking, as psycopg exposes it, in pipeline mode: several statements in one round trip, no prepared statement
+and no session setting, so that it also works through a pooler that shares sessions between transactions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import selectors
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
@@ -21,11 +21,13 @@ from psycopg.pq import abc
 
 from otel_audit_exporter.sinks.base import seconds_left
 from otel_audit_exporter.sinks.dns import Resolver
+from otel_audit_exporter.sinks.postgres.refusals import connect_error, server_error
 
 Statement = tuple[bytes, Sequence[bytes]]
 
 _DEFAULT_PORT: Final = "5432"
 _SETTINGS: Final = {"client_encoding": "UTF8", "fallback_application_name": "otel_audit_exporter"}
+_SESSION: Final = {"fallback_application_name": "otel_audit_exporter", "connect_timeout": "10"}
 _DONE: Final = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 
 
@@ -168,6 +170,23 @@ def connect(parameters: Mapping[str, Any], resolver: Resolver, deadline: float) 
             if attempt is attempts[-1]:
                 raise
     raise ConnectError("the host has no address")
+
+
+def open_session(parameters: Mapping[str, Any], *, autocommit: bool) -> psycopg.Connection[Any]:
+    """Open a connection of psycopg's own, for work that may block; raise :class:`SinkError` where that fails."""
+    try:
+        return psycopg.connect(**{**_SESSION, **parameters}, autocommit=autocommit, prepare_threshold=None)
+    except psycopg.Error as error:
+        raise connect_error(str(error)) from None
+
+
+@contextmanager
+def server_errors() -> Iterator[None]:
+    """Raise what psycopg raises in the block as :class:`SinkError`, with no value of a row in its words."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise server_error(error.sqlstate or "", error.diag.message_primary or "") from None
 
 
 def _connect(parameters: Mapping[str, Any], deadline: float) -> PgConnection:

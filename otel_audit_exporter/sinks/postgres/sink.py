@@ -6,14 +6,12 @@ that stores the same (postgres_copy.py).
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl, quote, urlencode
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -22,9 +20,11 @@ from otel_audit_exporter.runtime.fork_safety import register_renewed, renew_if_f
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, not_stored, seconds_left, unproved
 from otel_audit_exporter.sinks.dns import Resolver
 from otel_audit_exporter.sinks.postgres.copy import TABLE_CHANGED, Copy, copy_for
+from otel_audit_exporter.sinks.postgres.dsn import read_dsn
+from otel_audit_exporter.sinks.postgres.refusals import connect_error, server_error
 from otel_audit_exporter.sinks.postgres.statements import DESCRIBE_TABLE, Insert, ShapeError, Statements, TableShape
-from otel_audit_exporter.sinks.sqlstate_rules import UNIQUE_VIOLATION, classify_sqlstate, describe_sqlstate
-from otel_audit_exporter.sinks.verdict import CUT_OFF, OUT_OF_TIME, UNREACHABLE, Fault, Verdict
+from otel_audit_exporter.sinks.sqlstate_rules import UNIQUE_VIOLATION
+from otel_audit_exporter.sinks.verdict import CUT_OFF, OUT_OF_TIME, Fault
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -37,8 +37,6 @@ _INSERT: Final[Which] = attrgetter("insert")
 _PLAIN_INSERT: Final[Which] = attrgetter("plain_insert")
 _LOOK_UP: Final[Which] = attrgetter("look_up")
 
-_MISSING: Final = 'the postgres sink needs psycopg: pip install "otel-audit-exporter[postgres]"'
-
 # The server gives up a little before this side does, so that it says why, and works for nobody no longer.
 _ANSWER_SHARE: Final = 0.1
 _ANSWER_SECONDS: Final = 0.5
@@ -46,44 +44,6 @@ _ANSWER_SECONDS: Final = 0.5
 COPY_ROWS: Final = 500  # from so many on COPY is worth its one more round trip
 _COPY_PAUSE_SECONDS: Final = 60.0
 _ROWS_FAULT: Final = ("22", "23")  # classes of SQLSTATE
-
-# libpq gives a refused login's words, not its SQLSTATE.
-_LOGINS: Final = (
-    (r"password authentication failed|no password supplied|SASL authentication failed", "28P01"),
-    (r"no pg_hba\.conf entry|role \"[^\"]+\" (?:does not exist|is not permitted to log in)", "28000"),
-    (r"authentication failed for user", "28000"),
-    (r"database \"[^\"]+\" does not exist", "3D000"),
-    (r"permission denied for database", "42501"),
-    (r"too many (?:connections|clients)|connection slots are reserved|[Mm]ax client connections", "53300"),
-    (r"starting up|shutting down|not accepting connections|not yet accepting|recovery mode", "57P03"),
-    (r"[Tt]enant.*not found", "XX000"),
-)
-_TLS: Final = re.compile(r"certificate verify failed|does not support SSL|certificate (?:file|for)|sslmode")
-_SERVERS_WORDS: Final = re.compile(r"(?:FATAL: +|failed: )(?P<words>[^\n]+)")
-
-_TLS_WRONG: Final = Verdict(
-    Fault.CONFIGURATION, "check sslmode and sslrootcert of the DSN, and the server's certificate"
-)
-
-# What other tools put into a DSN, and libpq refuses.
-_FOREIGN_PARAMETERS: Final = frozenset(
-    {
-        "pgbouncer",
-        "connection_limit",
-        "pool_timeout",
-        "prepared_statement_cache_size",
-        "statement_cache_size",
-        "prepared_statement_name_func",
-        "schema",
-        "socket_timeout",
-        "max_idle_connection_lifetime",
-        "command_timeout",
-        "supa",
-        "uselibpqcompat",
-    }
-)
-# What says how TLS is to be checked must not be dropped in silence.
-_FOREIGN_TLS: Final = frozenset({"sslaccept", "sslidentity"})
 
 
 @dataclass
@@ -320,49 +280,6 @@ class PostgresSink:
             raise server_error(error.code, error.message) from None
 
 
-def read_dsn(dsn: str) -> dict[str, Any]:
-    """Read a DSN into libpq's parameters.
-
-    Takes URLs of SQLAlchemy (``postgresql+asyncpg://``) and of Prisma too. Raises ``ValueError``, which says
-    nothing of what the DSN holds, and ``ImportError`` where psycopg is missing.
-    """
-    try:
-        import psycopg
-        from psycopg.conninfo import conninfo_to_dict
-    except ImportError as error:
-        raise ImportError(_MISSING) from error
-    text = dsn.strip()
-    try:
-        parameters = dict(conninfo_to_dict(_libpq_url(text) if "://" in text else text))
-    except psycopg.ProgrammingError:
-        raise ValueError("the DSN holds something that libpq does not know") from None
-    if not re.fullmatch(r"[0-9,]*", str(parameters.get("port") or "")):  # it may be a part of the password
-        raise ValueError("the port in the DSN is no number (percent-encode what is special in the password)")
-    return parameters
-
-
-def _libpq_url(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    dialect, _, _ = scheme.partition("+")
-    if dialect not in ("postgres", "postgresql"):
-        raise ValueError("the DSN is not of the form postgresql://user:password@host:port/database")
-    address, _, query = rest.partition("?")
-    pairs = [_libpq_parameter(*pair) for pair in parse_qsl(query, keep_blank_values=True)]
-    for name, _ in pairs:
-        if name in _FOREIGN_TLS:
-            raise ValueError(
-                f"the DSN has {name}, which libpq does not know: say it as sslmode, sslrootcert and sslcert"
-            )
-    kept = urlencode([pair for pair in pairs if pair[0] not in _FOREIGN_PARAMETERS], quote_via=quote)
-    return f"postgresql://{address}?{kept}" if kept else f"postgresql://{address}"
-
-
-def _libpq_parameter(name: str, value: str) -> tuple[str, str]:
-    if name != "ssl":
-        return name, value
-    return "sslmode", {"true": "require", "1": "require", "false": "disable", "0": "disable"}.get(value, value)
-
-
 def _timeout(deadline: float) -> bytes:
     left = seconds_left(deadline)
     milliseconds = max(int((left - min(_ANSWER_SHARE * left, _ANSWER_SECONDS)) * 1000), 1)
@@ -380,20 +297,3 @@ def _transaction(statement: bytes, values: bytes, deadline: float) -> list[State
 
 def _row_count(result: PGresult) -> int:
     return result.command_tuples or 0
-
-
-def server_error(code: str, message: str) -> SinkError:
-    """Say what an error of the server is, in words that hold no value of a row."""
-    return SinkError(classify_sqlstate(code, message), describe_sqlstate(code, message), code=code)
-
-
-def connect_error(said: str) -> SinkError:
-    """Say why no connection came about, from libpq's words."""
-    words = _SERVERS_WORDS.search(said)
-    short = words["words"] if words else said.strip()
-    for pattern, code in _LOGINS:
-        if re.search(pattern, said):
-            return server_error(code, short)
-    if _TLS.search(said):
-        return SinkError(_TLS_WRONG, f"no connection ({short})")
-    return SinkError(UNREACHABLE, f"no connection ({short})")

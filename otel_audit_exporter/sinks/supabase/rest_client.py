@@ -1,101 +1,258 @@
-"""Requests to a PostgREST other than the sink's insert: reading rows, and looking at the table."""
+"""The one client of a project's PostgREST: the sink's inserts, the readers' pages and the catalogs' questions.
+
+The bytes that are sent are the caller's own: a client that makes them of objects would decode and encode every row
+again. What the answers prove is the business of the callers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import math
+import os
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from otel_audit_exporter.event.audit_event import parse_json
-from otel_audit_exporter.sinks.base import SinkError
-from otel_audit_exporter.sinks.http_rules import classify_http, describe_http
-from otel_audit_exporter.sinks.supabase.sink import (
-    called_token,
-    error_in,
-    header_value,
-    make_session,
-    project_url,
-    transport_error,
-)
-from otel_audit_exporter.sinks.verdict import Fault, Verdict
+from otel_audit_exporter.runtime.fork_safety import register_renewed, renew_if_forked
+from otel_audit_exporter.sinks.base import SinkError, seconds_left
+from otel_audit_exporter.sinks.supabase.http_session import trusted_certificates
+from otel_audit_exporter.sinks.supabase.refusals import not_postgrest, refusal, transport_error
+from otel_audit_exporter.sinks.supabase.token import Credentials, Token
+from otel_audit_exporter.sinks.verdict import CUT_OFF, OUT_OF_TIME
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
-_SECONDS = 30.0
-_NOT_POSTGREST = Verdict(
-    Fault.CONFIGURATION,
-    "check that SUPABASE_URL is the project's own https:// address, and that nothing on the way answers",
-)
+    from otel_audit_exporter.sinks.supabase.http_connection import HttpConnection
+
+_SECONDS: Final = 30.0
+_ANSWER_BYTES: Final = 64 * 1024
+# A server may close a kept connection just as it is used; then the next one is tried, and at last a new one.
+_STALE_CONNECTIONS: Final = 4
+
+Parameters = Mapping[str, str] | Sequence[tuple[str, str]]
 
 
-class PostgREST:
-    """The REST interface of a Supabase project, in one schema."""
+@dataclass(frozen=True)
+class RestAnswer:
+    """An answer, as far as it was read."""
 
-    def __init__(self, url: str, key: str, *, token: str | Callable[[], str] | None, schema: str) -> None:
-        self._base = f"{project_url(url)}/rest/v1"
-        self._key = header_value(key)
-        self._token = token
-        self._schema = schema
+    status: int
+    headers: httpx.Headers
+    body: bytes
 
-    def get(
-        self, path: str, parameters: Mapping[str, str] | Sequence[tuple[str, str]] = (), accept: str = "*/*"
-    ) -> Any:
-        """Return the JSON of an answer; raise :class:`SinkError` for any other answer and where there is none."""
-        answer = self._send("GET", path, parameters, None, {"Accept-Profile": self._schema, "Accept": accept})
-        return self.content(answer)
+    @property
+    def stored(self) -> bool:
+        """Say whether PostgREST itself answers that it has stored rows."""
+        return _stored(self.status, self.headers)
 
-    def insert(self, table: str, parameters: Mapping[str, str], rows: bytes, prefer: str) -> SinkError | None:
-        """Insert rows; return the refusal, or None where PostgREST says that it did as it was told."""
-        headers = {"Content-Profile": self._schema, "Content-Type": "application/json", "Prefer": prefer}
-        answer = self._send("POST", table, parameters, rows, headers)
-        if answer.status_code in (200, 201) and "content-range" in answer.headers:
-            return None
-        return self.refusal(answer)
+    def refusal(self) -> SinkError:
+        """Say what the answer is, where it is not the one that was hoped for."""
+        return refusal(self.status, self.headers, self.body)
 
-    @staticmethod
-    def content(answer: httpx.Response) -> Any:
-        """Return the JSON of an answer of PostgREST's own."""
-        if answer.status_code not in (200, 206):
-            raise PostgREST.refusal(answer)
-        try:
-            return parse_json(answer.content)
-        except ValueError:
-            raise SinkError(_NOT_POSTGREST, "the answer is not PostgREST's", status=answer.status_code) from None
 
-    @staticmethod
-    def refusal(answer: httpx.Response) -> SinkError:
-        """Say what an answer is that is no success."""
-        code, message = error_in(answer.content)
-        status = answer.status_code
-        verdict, said = classify_http(status, code, message), describe_http(status, code, message)
-        return SinkError(verdict, said, code=code, status=status)
+class RestClient:
+    """The REST interface of a Supabase project, in one schema. Safe to use from several threads at once.
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        parameters: Mapping[str, str] | Sequence[tuple[str, str]],
-        body: bytes | None,
-        headers: Mapping[str, str],
-    ) -> httpx.Response:
+    ``url``: the project's address. ``key``: any of its keys (``apikey`` header). ``token``: the token of a lesser
+    role, or a callable that gives one. Connections are made as they are needed, one for each caller at a time, and
+    kept; proxies and certificates come from the environment. Raises ``ValueError`` for what cannot work.
+    """
+
+    def __init__(self, url: str, key: str, *, token: Token | None = None, schema: str = "public") -> None:
+        # All that a request needs, here and not in its middle: it takes its time, and in a child that is forked
+        # while a module is being imported that import would never end.
+        import certifi  # noqa: F401
+
+        import otel_audit_exporter.sinks.supabase.http_connection  # noqa: F401
+
+        self.url: Final = project_url(url)
+        self.schema: Final = schema
+        self._credentials = Credentials(key, token)
+        self._certificates: ssl.SSLContext | None = None
+        self._inherited: list[object] = []
+        self._start()
+        register_renewed(self)
+
+    def address(self, path: str, parameters: Parameters = ()) -> httpx.URL:
+        """Return the address of a table, or with an empty path that of the whole interface."""
         import httpx
 
-        with make_session() as session:
-            try:
-                return session.request(
-                    method,
-                    f"{self._base}/{path}",
-                    params=dict(parameters) if isinstance(parameters, Mapping) else list(parameters),
-                    content=body,
-                    headers={**self._credentials(), **headers},
-                    timeout=_SECONDS,
-                )
-            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-                raise transport_error(error) from None
+        pairs = list(parameters.items() if isinstance(parameters, Mapping) else parameters)
+        return httpx.URL(f"{self.url}/rest/v1/{quote(path, safe='')}", params=pairs)
 
-    def _credentials(self) -> dict[str, str]:
-        headers = {"apikey": self._key}
-        token = called_token(self._token) if callable(self._token) else self._token
-        if token or not self._key.startswith("sb_"):
-            headers["Authorization"] = f"Bearer {header_value(token or self._key)}"
-        return headers
+    @contextmanager
+    def requests(self, deadline: float) -> Iterator[RestRequests]:
+        """Give what sends requests with the credentials of this moment, all of them before ``deadline``."""
+        renew_if_forked()
+        yield RestRequests(self, self._credentials.headers(deadline), deadline)
+
+    def get(self, path: str, parameters: Parameters = (), accept: str = "*/*") -> Any:
+        """Return the JSON of an answer; raise :class:`SinkError` for any other answer and where there is none."""
+        headers = {"Accept-Profile": self.schema, "Accept": accept}
+        with self.requests(time.monotonic() + _SECONDS) as requests:
+            answer = requests.ask("GET", self.address(path, parameters), headers, max_bytes=math.inf)
+        if answer.status not in (200, 206):
+            raise answer.refusal()
+        try:
+            return parse_json(answer.body)
+        except ValueError:
+            raise not_postgrest(answer.status) from None
+
+    def insert(self, table: str, parameters: Parameters, rows: bytes, prefer: str) -> SinkError | None:
+        """Insert rows; return the refusal, or None where PostgREST says that it did as it was told."""
+        headers = {"Content-Profile": self.schema, "Content-Type": "application/json", "Prefer": prefer}
+        with self.requests(time.monotonic() + _SECONDS) as requests:
+            answer = requests.ask("POST", self.address(table, parameters), headers, rows)
+        return None if answer.status in (200, 201) and "content-range" in answer.headers else answer.refusal()
+
+    def close(self) -> None:
+        """Close every connection, those in use after their request; a later request opens a new one."""
+        self._open.clear()
+        while self._idle:
+            self._idle.pop().close()
+
+    def renew_after_fork(self) -> None:
+        """Forget the parent's connections, which stay referenced so that nothing closes them."""
+        self._inherited.append((self._open, list(self._idle)))
+        self._credentials.renew_after_fork()
+        self._start()
+
+    def take_connection(self, *, kept: bool) -> HttpConnection:
+        """Return a connection that nobody else uses: a kept one where there is one and that is wanted."""
+        from otel_audit_exporter.sinks.supabase.http_connection import HttpConnection
+
+        if kept:
+            with suppress(IndexError):
+                return self._idle.pop()
+        if self._certificates is None:
+            self._certificates = trusted_certificates()
+        connection = HttpConnection(self._certificates)
+        self._open.add(connection)
+        return connection
+
+    def keep_connection(self, connection: HttpConnection) -> None:
+        """Keep a connection for the next request; one that was closed meanwhile ends here."""
+        if connection in self._open:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def end_connection(self, connection: HttpConnection) -> None:
+        """Close a connection that is of no use any more."""
+        self._open.discard(connection)
+        connection.close()
+
+    def _start(self) -> None:
+        self._certificates = None
+        self._open: set[HttpConnection] = set()
+        self._idle: deque[HttpConnection] = deque()
+        # A client that is dropped without close(), or that a late request opened again, leaves no connection behind.
+        weakref.finalize(self, _close_all, os.getpid(), self._open).atexit = False
+
+
+@dataclass(frozen=True)
+class RestRequests:
+    """Requests with one set of credentials and by one deadline, each on whatever connection is there."""
+
+    client: RestClient
+    credentials: Mapping[str, str]
+    deadline: float
+
+    def ask(
+        self,
+        method: str,
+        address: httpx.URL,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        *,
+        max_bytes: float = _ANSWER_BYTES,
+    ) -> RestAnswer:
+        """Send a request and return the answer; raise :class:`SinkError` where there is none in time."""
+        for stale in range(_STALE_CONNECTIONS + 1):
+            if seconds_left(self.deadline) == 0:
+                raise SinkError(OUT_OF_TIME, "no time left to send")
+            connection = self.client.take_connection(kept=stale < _STALE_CONNECTIONS)
+            answer = self._ask_on(connection, method, address, headers, body, max_bytes)
+            if answer is not None:
+                return answer
+        raise AssertionError("the last attempt returns or raises")
+
+    def _ask_on(
+        self,
+        connection: HttpConnection,
+        method: str,
+        address: httpx.URL,
+        headers: Mapping[str, str],
+        body: bytes,
+        max_bytes: float,
+    ) -> RestAnswer | None:
+        """Return the answer; None where the connection was a kept one that had been closed meanwhile."""
+        import httpx
+
+        fresh = False
+        try:
+            head, content = connection.send(
+                method,
+                address,
+                {"Accept": "application/json", "Accept-Encoding": "identity", **self.credentials, **headers},
+                body,
+                deadline=self.deadline,
+                max_bytes=max_bytes,
+                head_is_enough=lambda head: method == "POST" and _stored(head.status_code, head.headers),
+            )
+        except BaseException as error:
+            fresh = connection.fresh
+            self.client.end_connection(connection)
+            if isinstance(error, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError):
+                if not fresh:
+                    return None
+                raise SinkError(CUT_OFF, "the connection broke") from error
+            if isinstance(error, httpx.HTTPError | httpx.InvalidURL | httpx.StreamError | RuntimeError | ValueError):
+                raise transport_error(error) from None
+            raise
+        self.client.keep_connection(connection)
+        return RestAnswer(head.status_code, head.headers, content)
+
+
+def project_url(url: str) -> str:
+    """Return the project's address without the path of its REST interface."""
+    import httpx
+
+    try:
+        parsed = httpx.URL(url.strip())
+    except (httpx.InvalidURL, TypeError):
+        parsed = httpx.URL("")
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError("the URL is not of the form https://<project>.supabase.co")
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        raise ValueError("the URL holds more than scheme, host, port and path")
+    return str(parsed).rstrip("/").removesuffix("/rest/v1")
+
+
+def _stored(status: int, headers: httpx.Headers) -> bool:
+    """Say whether it is PostgREST that answers, and says that it has stored rows.
+
+    It sends its headers after the commit. 200 and 201 also come from captive portals and parked domains, which know
+    neither of the headers below.
+    """
+    is_json = "json" in headers.get("content-type", "json")
+    is_postgrest = (
+        "preference-applied" in headers
+        or "content-range" in headers
+        or headers.get("server", "").startswith("postgrest")
+    )
+    return status in (200, 201) and is_json and is_postgrest
+
+
+def _close_all(pid: int, connections: set[HttpConnection]) -> None:
+    if os.getpid() == pid:
+        for connection in connections:
+            connection.close()
