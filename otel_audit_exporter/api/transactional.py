@@ -1,13 +1,13 @@
 """Audit events written inside the caller's own PostgreSQL transaction: there if and only if it commits.
 
-What is said to the database is one conversation (:func:`_conversation`), and each kind of connection is a way
-to hold it.
+What is done in the database is one coroutine (:func:`_write`), and each kind of connection is a way to execute a
+statement. For connections without asyncio it runs through at once, as nothing in it waits for a loop.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 
 Rows = Sequence[Sequence[Any]]
-Conversation = Generator["_Ask", Rows, None]
+Execute = Callable[["_Statement"], Awaitable[Rows]]
 
 _SAVEPOINT: Final = "otel_audit_event"
 _NO_TRANSACTION: Final = "25P01"
@@ -82,7 +82,8 @@ def write_audit_event(connection: Any, action: str, **fields: Unpack[EventFields
     """
     row = _Row(action, fields)
     held = _held_by(connection, asynchronous=False)
-    _settle(row, _hold_psycopg(held, row) if _is_psycopg(held) else _hold_sqlalchemy(held, row))
+    refused = _run_through(_write_by_psycopg(held, row)) if _is_psycopg(held) else _write_by_sqlalchemy(held, row)
+    _raise_refusal(row, refused)
     return row.finish()
 
 
@@ -95,10 +96,11 @@ async def write_audit_event_async(connection: Any, action: str, **fields: Unpack
     row = _Row(action, fields)
     held = _held_by(connection, asynchronous=True)
     if _is_psycopg(held):
-        _settle(row, await _hold_psycopg_async(held, row))
+        refused = await _write_by_async_psycopg(held, row)
     else:
         connected = await held.connection() if hasattr(held, "add") else held
-        _settle(row, await connected.run_sync(_hold_sqlalchemy, row))
+        refused = await connected.run_sync(_write_by_sqlalchemy, row)
+    _raise_refusal(row, refused)
     return row.finish()
 
 
@@ -161,11 +163,11 @@ def _exporter() -> AuditExporter | None:
     return standalone_exporter() if pipeline is None else pipeline.primary
 
 
-# --- what is said to the database -------------------------------------------------------------------------------
+# --- what is done in the database --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Ask:
+class _Statement:
     """A statement; :data:`_PARAMETER` in it stands for ``value``."""
 
     sql: str
@@ -188,73 +190,76 @@ class _RefusedError(Exception):
 _PARAMETER: Final = "\0"  # no name in PostgreSQL can hold it
 _TELL: Final = " RETURNING true"  # a row for each that is written
 _THERE_OR_NOT_TO_SEE: Final = ("23505", "42501")
-_ROLL_BACK: Final = _Ask(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
-_RELEASE: Final = _Ask(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+_ROLL_BACK: Final = _Statement(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+_RELEASE: Final = _Statement(f"RELEASE SAVEPOINT {_SAVEPOINT}")
 
 
-def _conversation(row: _Row) -> Conversation:
-    insert, document = row.insert, row.document
-    yield _Ask(f"SAVEPOINT {_SAVEPOINT}")
+async def _write(row: _Row, execute: Execute) -> _RefusedError | None:
+    """Write the row under a savepoint; return what it was refused for, with the savepoint rolled back."""
     try:
-        shape, written = yield from _insert_row(insert, document)
-        if not written:
-            yield from _look_for_row(insert, shape, document)
-    except _RefusedError:
-        yield _ROLL_BACK
-        yield _RELEASE
-        raise
-    yield _RELEASE
+        await execute(_Statement(f"SAVEPOINT {_SAVEPOINT}"))
+        try:
+            shape, written = await _insert_row(row.insert, row.document, execute)
+            if not written:
+                await _look_for_row(row.insert, shape, row.document, execute)
+        except _RefusedError:
+            await execute(_ROLL_BACK)
+            await execute(_RELEASE)
+            raise
+        await execute(_RELEASE)
+    except _RefusedError as refused:
+        return refused
+    return None
 
 
-def _insert_row(insert: Insert, document: str) -> Generator[_Ask, Rows, tuple[TableShape, bool]]:
+async def _insert_row(insert: Insert, document: str, execute: Execute) -> tuple[TableShape, bool]:
     """Insert into the table as it is known, or as it is now; tell whether it took the row."""
     shape = _SHAPES.get(insert)
     if shape is not None:
         try:
-            rows = yield _Ask(_statement(insert, shape), document)
+            return shape, bool(await execute(_Statement(_insertion(insert, shape), document)))
         except _RefusedError as refused:
             if classify_sqlstate(refused.code, refused.message).fault is not Fault.CONFIGURATION:
                 raise
             _SHAPES.pop(insert, None)
-            yield _ROLL_BACK
-        else:
-            return shape, bool(rows)
-    shape = yield from _look_at_table(insert)
-    rows = yield _Ask(_statement(insert, shape), document)
+            await execute(_ROLL_BACK)
+    shape = await _look_at_table(insert, execute)
+    rows = await execute(_Statement(_insertion(insert, shape), document))
     _SHAPES[insert] = shape
     return shape, bool(rows)
 
 
-def _look_for_row(insert: Insert, shape: TableShape, document: str) -> Generator[_Ask, Rows, None]:
+async def _look_for_row(insert: Insert, shape: TableShape, document: str, execute: Execute) -> None:
     """See whether the row that the table did not take just now is one that it has, be it for others to see."""
     try:
-        there = yield _Ask(insert.look_up(shape, _PARAMETER), document)
+        there = await execute(_Statement(insert.look_up(shape, _PARAMETER), document))
         if not there:
-            there = yield _Ask(insert.plain_statement(shape, _PARAMETER) + _TELL, document)
+            there = await execute(_Statement(insert.plain_statement(shape, _PARAMETER) + _TELL, document))
     except _RefusedError as refused:
         if refused.code not in _THERE_OR_NOT_TO_SEE:
             raise
-        yield _ROLL_BACK
+        await execute(_ROLL_BACK)
         return
     if not there:
         raise _RefusedError(None, "", dropped=True)
 
 
-def _look_at_table(insert: Insert) -> Generator[_Ask, Rows, TableShape]:
+async def _look_at_table(insert: Insert, execute: Execute) -> TableShape:
     import orjson
 
     from otel_audit_exporter.sinks.postgres.statements import DESCRIBE_TABLE, TableShape
 
     lines = DESCRIBE_TABLE.read_text(encoding="utf-8").splitlines()
     query = "\n".join(line for line in lines if not line.startswith("--")).replace("$1", _PARAMETER)
-    rows = yield _Ask(f"SELECT d.types::text, d.keys::text FROM ({query}) AS d (types, keys, indexes)", insert.name)  # noqa: S608
+    sql = f"SELECT d.types::text, d.keys::text FROM ({query}) AS d (types, keys, indexes)"  # noqa: S608  # our own
+    rows = await execute(_Statement(sql, insert.name))
     if not rows:
         raise _RefusedError("42P01", f'relation "{insert.schema}.{insert.table}" does not exist')
     types, keys = rows[0]
     return TableShape(orjson.loads(types or "{}"), orjson.loads(keys or "[]"))
 
 
-def _statement(insert: Insert, shape: TableShape) -> str:
+def _insertion(insert: Insert, shape: TableShape) -> str:
     from otel_audit_exporter.sinks.postgres.statements import ShapeError
 
     try:
@@ -263,7 +268,7 @@ def _statement(insert: Insert, shape: TableShape) -> str:
         raise _RefusedError(error.code, error.message) from None
 
 
-def _settle(row: _Row, refused: _RefusedError | None) -> None:
+def _raise_refusal(row: _Row, refused: _RefusedError | None) -> None:
     """Raise what a refusal means. Outside of any handler: the driver's error, whose words hold values, stays behind."""
     if refused is None:
         return
@@ -312,95 +317,81 @@ def _is_psycopg(connection: Any) -> bool:
     return psycopg is not None and isinstance(connection, psycopg.Connection | psycopg.AsyncConnection)
 
 
-def _hold_psycopg(connection: Any, row: _Row) -> _RefusedError | None:
+async def _write_by_psycopg(connection: Any, row: _Row) -> _RefusedError | None:
     import psycopg
     from psycopg.rows import tuple_row
 
-    cursor = psycopg.Cursor(connection, row_factory=tuple_row)
-    talk = _conversation(row)
-    try:
-        ask = next(talk)
-        while True:
-            try:
-                cursor.execute(*_for_psycopg(ask))
-                if connection.pgconn.pipeline_status:
-                    with connection.pipeline() as pipeline:
-                        pipeline.sync()
-                rows = cursor.fetchall() if cursor.description else []
-            except psycopg.Error as error:
-                ask = talk.throw(_RefusedError(error.sqlstate, error.diag.message_primary or "", error))
-            else:
-                ask = talk.send(rows)
-    except StopIteration:
-        return None
-    except _RefusedError as refused:
-        return refused
-    finally:
-        cursor.close()
+    async def execute(statement: _Statement) -> Rows:
+        try:
+            cursor.execute(*_for_psycopg(statement))
+            if connection.pgconn.pipeline_status:
+                with connection.pipeline() as pipeline:
+                    pipeline.sync()
+            return cursor.fetchall() if cursor.description else []
+        except psycopg.Error as error:
+            raise _refused_by(error) from error
+
+    with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
+        return await _write(row, execute)
 
 
-async def _hold_psycopg_async(connection: Any, row: _Row) -> _RefusedError | None:
+async def _write_by_async_psycopg(connection: Any, row: _Row) -> _RefusedError | None:
     import psycopg
     from psycopg.rows import tuple_row
 
-    cursor = psycopg.AsyncCursor(connection, row_factory=tuple_row)
-    talk = _conversation(row)
-    try:
-        ask = next(talk)
-        while True:
-            try:
-                await cursor.execute(*_for_psycopg(ask))
-                if connection.pgconn.pipeline_status:
-                    async with connection.pipeline() as pipeline:
-                        await pipeline.sync()
-                rows = await cursor.fetchall() if cursor.description else []
-            except psycopg.Error as error:
-                ask = talk.throw(_RefusedError(error.sqlstate, error.diag.message_primary or "", error))
-            else:
-                ask = talk.send(rows)
-    except StopIteration:
-        return None
-    except _RefusedError as refused:
-        return refused
-    finally:
-        await cursor.close()
+    async def execute(statement: _Statement) -> Rows:
+        try:
+            await cursor.execute(*_for_psycopg(statement))
+            if connection.pgconn.pipeline_status:
+                async with connection.pipeline() as pipeline:
+                    await pipeline.sync()
+            return await cursor.fetchall() if cursor.description else []
+        except psycopg.Error as error:
+            raise _refused_by(error) from error
+
+    async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
+        return await _write(row, execute)
 
 
-def _for_psycopg(ask: _Ask) -> tuple[Any, ...]:
-    if ask.value is None:
-        return (ask.sql,)
-    return for_psycopg(ask.sql).replace(_PARAMETER, "%s"), (ask.value,)
+def _for_psycopg(statement: _Statement) -> tuple[Any, ...]:
+    if statement.value is None:
+        return (statement.sql,)
+    return for_psycopg(statement.sql).replace(_PARAMETER, "%s"), (statement.value,)
 
 
-def _hold_sqlalchemy(connected: Any, row: _Row) -> _RefusedError | None:
+def _write_by_sqlalchemy(connected: Any, row: _Row) -> _RefusedError | None:
     from sqlalchemy import text
     from sqlalchemy.exc import DBAPIError
 
     connection = connected.connection() if hasattr(connected, "add") else connected
     if connection.dialect.name != "postgresql":
         raise AuditEventError({"connection": f"is to {connection.dialect.name}, and the row goes to PostgreSQL"})
-    talk = _conversation(row)
+
+    async def execute(statement: _Statement) -> Rows:
+        sql = statement.sql.replace(":", "\\:").replace(_PARAMETER, ":value")
+        try:
+            result = connection.execute(text(sql), {} if statement.value is None else {"value": statement.value})
+            return [tuple(found) for found in result] if result.returns_rows else []
+        except DBAPIError as error:
+            error.hide_parameters = True
+            raise _refused_by(error.orig, error) from error
+
+    return _run_through(_write(row, execute))
+
+
+def _run_through(work: Coroutine[Any, Any, _RefusedError | None]) -> _RefusedError | None:
+    """Run a coroutine in which nothing waits for a loop."""
     try:
-        ask = next(talk)
-        while True:
-            try:
-                sql = ask.sql.replace(":", "\\:").replace(_PARAMETER, ":value")
-                result = connection.execute(text(sql), {} if ask.value is None else {"value": ask.value})
-                rows = [tuple(found) for found in result] if result.returns_rows else []
-            except DBAPIError as error:
-                error.hide_parameters = True
-                ask = talk.throw(_RefusedError(*_said_by(error.orig), error))
-            else:
-                ask = talk.send(rows)
-    except StopIteration:
-        return None
-    except _RefusedError as refused:
-        return refused
+        work.send(None)
+    except StopIteration as done:
+        result: _RefusedError | None = done.value
+        return result
+    raise AssertionError("the coroutine waits for something")
 
 
-def _said_by(error: Any) -> tuple[str | None, str]:
-    """Return the SQLSTATE and the words of a driver's error, be it psycopg's, psycopg2's or asyncpg's."""
+def _refused_by(error: Any, raised: Exception | None = None) -> _RefusedError:
+    """Read a driver's error, be it psycopg's, psycopg2's or asyncpg's; ``raised``: what SQLAlchemy makes of it."""
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     diagnosis = getattr(error, "diag", None)
     words = getattr(diagnosis, "message_primary", None) or getattr(error.__cause__, "message", None)
-    return code, words or ""
+    return _RefusedError(code, words or "", raised or error)
