@@ -20,6 +20,7 @@ from otel_audit_exporter.pipeline.configure import current_pipeline
 from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
 from otel_audit_exporter.pipeline.factory import make_mapping, make_rules
 from otel_audit_exporter.sinks.base import not_stored
+from otel_audit_exporter.sinks.known_rows import KnownRows
 from otel_audit_exporter.sinks.sql_names import for_psycopg
 from otel_audit_exporter.sinks.sqlstate_rules import classify_sqlstate, describe_sqlstate
 from otel_audit_exporter.sinks.verdict import Fault
@@ -60,6 +61,7 @@ _SAVEPOINT: Final = "otel_audit_event"
 _NO_TRANSACTION: Final = "25P01"
 _SERIALIZATION: Final = "40"
 _SHAPES: Final[dict[Insert, TableShape]] = {}
+_KNOWN_ROWS: Final = KnownRows((), ())
 
 
 def write_audit_event(connection: Any, action: str, **fields: Unpack[EventFields]) -> str:
@@ -141,6 +143,7 @@ class _Row:
             self._mapping.key_column,
             self._settings.key_columns,
             self._mapping.json_columns,
+            self._mapping.compared_columns,
         )
 
     def finish(self) -> str:
@@ -242,6 +245,18 @@ async def _look_for_row(insert: Insert, shape: TableShape, document: str, execut
         return
     if not there:
         raise _RefusedError(None, "", dropped=True)
+    await _compare_row(insert, shape, document, execute)
+
+
+async def _compare_row(insert: Insert, shape: TableShape, document: str, execute: Execute) -> None:
+    """Log it where the row that is there has other content, as far as the role may read it."""
+    try:
+        rows = await execute(_Statement(insert.differences(shape, _PARAMETER), document))
+    except _RefusedError:
+        await execute(_ROLL_BACK)
+        return
+    for (places,) in rows:
+        _KNOWN_ROWS.note(insert.name, insert.differing_columns(places))
 
 
 async def _look_at_table(insert: Insert, execute: Execute) -> TableShape:

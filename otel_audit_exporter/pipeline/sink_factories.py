@@ -46,6 +46,7 @@ class SQLiteSinkFactory(SinkFactory):
             columns=mapping.columns,
             key_columns=_written_keys(settings, mapping),
             json_columns=mapping.json_columns,
+            compared_columns=mapping.compared_columns,
         )
 
     def place(self, settings: Settings) -> str:
@@ -78,6 +79,7 @@ class SupabaseSinkFactory(SinkFactory):
             columns=mapping.columns,
             key_columns=settings.key_columns or (mapping.key_column,),
             id_column=mapping.key_column,
+            compared_columns=mapping.compared_columns,
         )
 
     def place(self, settings: Settings) -> str:
@@ -112,6 +114,7 @@ class PostgresSinkFactory(SinkFactory):
             key_columns=settings.key_columns,
             id_column=mapping.key_column,
             json_columns=mapping.json_columns,
+            compared_columns=mapping.compared_columns,
         )
         self._address = sink.target.split(" ")[0]
         return sink

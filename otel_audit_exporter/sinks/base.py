@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final, Protocol, runtime_checkable
 
+from otel_audit_exporter.sinks.one_line import one_line, short_code
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 
 _NO_LIMIT_SECONDS: Final = threading.TIMEOUT_MAX / 2  # the longest that can be waited for, with room for sums
@@ -33,8 +34,8 @@ class SinkError(Exception):
 
     ``verdict`` says what to do. ``code`` is the SQLSTATE, PostgREST's or SQLite's error name, ``status`` the
     HTTP status, ``retry_after`` the seconds that the server asked to be left alone for; each None where there
-    was none. ``message`` is one sentence for people. ``stored``: the positions of rows that are stored all the
-    same; the error is that of the others.
+    was none. ``message`` is one sentence for people. In code and message control characters are made visible: one line
+    is one line. ``stored``: the positions of rows that are stored all the same; the error is that of the others.
     """
 
     def __init__(
@@ -48,12 +49,12 @@ class SinkError(Exception):
         stored: Collection[int] = (),
     ) -> None:
         self.verdict = verdict
-        self.message = message
-        self.code = code
+        self.message = one_line(message)
+        self.code = None if code is None else short_code(code)
         self.status = status
         self.retry_after = retry_after
         self.stored = stored
-        super().__init__(message)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         known = [f"HTTP {self.status}" if self.status else "", self.code or ""]

@@ -21,6 +21,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 
+from otel_audit_exporter.sinks.accepted_size import AcceptedSize
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
 from otel_audit_exporter.sinks.forwarding import ForwardingSink
 from otel_audit_exporter.sinks.http_rules import parse_retry_after
@@ -77,6 +78,7 @@ class OTLPSink(ForwardingSink):
         self._inherited: list[object] = []
         self._lock = threading.Lock()
         self._closed = False
+        self._size = AcceptedSize()
         self._session = _session()
         super().__init__(self._export_by(self._session), resource, name="otlp")
         if not self.target.lower().startswith(("http://", "https://")):
@@ -92,9 +94,11 @@ class OTLPSink(ForwardingSink):
         if session is None:
             self.export(rows)
             return
+        size = sum(map(len, rows))
         with session.until(deadline) as exchange:
             try:
                 self.export(rows)
+                self._size.note(size)
                 return
             except Exception as error:
                 refusal = exchange.refusal
@@ -103,7 +107,9 @@ class OTLPSink(ForwardingSink):
                     raise
         if refusal is None and (self._closed or session is not self._session):
             refusal = SinkError(OUT_OF_TIME, "the exporter was shut down meanwhile")
-        raise refusal or SinkError(_NOT_SENT, "the exporter does not send the event")
+        if refusal is not None:
+            raise self._size.judged(refusal, len(rows), size)
+        raise SinkError(_NOT_SENT, "the exporter does not send the event")
 
     def close(self) -> None:
         """Close every connection; a later insert opens a new one."""

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.json.parser import NOT_JSON, JsonNumber, parse_json
 from otel_audit_exporter.runtime.fork_safety import Lock, register_fork_aware
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, no_file_left, not_stored, seconds_left
+from otel_audit_exporter.sinks.known_rows import KnownRows
 from otel_audit_exporter.sinks.sql_names import quoted, quoted_names
 from otel_audit_exporter.sinks.verdict import OUT_OF_TIME, Fault, Verdict
 
@@ -40,13 +41,14 @@ _NO_ROW: Final = Verdict(Fault.RECORD, "make rows for this sink's columns")
 
 
 class SQLiteSink:
-    """Insert rows into a table of a SQLite file; file and table are made where they are missing.
+    """Insert rows into a table of a SQLite file; file (0600) and table are made where they are missing.
 
     An insert is one transaction, synced to the disk; a row that a trigger drops is refused. ``path``: the file, in an
     existing directory.
     ``columns``: those that every row has. ``key_columns``: the primary key. ``json_columns``: hold JSON text
     whatever the value; in the others text and numbers are stored as such. ``not_null``: the columns that a
-    table made here refuses null in.
+    table made here refuses null in. ``compared_columns``: those in which a row whose key is there should equal the
+    one in the table: a difference is logged, and counted in ``known_rows``.
     """
 
     name = "sqlite"
@@ -60,6 +62,7 @@ class SQLiteSink:
         key_columns: Sequence[str] = ("id",),
         json_columns: Collection[str] = JSON_COLUMNS,
         not_null: Collection[str] = DEFAULT_NOT_NULL,
+        compared_columns: Collection[str] | None = None,
     ) -> None:
         self._path = Path(path).absolute()
         self._columns = tuple(columns)
@@ -67,7 +70,8 @@ class SQLiteSink:
         self._create = _create_table(table, columns, key_columns, not_null)
         self._insert = _insert_into(table, columns, key_columns)
         self._keys = [at for at, column in enumerate(self._columns) if column in key_columns]
-        self._find = _find_in(table, [self._columns[at] for at in self._keys])
+        self.known_rows = KnownRows(columns, compared_columns)
+        self._find = _find_in(table, self._columns, [self._columns[at] for at in self._keys])
         self._table = table
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -154,9 +158,15 @@ class SQLiteSink:
             raise not_stored(there)
 
     def _there(self, connection: sqlite3.Connection, values: Sequence[Sequence[Any]]) -> Sequence[int]:
-        """Return the places of the rows that the table has, be it from before."""
-        keys = ([row[at] for at in self._keys] for row in values)
-        return [place for place, key in enumerate(keys) if connection.execute(self._find, key).fetchone()]
+        """Return the places of the rows that the table has, be it from before; log those with other content."""
+        places = []
+        for place, row in enumerate(values):
+            found = connection.execute(self._find, [row[at] for at in self._keys]).fetchone()
+            if found is not None:
+                places.append(place)
+                sent, there = (dict(zip(self._columns, one, strict=True)) for one in (row, found))
+                self.known_rows.compare(self.target, sent, there)
+        return places
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is not None and self._file != self._file_there():
@@ -169,6 +179,7 @@ class SQLiteSink:
             connection.close()
 
     def _open(self) -> sqlite3.Connection:
+        self._make_file()
         connection = sqlite3.connect(
             self._path, timeout=_BUSY_STEP_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -180,6 +191,11 @@ class SQLiteSink:
             raise
         self._connection, self._file = connection, self._file_there()
         return connection
+
+    def _make_file(self) -> None:
+        """Make a missing file for its owner alone: SQLite would make it for everybody to read."""
+        with suppress(OSError):  # it is there, or SQLite says what is wrong
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
     def _file_there(self) -> tuple[int, int] | None:
         try:
@@ -250,9 +266,9 @@ def _insert_into(table: str, columns: Sequence[str], keys: Sequence[str]) -> str
     )
 
 
-def _find_in(table: str, keys: Sequence[str]) -> str:
+def _find_in(table: str, columns: Sequence[str], keys: Sequence[str]) -> str:
     there = " AND ".join(f"{quoted(key)} IS ?" for key in keys)
-    return f"SELECT 1 FROM {quoted(table)} WHERE {there}"  # noqa: S608  # quoted names
+    return f"SELECT {quoted_names(columns)} FROM {quoted(table)} WHERE {there}"  # noqa: S608  # quoted names
 
 
 # By SQLite's error name (https://sqlite.org/rescode.html), the extended one first, then its beginning.

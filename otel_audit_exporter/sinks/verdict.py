@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from otel_audit_exporter.sinks.one_line import one_line
+
 FIX_ROW: Final = "correct the row and retry it, or let the column take such a value"
 FOREIGN_KEY_CODES: Final = frozenset({"23503", "SQLITE_CONSTRAINT_FOREIGNKEY"})
 
@@ -123,5 +125,5 @@ def first_match(rules: tuple[Rule, ...], message: str) -> Finding | None:
     for rule in rules:
         match = re.search(rule.sentence, message)
         if match:
-            return Finding(rule, match.groupdict())
+            return Finding(rule, {name: one_line(value or "") for name, value in match.groupdict().items()})
     return None

@@ -28,6 +28,13 @@ _SAID: Final = {
     field: UNSAID_JSON.get(field, _NULL) for field in ("outcome", "actor_type", "on_behalf_of", "metadata", "signature")
 }
 UNSAID: Final[Mapping[str, str | None]] = {field: orjson.loads(value) for field, value in _SAID.items()}
+# What says which event it is: not when it happened and not where it came from, which differ where a handler runs twice.
+_CONTENT: Final = frozenset(
+    {
+        *("yacht_id", "entity_type", "action", "entity_id", "user_id", "old_values", "new_values"),
+        *("outcome", "actor_type", "on_behalf_of", "signature"),
+    }
+)
 # Known from the surroundings: into the metadata column where there is one, else left out.
 _SURROUNDINGS: Final = ("source_ip", "request_id", "user_agent")
 _TRACE: Final = ("trace_id", "span_id")
@@ -82,6 +89,11 @@ class TableMapping:
     def json_columns(self) -> frozenset[str]:
         """The columns whose values are JSON documents."""
         return frozenset(column for column, field in self._fields.items() if field in JSON_FIELDS)
+
+    @property
+    def compared_columns(self) -> tuple[str, ...]:
+        """The columns in which a row should equal the one that has its id."""
+        return tuple(column for column, field in self._fields.items() if field in _CONTENT)
 
     @property
     def required(self) -> frozenset[str]:

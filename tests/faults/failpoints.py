@@ -138,6 +138,7 @@ def _fresh_id_per_retry(_: int) -> None:
 
 def _any_2xx(_: int) -> None:
     rest_client._stored = lambda status, headers: 200 <= status < 300
+    rest_client.is_answer_to = lambda marks, headers: True  # type: ignore[attr-defined]  # a name that it imports
 
 
 def _synchronous_off(_: int) -> None:

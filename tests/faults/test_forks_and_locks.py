@@ -67,8 +67,11 @@ LOCKS: Final[dict[str, tuple[str, Callable[[audit.AuditPipeline], Any], bool]]] 
     "sinks.memory.MemorySink._lock": ("memory", lambda pipeline: sink_of(pipeline)._lock, False),
     "sinks.otlp.OTLPSink._lock": ("otlp", lambda pipeline: sink_of(pipeline)._lock, False),
     "sinks.sqlite.SQLiteSink._lock": ("sqlite", lambda pipeline: sink_of(pipeline)._lock, True),
-    "sinks.supabase.sink.SupabaseSink._lock": ("supabase", lambda pipeline: sink_of(pipeline)._lock, False),
-    "sinks.supabase.sink.TokenProvider._lock": ("supabase", lambda pipeline: sink_of(pipeline)._token._lock, False),
+    "sinks.supabase.token.TokenProvider._lock": (
+        "supabase",
+        lambda pipeline: sink_of(pipeline)._rest._credentials._token._lock,
+        False,
+    ),
     "testing.faulty_sink.FaultySink._changed": ("faulty", lambda pipeline: sink_of(pipeline)._changed, False),
 }
 OTHERS: Final = {

@@ -41,6 +41,7 @@ def sink(supabase_sink: SupabaseSink) -> SupabaseSink:
 def test_the_request_is_the_one_that_the_least_privileges_allow(
     sink: SupabaseSink, stack: Stack, audit_table: AuditTable
 ) -> None:
+    sink.insert([new_row()], soon())
     stack.gateway.clear()
     sink.insert(new_rows(2), soon())
     [request] = stack.gateway.requests
@@ -48,7 +49,9 @@ def test_the_request_is_the_one_that_the_least_privileges_allow(
     assert (request.method, url.path) == ("POST", f"/rest/v1/{audit_table.name}")
     assert url.params["on_conflict"] == '"id"'
     assert url.params["columns"] == ",".join(f'"{column}"' for column in COLUMNS)
-    assert request.headers["prefer"] == "resolution=ignore-duplicates,return=minimal,count=exact"
+    preferences = request.headers["prefer"].split(",")
+    assert preferences[:3] == ["resolution=ignore-duplicates", "return=minimal", "count=exact"]
+    assert set(preferences[3:]) <= {"handling=lenient", "handling=strict", "missing=null"}
     assert request.headers["content-profile"] == "public"
     assert request.headers["authorization"] == f"Bearer {stack.service_key}"
 
@@ -187,7 +190,8 @@ def test_an_answer_that_is_no_proof_is_the_right_ones_fault(
 @pytest.mark.parametrize("header", ["server", "content-range", "preference-applied"])
 def test_any_one_of_postgrests_own_headers_proves_storage(stack: Stack, sink: SupabaseSink, header: str) -> None:
     def keep_one(reply: Reply) -> Reply:
-        return Reply(reply.status, tuple(pair for pair in reply.headers if pair[0].lower() == header))
+        kept = tuple(pair for pair in reply.headers if pair[0].lower() == header)
+        return Reply(reply.status, kept, reply.body)
 
     stack.gateway.inject(Rewrite(keep_one))
     sink.insert([new_row()], soon())
@@ -469,6 +473,8 @@ def test_the_environments_proxy_is_used_and_keeps_the_deadline(
         ("HTTPS_PROXY", "nonsense://user:S3CRET@127.0.0.1:1"),
         ("HTTPS_PROXY", "http://user:S3CRET@:port"),
         ("ALL_PROXY", "socks9://user:S3CRET@127.0.0.1:1"),
+        ("NO_PROXY", "localhost,S3CRET.example:port"),
+        ("NO_PROXY", "[::1"),
     ],
 )
 def test_an_environment_that_no_client_can_be_made_in_is_the_configurations_fault(
@@ -477,6 +483,7 @@ def test_an_environment_that_no_client_can_be_made_in_is_the_configurations_faul
     with closing(sink_with(stack, audit_table, stack.service_key)) as sink:
         with monkeypatch.context() as patch:
             patch.setenv(variable, value)
+            patch.delenv("no_proxy", raising=False)
             error = refusal(sink)
             assert error.verdict.fault is CONFIGURATION
             assert variable in error.verdict.remedy

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from socket import SO_LINGER, SOL_SOCKET
 from typing import TypeVar
 
-from tests.stack.faults import Answer, Close, Delay, Drip, Hang, Place, ReplyPart, Reset, Rewrite
+from tests.stack.faults import Answer, Close, Delay, Drip, Hang, Place, ReplyPart, Reset, Rewrite, Twice
 from tests.stack.injections import Injection
 from tests.stack.messages import Reply, Request, read_request_body
 
@@ -69,6 +69,9 @@ class Exchange:
         in_chunks = self._struck_in_body()
         head = reply.encode(chunked=in_chunks)
         body = b"" if self._request.method == "HEAD" else reply.body
+        if self._faults(Twice):
+            await self._write(2 * (head + body))
+            return
         await self._send_head(head)
         await (self._send_chunks(body) if in_chunks else self._write(body))
 

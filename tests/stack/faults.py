@@ -79,8 +79,13 @@ class Rewrite:
     change: Callable[[Reply], Reply]
 
 
+@dataclass(frozen=True)
+class Twice:
+    """Send the whole reply two times in one piece, so that the second is there when the next request is sent."""
+
+
 Interruption = Delay | Hang | Reset | Close
-Fault = Interruption | Drip | Answer | Rewrite
+Fault = Interruption | Drip | Answer | Rewrite | Twice
 
 
 def _json(status: int, content: object, **headers: str) -> Answer:

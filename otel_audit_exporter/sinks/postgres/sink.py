@@ -19,6 +19,7 @@ from otel_audit_exporter.event.joined import json_array
 from otel_audit_exporter.runtime.fork_safety import register_renewed, renew_if_forked
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, not_stored, seconds_left, unproved
 from otel_audit_exporter.sinks.dns import Resolver
+from otel_audit_exporter.sinks.known_rows import KnownRows
 from otel_audit_exporter.sinks.postgres.copy import TABLE_CHANGED, Copy, copy_for
 from otel_audit_exporter.sinks.postgres.dsn import read_dsn
 from otel_audit_exporter.sinks.postgres.refusals import connect_error, server_error
@@ -36,6 +37,8 @@ Which = Callable[[Statements], bytes]
 _INSERT: Final[Which] = attrgetter("insert")
 _PLAIN_INSERT: Final[Which] = attrgetter("plain_insert")
 _LOOK_UP: Final[Which] = attrgetter("look_up")
+_DIFFERENCES: Final[Which] = attrgetter("differences")
+_NOT_ALLOWED: Final = "42501"
 
 # The server gives up a little before this side does, so that it says why, and works for nobody no longer.
 _ANSWER_SHARE: Final = 0.1
@@ -63,7 +66,9 @@ class PostgresSink:
     ``postgresql+driver://``) or ``key=value`` pairs. ``columns``: those that every row has. ``key_columns``:
     what a unique constraint of the table is on; None looks for the shortest one that holds ``id_column`` and
     otherwise only columns that are written, which on a partitioned table is its primary key.
-    ``json_columns``: those whose text is kept as it is where their type is not ``jsonb``. Raises
+    ``json_columns``: those whose text is kept as it is where their type is not ``jsonb``. ``compared_columns``:
+    those in which a row whose key is there should equal the one in the table: a difference is logged, and counted in
+    ``known_rows``. Raises
     ``ValueError`` for a DSN that cannot be read and ``ImportError`` where psycopg is missing.
     """
 
@@ -79,11 +84,14 @@ class PostgresSink:
         key_columns: Sequence[str] | None = None,
         id_column: str = "id",
         json_columns: Collection[str] = JSON_COLUMNS,
+        compared_columns: Collection[str] | None = None,
     ) -> None:
         self._parameters = read_dsn(dsn)
         # Here, and not in the middle of an insert: in a child forked there, that import would never end.
         import otel_audit_exporter.sinks.postgres.connection  # noqa: F401
 
+        self.known_rows = KnownRows(columns, compared_columns)
+        self._may_read = True
         self._insertion = Insert(
             schema,
             table,
@@ -91,6 +99,7 @@ class PostgresSink:
             id_column,
             None if key_columns is None else tuple(key_columns),
             frozenset(json_columns),
+            self.known_rows.columns,
         )
         self._statements: Statements | None = None
         self._copy: Copy | None = None
@@ -188,6 +197,19 @@ class PostgresSink:
         there = [int(result.get_value(at, 0) or 0) - 1 for at in range(result.ntuples)]
         if len(there) < count and not (count == 1 and self._is_known(values, deadline)):
             raise not_stored(there)
+        if there and self._may_read and self.known_rows.columns:
+            self._compare(values, deadline)
+
+    def _compare(self, values: bytes, deadline: float) -> None:
+        """Log and count the rows that are there with other content; all rows are stored, whatever becomes of this."""
+        try:
+            result = self._ask(_DIFFERENCES, values, deadline)
+        except SinkError as error:
+            self._may_read = error.code != _NOT_ALLOWED
+            return
+        for at in range(result.ntuples):
+            places = (result.get_value(at, 0) or b"").decode()
+            self.known_rows.note(self.target, self._insertion.differing_columns(places))
 
     def _is_known(self, values: bytes, deadline: float) -> bool:
         """Tell by an insert that ignores nothing whether a row is there that the role does not see."""

@@ -26,7 +26,10 @@ class TableShape:
 
 @dataclass(frozen=True)
 class Insert:
-    """What is to be written: ``key_columns`` None looks for the shortest unique key that holds ``id_column``."""
+    """What is to be written: ``key_columns`` None looks for the shortest unique key that holds ``id_column``.
+
+    ``compared_columns``: those in which a row whose key is known should equal the one that is there.
+    """
 
     schema: str
     table: str
@@ -34,6 +37,7 @@ class Insert:
     id_column: str
     key_columns: Sequence[str] | None
     json_columns: Collection[str]
+    compared_columns: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -67,6 +71,27 @@ class Insert:
             f"SELECT place FROM ROWS FROM ({rows}) WITH ORDINALITY AS r ({aliases}, place)"  # noqa: S608  # quoted
             f" WHERE {null} OR EXISTS (SELECT FROM {self.name} AS t WHERE {equal})"
         )
+
+    def differences(self, shape: TableShape, document: str = "$1") -> str:
+        """Return the query for those rows whose key the table has with other content.
+
+        Each comes as a text: the places of the differing columns in ``compared_columns``, with commas between them.
+        """
+        keys = self.key(shape)
+        compared = {at: name for at, name in enumerate(self.compared_columns) if name not in keys}
+        rows = self._recordset(shape, [*keys, *compared.values()], document)
+        aliases = ", ".join([*(f"k{at}" for at, _ in enumerate(keys)), *(f"c{at}" for at in compared)])
+        equal = " AND ".join(f"t.{quoted(key)} = k{at}" for at, key in enumerate(keys))
+        differ = {at: _differs(f"t.{quoted(name)}", f"c{at}", shape.types[name]) for at, name in compared.items()}
+        places = ", ".join(f"CASE WHEN {condition} THEN {at} END" for at, condition in differ.items())
+        return (
+            f"SELECT concat_ws(',', {places}) FROM ROWS FROM ({rows}) AS r ({aliases})"  # noqa: S608  # quoted
+            f" JOIN {self.name} AS t ON {equal} WHERE {' OR '.join(differ.values())}"
+        )
+
+    def differing_columns(self, places: str) -> list[str]:
+        """Return the names of the columns that an answer to :meth:`differences` counts up."""
+        return [self.compared_columns[int(at)] for at in places.split(",") if at]
 
     def _recordset(self, shape: TableShape, columns: Sequence[str], document: str) -> str:
         for column in self.columns:
@@ -107,6 +132,11 @@ class Statements:
         """The query for the rows that are there."""
         return self._insertion.look_up(self._shape).encode()
 
+    @property
+    def differences(self) -> bytes:
+        """The query for the rows that are there with other content."""
+        return self._insertion.differences(self._shape).encode()
+
 
 class ShapeError(Exception):
     """Say that a table cannot take the insert, as the server would: its SQLSTATE and its words."""
@@ -115,3 +145,9 @@ class ShapeError(Exception):
         self.code = code
         self.message = message
         super().__init__(code)
+
+
+def _differs(there: str, sent: str, type_name: str) -> str:
+    """Return the condition that two values of a column differ; not every type can be compared as it is."""
+    cast = {"jsonb": "", "json": "::pg_catalog.jsonb"}.get(type_name, "::pg_catalog.text")
+    return f"{there}{cast} IS DISTINCT FROM {sent}{cast}"

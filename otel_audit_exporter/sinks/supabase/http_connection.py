@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import httpx
 
 from otel_audit_exporter.sinks.base import seconds_left
+from otel_audit_exporter.sinks.supabase.binding import marks_for, marks_of_requests
 from otel_audit_exporter.sinks.supabase.http_deadline import Deadline, keep_deadline
 from otel_audit_exporter.sinks.supabase.http_session import open_http_session
 
@@ -22,6 +23,11 @@ class HttpConnection:
         self._session = open_http_session(certificates)
         self._deadline = Deadline()
         keep_deadline(self._session, self._deadline)
+        self._marks = marks_of_requests()
+
+    def next_marks(self, method: str) -> tuple[str, ...]:
+        """Return the preferences by which the next answer on this connection is known."""
+        return marks_for(method, next(self._marks))
 
     @property
     def fresh(self) -> bool:

@@ -1,15 +1,16 @@
-"""Which ids a table has, asked of PostgREST: the questions, and what is read out of its answers."""
+"""Which rows a table has, asked of PostgREST by their ids: the questions, and what is read out of its answers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 from urllib.parse import quote
-
-import orjson
+from uuid import UUID
 
 from otel_audit_exporter.event.audit_event import parse_json
+
+Row = Mapping[str, Any]
 
 # Of a request line servers take 8 KiB; what else is in it is short.
 _QUESTION_BYTES: Final = 7000
@@ -21,13 +22,16 @@ def ids_of(rows: Sequence[bytes], column: str) -> list[str]:
     return [str(parse_json(row)[column]) for row in rows]
 
 
-def questions(ids: Sequence[str], column: str) -> Iterator[tuple[range, bytes]]:
-    """Give the queries that ask for all the ids, each with the places of those that it asks for."""
-    name = quote(quoted_list([column]), safe="")
+def questions(ids: Sequence[str], column: str, wanted: Sequence[str]) -> Iterator[tuple[range, bytes]]:
+    """Give the queries that ask for all the ids, each with the places of those that it asks for.
+
+    ``wanted``: the columns that the answer is to have.
+    """
+    name, selected = quote(quoted_list([column]), safe=""), quote(quoted_list(wanted), safe=",")
     texts = [quote(quoted_list([one]), safe="") for one in ids]
     for places in _portions([len(text) + 1 for text in texts]):
         asked = ",".join(texts[at] for at in places)
-        yield places, f"select={name}&{name}=in.({asked})".encode()
+        yield places, f"select={selected}&{name}=in.({asked})".encode()
 
 
 def _portions(sizes: Sequence[int]) -> Iterator[range]:
@@ -40,17 +44,41 @@ def _portions(sizes: Sequence[int]) -> Iterator[range]:
     yield range(first, len(sizes))
 
 
-def found_in(body: bytes, content_range: str, asked: Sequence[str], column: str) -> list[bool] | None:
-    """Tell of each id that was asked for whether it is in the answer; None where the answer may not be all of it."""
+def all_rows_in(body: bytes, content_range: str, column: str) -> list[Row] | None:
+    """Return the rows in an answer; None where it is no list of rows, or may not be all of them."""
+    rows = rows_in(body, column)
+    return rows if rows is not None and total_in(content_range) == len(rows) else None
+
+
+def rows_in(body: bytes, column: str) -> list[Row] | None:
+    """Return the rows in an answer; None where it is no list of rows with that column."""
     try:
-        found = [str(row[column]) for row in orjson.loads(body)]
-    except (ValueError, TypeError, KeyError):
+        rows = list(parse_json(body))
+        return rows if all(column in row for row in rows) else None
+    except (ValueError, TypeError):
         return None
-    if total_in(content_range) != len(found):  # the server gives no more rows at a time
-        return None
-    known = set(found)
-    all_there = len(known) == len(set(asked))  # however the database writes an id
-    return [all_there or one in known for one in asked]
+
+
+def found_of(asked: Sequence[str], rows: Sequence[Row], column: str) -> list[Row | None]:
+    """Return for each id that was asked for the row that is there, or None."""
+    there = {same_id(row[column]): row for row in rows}
+    found = [there.get(same_id(one)) for one in asked]
+    if None in found and len(there) == len({same_id(one) for one in asked}):  # the database writes an id otherwise
+        return [row or {} for row in found]
+    return found
+
+
+def are_others(rows: Iterable[Row], asked: Iterable[str], column: str) -> bool:
+    """Tell whether there is a row among these whose id was not asked for."""
+    return not {same_id(row[column]) for row in rows} <= set(map(same_id, asked))
+
+
+def same_id(value: Any) -> str:
+    """Return an id in one spelling, however a UUID is written."""
+    try:
+        return str(UUID(str(value)))
+    except ValueError:
+        return str(value)
 
 
 def total_in(content_range: str) -> int | None:

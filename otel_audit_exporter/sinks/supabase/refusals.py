@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -21,6 +23,7 @@ _NOT_TRUSTED: Final = Verdict(
     "check the server's certificate and this host's clock, or name its CA in SSL_CERT_FILE",
 )
 _PROXY: Final = Verdict(Fault.TRANSIENT, "check the proxy that HTTPS_PROXY or HTTP_PROXY names")
+_MIXED_UP: Final = replace(CUT_OFF, remedy="see which proxy or gateway on the way mixes up or repeats answers")
 _NOT_POSTGREST: Final = Verdict(
     Fault.CONFIGURATION,
     "check that SUPABASE_URL is the project's own https:// address, and that nothing on the way answers",
@@ -42,6 +45,11 @@ def refusal(status: int, headers: httpx.Headers, body: bytes) -> SinkError:
 def not_postgrest(status: int) -> SinkError:
     """Say that an answer is somebody else's."""
     return SinkError(_NOT_POSTGREST, "the answer is not PostgREST's", status=status)
+
+
+def another_answer(stored: Collection[int] = ()) -> SinkError:
+    """Say that an answer may be to another request, so that nobody knows what became of rows not in ``stored``."""
+    return SinkError(_MIXED_UP, "the answer is to another request", stored=stored)
 
 
 def transport_error(error: Exception) -> SinkError:

@@ -13,15 +13,16 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from otel_audit_exporter.event.audit_event import parse_json
 from otel_audit_exporter.runtime.fork_safety import register_renewed, renew_if_forked
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
+from otel_audit_exporter.sinks.supabase.binding import is_answer_to
 from otel_audit_exporter.sinks.supabase.http_session import trusted_certificates
-from otel_audit_exporter.sinks.supabase.refusals import not_postgrest, refusal, transport_error
+from otel_audit_exporter.sinks.supabase.refusals import another_answer, not_postgrest, refusal, transport_error
 from otel_audit_exporter.sinks.supabase.token import Credentials, Token
 from otel_audit_exporter.sinks.verdict import CUT_OFF, OUT_OF_TIME
 
@@ -42,11 +43,16 @@ Parameters = Mapping[str, str] | Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class RestAnswer:
-    """An answer, as far as it was read."""
+    """An answer, as far as it was read.
+
+    ``proved``: it says itself which request it is to. ``fresh``: it is the first one on its connection.
+    """
 
     status: int
     headers: httpx.Headers
     body: bytes
+    proved: bool
+    fresh: bool
 
     @property
     def stored(self) -> bool:
@@ -92,7 +98,11 @@ class RestClient:
     def requests(self, deadline: float) -> Iterator[RestRequests]:
         """Give what sends requests with the credentials of this moment, all of them before ``deadline``."""
         renew_if_forked()
-        yield RestRequests(self, self._credentials.headers(deadline), deadline)
+        requests = RestRequests(self, self._credentials.headers(deadline), deadline)
+        try:
+            yield requests
+        finally:
+            requests.end_unproved()
 
     def get(self, path: str, parameters: Parameters = (), accept: str = "*/*") -> Any:
         """Return the JSON of an answer; raise :class:`SinkError` for any other answer and where there is none."""
@@ -110,7 +120,7 @@ class RestClient:
         """Insert rows; return the refusal, or None where PostgREST says that it did as it was told."""
         headers = {"Content-Profile": self.schema, "Content-Type": "application/json", "Prefer": prefer}
         with self.requests(time.monotonic() + _SECONDS) as requests:
-            answer = requests.ask("POST", self.address(table, parameters), headers, rows)
+            answer = requests.ask("POST", self.address(table, parameters), headers, rows, alone=True)
         return None if answer.status in (200, 201) and "content-range" in answer.headers else answer.refusal()
 
     def close(self) -> None:
@@ -158,13 +168,14 @@ class RestClient:
         weakref.finalize(self, _close_all, os.getpid(), self._open).atexit = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class RestRequests:
     """Requests with one set of credentials and by one deadline, each on whatever connection is there."""
 
     client: RestClient
-    credentials: Mapping[str, str]
+    credentials: Mapping[str, str] = field(repr=False)
     deadline: float
+    _unproved: HttpConnection | None = None
 
     def ask(
         self,
@@ -174,52 +185,95 @@ class RestRequests:
         body: bytes = b"",
         *,
         max_bytes: float = _ANSWER_BYTES,
+        alone: bool = False,
     ) -> RestAnswer:
-        """Send a request and return the answer; raise :class:`SinkError` where there is none in time."""
+        """Send a request and return the answer; raise :class:`SinkError` where there is none in time.
+
+        An answer to another request is passed over, and the request is sent once more on another connection. A
+        connection whose answer does not say what it is to is closed, unless the caller trusts it. ``alone``: on a new
+        connection, and with no preference but the caller's.
+        """
         for stale in range(_STALE_CONNECTIONS + 1):
             if seconds_left(self.deadline) == 0:
                 raise SinkError(OUT_OF_TIME, "no time left to send")
-            connection = self.client.take_connection(kept=stale < _STALE_CONNECTIONS)
-            answer = self._ask_on(connection, method, address, headers, body, max_bytes)
+            self.end_unproved()
+            connection = self.client.take_connection(kept=not alone and stale < _STALE_CONNECTIONS)
+            marks = () if alone else connection.next_marks(method)
+            answer = self._ask_on(connection, marks, method, address, headers, body, max_bytes)
             if answer is not None:
                 return answer
         raise AssertionError("the last attempt returns or raises")
 
+    def trust(self) -> None:
+        """Keep the connection of the last answer, which the caller has found to be to its request."""
+        if self._unproved is not None:
+            self.client.keep_connection(self._unproved)
+            self._unproved = None
+
+    def end_unproved(self) -> None:
+        """Close the connection of the last answer, unless that was known to be to its request."""
+        if self._unproved is not None:
+            self.client.end_connection(self._unproved)
+            self._unproved = None
+
     def _ask_on(
         self,
         connection: HttpConnection,
+        marks: tuple[str, ...],
         method: str,
         address: httpx.URL,
         headers: Mapping[str, str],
         body: bytes,
         max_bytes: float,
     ) -> RestAnswer | None:
-        """Return the answer; None where the connection was a kept one that had been closed meanwhile."""
-        import httpx
-
-        fresh = False
+        """Return the answer; None where a kept connection had been closed meanwhile, or gave an old answer."""
         try:
             head, content = connection.send(
                 method,
                 address,
-                {"Accept": "application/json", "Accept-Encoding": "identity", **self.credentials, **headers},
+                _all_headers(self.credentials, headers, marks),
                 body,
                 deadline=self.deadline,
                 max_bytes=max_bytes,
                 head_is_enough=lambda head: method == "POST" and _stored(head.status_code, head.headers),
             )
-        except BaseException as error:
-            fresh = connection.fresh
+        except Exception as error:
             self.client.end_connection(connection)
-            if isinstance(error, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError):
-                if not fresh:
-                    return None
-                raise SinkError(CUT_OFF, "the connection broke") from error
-            if isinstance(error, httpx.HTTPError | httpx.InvalidURL | httpx.StreamError | RuntimeError | ValueError):
-                raise transport_error(error) from None
+            _raise_unless_stale(error, fresh=connection.fresh)
+            return None
+        except BaseException:
+            self.client.end_connection(connection)
             raise
-        self.client.keep_connection(connection)
-        return RestAnswer(head.status_code, head.headers, content)
+        proved = is_answer_to(marks, head.headers)
+        if proved is False:
+            self.client.end_connection(connection)
+            if connection.fresh:
+                raise another_answer()
+            return None
+        if proved:
+            self.client.keep_connection(connection)
+        else:
+            self._unproved = connection
+        return RestAnswer(head.status_code, head.headers, content, bool(proved), connection.fresh)
+
+
+def _all_headers(credentials: Mapping[str, str], headers: Mapping[str, str], marks: tuple[str, ...]) -> dict[str, str]:
+    every = {"Accept": "application/json", "Accept-Encoding": "identity", **credentials, **headers}
+    preferences = [every["Prefer"], *marks] if "Prefer" in every else [*marks]
+    return {**every, "Prefer": ",".join(preferences)} if preferences else every
+
+
+def _raise_unless_stale(error: Exception, *, fresh: bool) -> None:
+    """Raise what a failure means, unless a kept connection had been closed before the request came."""
+    import httpx
+
+    if isinstance(error, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError):
+        if fresh:
+            raise SinkError(CUT_OFF, "the connection broke") from error
+        return
+    if isinstance(error, httpx.HTTPError | httpx.InvalidURL | httpx.StreamError | RuntimeError | ValueError):
+        raise transport_error(error) from None
+    raise error
 
 
 def project_url(url: str) -> str:
