@@ -40,9 +40,9 @@ _COMPARED_BYTES: Final = 8 * 2**20  # rows that are more than this together are 
 
 @dataclass(frozen=True)
 class _Taken:
-    """How many rows the table took, None where that is not said; ``in_doubt``: it may be the count of other rows."""
+    """How many rows the table took; ``in_doubt``: it may be the count of other rows."""
 
-    count: int | None
+    count: int
     in_doubt: bool = False
 
 
@@ -86,7 +86,7 @@ class SupabaseSink:
         self.known_rows = KnownRows(columns, compared_columns)
         self._size = AcceptedSize()
         self._may_read = True
-        self._repeats_preferences = (
+        self._short_answers_prove = (
             False  # until one answer does: PostgREST 12 and later, where nothing on the way cuts it
         )
 
@@ -100,7 +100,7 @@ class SupabaseSink:
             return
         with self._rest.requests(deadline) as requests:
             taken = self._insert(requests, rows)
-            if taken.count is not None and taken.count < len(rows):
+            if taken.count < len(rows):
                 self._look_for(requests, rows, taken)
 
     def close(self) -> None:
@@ -116,19 +116,20 @@ class SupabaseSink:
 
     def _insert(self, requests: RestRequests, rows: Sequence[bytes], prefer: str = _IGNORE_KNOWN) -> _Taken:
         """Insert rows; say how many of them the table took, as the answer proves it."""
-        if self._repeats_preferences:
+        if self._short_answers_prove:
             address = self._address if prefer else self._plain_address
             answer = self._post(requests, address, f"{prefer}return=minimal,count=exact", rows)
-            if answer.proved:
-                return _Taken(total_in(answer.headers.get("content-range", "")))
-            self._repeats_preferences = False
+            taken = total_in(answer.headers.get("content-range", ""))
+            if answer.proved and taken is not None:
+                return _Taken(taken)
+            self._short_answers_prove = False
         return self._insert_by_ids(requests, rows, prefer)
 
     def _insert_by_ids(self, requests: RestRequests, rows: Sequence[bytes], prefer: str) -> _Taken:
-        """Insert rows by a server that does not repeat the preferences: the ids in its answer are the proof."""
+        """Insert rows where the answer may have neither preferences nor a count: the ids in it are the proof."""
         address = (self._address if prefer else self._plain_address).copy_merge_params({"select": self._quoted_id})
         answer = self._post(requests, address, f"{prefer}return=representation,count=exact", rows)
-        self._repeats_preferences = answer.proved
+        self._short_answers_prove = answer.proved and total_in(answer.headers.get("content-range", "")) is not None
         taken = rows_in(answer.body, self._id_column)
         if taken is None or are_others(taken, ids_of(rows, self._id_column), self._id_column):
             if answer.fresh:
