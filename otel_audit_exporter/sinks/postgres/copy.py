@@ -67,7 +67,7 @@ def copy_for(insert: Insert, shape: TableShape) -> Copy | None:
 
 
 def _pattern(columns: Sequence[str], shape: TableShape, text: bytes) -> re.Pattern[bytes]:
-    """Return what finds the values of a row, written with one value to a line (event_bytes.py)."""
+    """Return what finds the values of a row, written with one value to a line (event/serialization.py)."""
     values = (
         re.escape(orjson.dumps(column)) + b":\n" + (b"(.*)" if shape.types[column] == _DOCUMENT else text)
         for column in columns

@@ -1,7 +1,7 @@
 """Rows into a PostgreSQL table over a direct connection.
 
 A batch is one statement: the server takes the rows apart itself, from one JSON array. A large one is copied where
-that stores the same (postgres_copy.py).
+that stores the same (:mod:`copy`).
 """
 
 from __future__ import annotations
@@ -156,11 +156,11 @@ class PostgresSink:
         if copy is None or data is None:
             return _Copied()
         try:
-            wire = self._kept() or self._connect(deadline)
+            connection = self._kept() or self._connect(deadline)
         except ConnectError as error:
             raise connect_error(str(error)) from None
         try:
-            return _Copied(wire.copy(b"%b; %b" % (_timeout(deadline), copy.commands), data, deadline))
+            return _Copied(connection.copy(b"%b; %b" % (_timeout(deadline), copy.commands), data, deadline))
         except ServerError as error:
             if error.code == TABLE_CHANGED:
                 self._statements = None
@@ -173,7 +173,7 @@ class PostgresSink:
         except TimeoutError:
             raise SinkError(CUT_OFF, "no answer in time") from None
         finally:
-            self._put_back(wire, deadline)
+            self._put_back(connection, deadline)
 
     def _insert(self, values: bytes, deadline: float, *, sent: bool) -> int:
         known = self._statements is not None
@@ -242,26 +242,26 @@ class PostgresSink:
         """Ask on a connection that was used before; None where there is none, or the server closed it."""
         from otel_audit_exporter.sinks.postgres.connection import ConnectionLostError, ServerError
 
-        wire = self._kept()
-        if wire is None:
+        connection = self._kept()
+        if connection is None:
             return None
         try:
-            return self._ask_on(wire, which, values, deadline)
+            return self._ask_on(connection, which, values, deadline)
         except (ConnectionLostError, ServerError):
-            if wire.alive:
+            if connection.alive:
                 raise
             return None
 
-    def _ask_on(self, wire: PgConnection, which: Which, values: bytes, deadline: float) -> PGresult:
+    def _ask_on(self, connection: PgConnection, which: Which, values: bytes, deadline: float) -> PGresult:
         try:
-            statements = self._statements or self._look_at_table(wire, deadline)
-            results = wire.run(_transaction(which(statements), values, deadline), deadline)
+            statements = self._statements or self._look_at_table(connection, deadline)
+            results = connection.run(_transaction(which(statements), values, deadline), deadline)
             if results[-1].command_status != b"COMMIT":
                 raise SinkError(CUT_OFF, "the server did not commit")
             self._statements = statements
             return results[-2]
         finally:
-            self._put_back(wire, deadline)
+            self._put_back(connection, deadline)
 
     def _kept(self) -> PgConnection | None:
         try:
@@ -274,21 +274,21 @@ class PostgresSink:
 
         if seconds_left(deadline) == 0:
             raise SinkError(OUT_OF_TIME, "no time left to connect")
-        wire = connect(self._parameters, self._resolver, deadline)
-        self._open.add(wire)
-        return wire
+        connection = connect(self._parameters, self._resolver, deadline)
+        self._open.add(connection)
+        return connection
 
-    def _put_back(self, wire: PgConnection, deadline: float) -> None:
-        if not wire.usable:
-            wire.roll_back(deadline)
-        if wire.usable and wire in self._open:
-            self._idle.append(wire)
+    def _put_back(self, connection: PgConnection, deadline: float) -> None:
+        if not connection.usable:
+            connection.roll_back(deadline)
+        if connection.usable and connection in self._open:
+            self._idle.append(connection)
         else:
-            self._open.discard(wire)
-            wire.close()
+            self._open.discard(connection)
+            connection.close()
 
-    def _look_at_table(self, wire: PgConnection, deadline: float) -> Statements:
-        result = wire.run([(DESCRIBE_TABLE.read_bytes(), [self._insertion.name.encode()])], deadline)[0]
+    def _look_at_table(self, connection: PgConnection, deadline: float) -> Statements:
+        result = connection.run([(DESCRIBE_TABLE.read_bytes(), [self._insertion.name.encode()])], deadline)[0]
         if not result.ntuples:
             schema, table = self._insertion.schema, self._insertion.table
             raise server_error("42P01", f'relation "{schema}.{table}" does not exist')

@@ -116,20 +116,31 @@ class SupabaseSink:
 
     def _insert(self, requests: RestRequests, rows: Sequence[bytes], prefer: str = _IGNORE_KNOWN) -> _Taken:
         """Insert rows; say how many of them the table took, as the answer proves it."""
-        if self._short_answers_prove:
-            address = self._address if prefer else self._plain_address
-            answer = self._post(requests, address, f"{prefer}return=minimal,count=exact", rows)
-            taken = total_in(answer.headers.get("content-range", ""))
-            if answer.proved and taken is not None:
-                return _Taken(taken)
-            self._short_answers_prove = False
+        refused = None
+        if not self._short_answers_prove:
+            try:
+                return self._insert_by_ids(requests, rows, prefer)
+            except SinkError as error:
+                if error.code != _NOT_ALLOWED:
+                    raise
+                refused = error  # perhaps for the ids in the answer alone
+        answer = self._post(requests, self._where(prefer), f"{prefer}return=minimal,count=exact", rows)
+        taken = total_in(answer.headers.get("content-range", ""))
+        self._short_answers_prove = answer.proved
+        if answer.proved:  # where nobody says how many were taken, it is believed that all were
+            return _Taken(len(rows) if taken is None else taken)
+        if refused is not None:
+            raise refused
         return self._insert_by_ids(requests, rows, prefer)
 
+    def _where(self, prefer: str) -> httpx.URL:
+        return self._address if prefer else self._plain_address
+
     def _insert_by_ids(self, requests: RestRequests, rows: Sequence[bytes], prefer: str) -> _Taken:
-        """Insert rows where the answer may have neither preferences nor a count: the ids in it are the proof."""
-        address = (self._address if prefer else self._plain_address).copy_merge_params({"select": self._quoted_id})
+        """Insert rows where the answer may not repeat the preferences: the ids in it are the proof."""
+        address = self._where(prefer).copy_merge_params({"select": self._quoted_id})
         answer = self._post(requests, address, f"{prefer}return=representation,count=exact", rows)
-        self._short_answers_prove = answer.proved and total_in(answer.headers.get("content-range", "")) is not None
+        self._short_answers_prove = answer.proved
         taken = rows_in(answer.body, self._id_column)
         if taken is None or are_others(taken, ids_of(rows, self._id_column), self._id_column):
             if answer.fresh:
