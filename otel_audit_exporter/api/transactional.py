@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from otel_audit_exporter.api.span_processor import mark_span
 from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.errors import AuditDeliveryError, AuditEventError
-from otel_audit_exporter.event.audit_event import EncodedEvent
 from otel_audit_exporter.event.context import current_scope, overlay
+from otel_audit_exporter.event.encoded_event import EncodedEvent
 from otel_audit_exporter.pipeline.configure import current_pipeline
 from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
 from otel_audit_exporter.pipeline.factory import make_mapping, make_rules

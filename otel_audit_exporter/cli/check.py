@@ -16,8 +16,8 @@ from otel_audit_exporter.cli.destination import Arguments, configured_pipeline, 
 from otel_audit_exporter.cli.sink_errors import EXIT_REFUSED, told_sink_errors
 from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.errors import AuditDeliveryError
-from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
+from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.table.catalogs import TableCatalog, table_source
 from otel_audit_exporter.table.compatibility import (
     MARK,

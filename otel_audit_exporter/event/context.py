@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
 from opentelemetry import context as otel_context
 
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
-from otel_audit_exporter.event.audit_event import AuditEvent, parse_json
+from otel_audit_exporter.event.audit_event import AuditEvent
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 
@@ -99,7 +100,7 @@ def _document(metadata: object) -> Mapping[str, Any] | None:
     """Return metadata as a mapping; None where it is none in any form that is recorded as one."""
     if metadata is None or isinstance(metadata, Mapping):
         return metadata
-    value = parse_json(_PLAIN.value(metadata))
+    value = loads_exact(_PLAIN.value(metadata))
     return value if isinstance(value, dict) else None
 
 
@@ -110,7 +111,7 @@ def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         said.keys() - CONTEXT_FIELDS, f"is not a field of an audit context ({', '.join(sorted(CONTEXT_FIELDS))})"
     )
     if "metadata" in said:
-        said["metadata"] = parse_json(_PLAIN.value(said["metadata"]))  # a copy, to its depth
+        said["metadata"] = loads_exact(_PLAIN.value(said["metadata"]))  # a copy, to its depth
         if not isinstance(said["metadata"], dict):
             problems["metadata"] = "must be a JSON object (a mapping, or the text of one)"
     try:

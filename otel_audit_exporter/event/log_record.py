@@ -15,7 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import TraceFlags, format_span_id, format_trace_id
 
-from otel_audit_exporter.event.audit_event import EncodedEvent, parse_json
+from otel_audit_exporter.event.encoded_event import EncodedEvent, loads_exact
 from otel_audit_exporter.event.fields import (
     ATTRIBUTE_OF,
     AUDIT_ACTION,
@@ -125,7 +125,7 @@ def to_attributes(body: bytes) -> dict[str, Any]:
         fragment = fragments[position]
         if fragment == b"null":
             continue
-        attributes[name] = fragment.decode() if is_document else str(parse_json(fragment))
+        attributes[name] = fragment.decode() if is_document else str(loads_exact(fragment))
     if ATTRIBUTE_OF["source_ip"] in attributes:
         attributes[AUDIT_SOURCE_TYPE] = "ip"
     return attributes

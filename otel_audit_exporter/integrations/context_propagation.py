@@ -13,8 +13,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
-from otel_audit_exporter.event.audit_event import parse_json
 from otel_audit_exporter.event.context import Scope, attach_scope, checked_fields, current_scope, detach_scope
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.redaction import Redactor
 from otel_audit_exporter.pipeline.configure import current_pipeline, say_once
@@ -41,7 +41,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str | int):
         return value
     if isinstance(value, Mapping):
-        return parse_json(_encoder().value(value))
+        return loads_exact(_encoder().value(value))
     return str(value)
 
 

@@ -14,9 +14,9 @@ from otel_audit_exporter.delivery.channel import Lane, LaneOptions, RowsOf
 from otel_audit_exporter.delivery.dead_letters import StoredLetters
 from otel_audit_exporter.delivery.relay import Relay
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.redaction import Redactor
+from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, MemoryDeadLetters, SqliteDeadLetterStore
 from otel_audit_exporter.outbox.directory import DEAD_LETTERS, Destination, OutboxDirectory
 from otel_audit_exporter.runtime.log import logger

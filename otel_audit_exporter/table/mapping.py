@@ -13,11 +13,12 @@ from typing import Any, Final, Literal
 import orjson
 
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event.audit_event import REQUIRED_BY_DEFAULT, parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, FIELDS, INDEX, JSON_FIELDS
 from otel_audit_exporter.event.joined import Joined
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.serialization import UNSAID_JSON, as_row, as_rows, row_template, split
+from otel_audit_exporter.event.validation import REQUIRED_BY_DEFAULT
 
 Unmapped = Literal["fold", "drop", "error"]
 
@@ -220,12 +221,12 @@ def _with_audit_key(new_values: bytes, said: bytes) -> bytes:
 
 
 def _says_audit(new_values: bytes) -> bool:
-    return b'"_audit":' in new_values and "_audit" in parse_json(new_values)
+    return b'"_audit":' in new_values and "_audit" in loads_exact(new_values)
 
 
 def _says_any(metadata: bytes, names: Iterable[str]) -> bool:
     mentioned = [name for name in names if b'"%b":' % name.encode() in metadata]
-    return bool(mentioned) and not parse_json(metadata).keys().isdisjoint(mentioned)
+    return bool(mentioned) and not loads_exact(metadata).keys().isdisjoint(mentioned)
 
 
 def _merged(document: bytes, more: bytes) -> bytes:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from otel_audit_exporter.config.settings import Settings
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, FIELDS, JSON_FIELDS
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.table.mapping import UNSAID, TableMapping
@@ -212,7 +212,7 @@ def _document(value: Any, *, all_text: bool) -> Any:
     """Return what a JSON column holds, also where the column is one of text."""
     if isinstance(value, str) and (all_text or value[:1] in ("{", "[")):
         try:
-            return parse_json(value.encode())
+            return loads_exact(value.encode())
         except ValueError:
             return value
     return value
@@ -265,7 +265,7 @@ class PostgresReader:
             f"select row_to_json(r)::text from (select {selected} from {self._table} where {where}"  # noqa: S608  # quoted names
             f" order by {at} {order}, {key} {order} limit {int(limit)}) r"
         )
-        return [_positioned(self.columns, parse_json(row.encode())) for (row,) in self._run(query, values)]
+        return [_positioned(self.columns, loads_exact(row.encode())) for (row,) in self._run(query, values)]
 
     def close(self) -> None:
         """Close the connection."""

@@ -11,8 +11,9 @@ from opentelemetry.sdk._logs import LoggerProvider
 
 from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.delivery.channel import Ticket
-from otel_audit_exporter.event.audit_event import AuditEvent, EncodedEvent, parse_json
+from otel_audit_exporter.event.audit_event import AuditEvent
 from otel_audit_exporter.event.diff import changed, same
+from otel_audit_exporter.event.encoded_event import EncodedEvent, loads_exact
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.pipeline.configure import current_pipeline, replaced_pipeline
 from otel_audit_exporter.pipeline.exporters import InMemoryAuditExporter
@@ -163,7 +164,7 @@ def _fits(wanted: Any, recorded: Any) -> bool:
             return True
     except Exception:  # whatever a stranger's comparison raises
         return False
-    return same(wanted, recorded) or bool(parse_json(_PLAIN.value(wanted)) == recorded)
+    return same(wanted, recorded) or bool(loads_exact(_PLAIN.value(wanted)) == recorded)
 
 
 def _nothing_like(

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import orjson
 
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 
 # Of a request line servers take 8 KiB; what else is in it is short.
 _QUESTION_BYTES: Final = 7000
@@ -18,7 +18,7 @@ _TOTAL: Final = re.compile(r"/(\d+)$")
 
 def ids_of(rows: Sequence[bytes], column: str) -> list[str]:
     """Return the id of each row, as text."""
-    return [str(parse_json(row)[column]) for row in rows]
+    return [str(loads_exact(row)[column]) for row in rows]
 
 
 def questions(ids: Sequence[str], column: str) -> Iterator[tuple[range, bytes]]:

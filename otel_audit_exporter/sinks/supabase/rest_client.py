@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.supabase.sink import (
     called_token,
@@ -57,7 +57,7 @@ class PostgREST:
         if answer.status_code not in (200, 206):
             raise PostgREST.refusal(answer)
         try:
-            return parse_json(answer.content)
+            return loads_exact(answer.content)
         except ValueError:
             raise SinkError(_NOT_POSTGREST, "the answer is not PostgREST's", status=answer.status_code) from None
 

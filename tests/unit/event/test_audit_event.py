@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 
 from otel_audit_exporter.errors import AuditError, AuditEventError
-from otel_audit_exporter.event.audit_event import AuditEvent, EncodedEvent, EventValidator, decode
+from otel_audit_exporter.event.audit_event import AuditEvent
+from otel_audit_exporter.event.encoded_event import EncodedEvent, decode
 from otel_audit_exporter.event.fields import FIELDS
 from otel_audit_exporter.event.serialization import split
+from otel_audit_exporter.event.validation import EventValidator
 from tests.support.events import ENTITY, RECORD, USER, YACHT, said
 
 
@@ -249,7 +251,7 @@ class TestRecordIds:
 
     def test_the_same_key_gives_the_same_id_in_another_process(self) -> None:
         program = (
-            "from otel_audit_exporter.event.audit_event import EventValidator; import sys; "
+            "from otel_audit_exporter.event.validation import EventValidator; import sys; "
             f"print(EventValidator().compose({said(idempotency_key='ö-1')!r}).record_id)"
         )
         run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -8,9 +8,10 @@ import orjson
 import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, use_span
 
-from otel_audit_exporter.event.audit_event import EventValidator, decode
+from otel_audit_exporter.event.encoded_event import decode
 from otel_audit_exporter.event.joined import SEPARATOR, Joined, json_array
 from otel_audit_exporter.event.serialization import as_row, as_rows, split
+from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.table.mapping import TableMapping
 from tests.support.events import said
 

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
+from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.table.mapping import TableMapping
 from tests.support.events import ENTITY, RECORD, USER, YACHT, said
 
