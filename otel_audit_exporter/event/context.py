@@ -14,24 +14,13 @@ from opentelemetry import context as otel_context
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
 from otel_audit_exporter.event.audit_event import AuditEvent
 from otel_audit_exporter.event.encoded_event import loads_exact
+from otel_audit_exporter.event.fields import CONTEXT_FIELDS
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-CONTEXT_FIELDS: Final = frozenset(
-    {
-        "yacht_id",
-        "user_id",
-        "actor_type",
-        "on_behalf_of",
-        "source_ip",
-        "request_id",
-        "user_agent",
-        "metadata",
-    }
-)
 _KEY: Final = otel_context.create_key("otel-audit-scope")
 # The same scope again: tracing libraries attach a bare OpenTelemetry context of their own (for a Celery task or a
 # request, made of its headers alone), and who acts must survive that.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from hashlib import blake2b
+from operator import itemgetter
 from typing import Any, Final, Literal
 
 import uuid_utils
@@ -16,9 +17,16 @@ from opentelemetry.trace import get_current_span
 
 from otel_audit_exporter.errors import AuditEventError
 from otel_audit_exporter.event.encoded_event import EncodedEvent
-from otel_audit_exporter.event.fields import ACTOR_TYPES, FIELDS, INDEX, OUTCOMES
+from otel_audit_exporter.event.fields import (
+    FIELD_TABLE,
+    FIELDS,
+    INDEX,
+    REQUIRED_BY_DEFAULT,
+    USUAL_JSON,
+    fields_of_kind,
+)
 from otel_audit_exporter.event.json.encoder import Encoder
-from otel_audit_exporter.event.serialization import UNSAID_JSON, assemble
+from otel_audit_exporter.event.serialization import assemble
 from otel_audit_exporter.runtime.fork_safety import call_in_child
 
 call_in_child(uuid_utils.reseed_rng)  # a child must not draw the ids that its parent draws
@@ -32,7 +40,6 @@ _IDEMPOTENCY_NAMESPACE: Final = uuid.UUID("6f0a3b52-7a3c-5c0e-9c39-1d5b8f0e2a77"
 _canonical_uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 _hexadecimal = re.compile(r"[0-9a-f]*").fullmatch
 
-REQUIRED_BY_DEFAULT: Final = frozenset({"action", "entity_type", "entity_id", "yacht_id", "user_id"})
 _ARGUMENTS: Final = frozenset(FIELDS) | {"idempotency_key"}
 
 
@@ -55,6 +62,10 @@ class EventValidator:
         self._plain = Encoder()
         self._required = frozenset(required) | {"action"}
         self._refused = frozenset(refused)
+        self._documents = tuple(
+            (name, at, (self._plain if name == "signature" else self._encoder).value, (name, at) in _OBJECTS)
+            for name, at in fields_of_kind("document", "object")
+        )
         self._id: Callable[[object], bytes] = _uuid_fragment if ids == "uuid" else self._text_id
 
     @property
@@ -76,17 +87,17 @@ class EventValidator:
         self._put_values(said, fragments, problems)
         span = get_current_span().get_span_context()
         if span.is_valid:
-            fragments[17] = b'"%032x"' % span.trace_id
-            fragments[18] = b'"%016x"' % span.span_id
-        if not _USUAL.issuperset(said):
+            fragments[_TRACE_ID] = b'"%032x"' % span.trace_id
+            fragments[_SPAN_ID] = b'"%016x"' % span.span_id
+        if not _COMMON.issuperset(said):
             self._put_surroundings(said, fragments, problems)
-        timestamp_ns, fragments[6] = _timestamp(said.get("timestamp"), problems)
-        record_id = _record_id(said, fragments[1], problems)
+        timestamp_ns, fragments[_TIMESTAMP] = _timestamp(said.get("timestamp"), problems)
+        record_id = _record_id(said, fragments[_YACHT_ID], problems)
         if self._refused:
             self._refuse_unmapped(fragments, problems)
         if problems:
             raise AuditEventError(problems)
-        fragments[0] = b'"%b"' % record_id.encode()
+        fragments[_RECORD_ID] = b'"%b"' % record_id.encode()
         action = _plain_text(said["action"])
         return EncodedEvent(
             record_id,
@@ -118,7 +129,7 @@ class EventValidator:
         for name, position in _IDS:
             value = said.get(name)
             if value is None:
-                by_user = name != "user_id" or fragments[10] == UNSAID_JSON["actor_type"]
+                by_user = name != "user_id" or fragments[_ACTOR_TYPE] == _USER
                 if name in self._required and by_user:
                     problems[name] = "is missing"
                 continue
@@ -140,17 +151,14 @@ class EventValidator:
                 problems[name] = f"must be one of {', '.join(map(str, choices))}, not {shown}"
 
     def _put_values(self, said: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
-        if (value := said.get("old_values")) is not None:
-            fragments[7] = self._encoder.value(value)
-        if (value := said.get("new_values")) is not None:
-            fragments[8] = self._encoder.value(value)
-        if (value := said.get("metadata")) is not None:
-            fragments[12] = _document("metadata", self._encoder.value(value), problems)
-        if (value := said.get("signature")) is not None:
-            fragments[13] = _document("signature", self._plain.value(value), problems)
+        for name, position, encode, must_be_object in self._documents:
+            if (value := said.get(name)) is not None:
+                fragment = fragments[position] = encode(value)
+                if must_be_object and not fragment.startswith(b"{"):
+                    problems[name] = "must be a JSON object (a mapping, or the text of one)"
 
     def _put_surroundings(self, said: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
-        for name, position in _SURROUNDINGS:
+        for name, position in _SELDOM:
             value = said.get(name)
             if value is None:
                 continue
@@ -168,7 +176,7 @@ class EventValidator:
 
     def _refuse_unmapped(self, fragments: list[bytes], problems: dict[str, str]) -> None:
         for name in self._refused:
-            if fragments[INDEX[name]] not in (_NULL, UNSAID_JSON.get(name)):
+            if fragments[INDEX[name]] not in (_NULL, USUAL_JSON.get(name)):
                 problems[name] = "no column takes it (see the `columns` and `unmapped` settings)"
 
     def _text_id(self, value: object) -> bytes:
@@ -184,18 +192,34 @@ class EventValidator:
         return self._plain.text(text)
 
 
-_NAMES: Final = (("action", 3), ("entity_type", 2))
-_IDS: Final = (("yacht_id", 1), ("entity_id", 4), ("user_id", 5))
-_CHOICES: Final = (
-    ("outcome", 9, {choice: b'"%b"' % choice.encode() for choice in OUTCOMES}, "success"),
-    ("actor_type", 10, {choice: b'"%b"' % choice.encode() for choice in ACTOR_TYPES}, "user"),
+# Precomputed of the table, as every event is checked by them.
+_NAMES: Final = tuple(sorted(fields_of_kind("name")))  # the action first
+_IDS: Final = fields_of_kind("id")
+_OBJECTS: Final = fields_of_kind("object")
+_CHOICES: Final = tuple(
+    (field.name, INDEX[field.name], {choice: b'"%b"' % choice.encode() for choice in field.choices}, field.usual)
+    for field in FIELD_TABLE
+    if field.kind == "choice"
 )
-_SURROUNDINGS: Final = tuple(
-    (name, INDEX[name])
-    for name in ("on_behalf_of", "source_ip", "request_id", "user_agent", "trace_id", "span_id", "event_name")
+_TRACE_IDS: Final = tuple((field.name, field.digits) for field in FIELD_TABLE if field.kind == "trace id")
+# Fields that few events give: where none of them is given, they are not looked for.
+_SELDOM: Final = fields_of_kind("text", "address", "trace id")
+_COMMON: Final = _ARGUMENTS - {name for name, _ in _SELDOM}
+_RECORD_ID: Final = INDEX["record_id"]
+_YACHT_ID: Final = INDEX["yacht_id"]
+_TIMESTAMP: Final = INDEX["timestamp"]
+_ACTOR_TYPE: Final = INDEX["actor_type"]
+_TRACE_ID: Final = INDEX["trace_id"]
+_SPAN_ID: Final = INDEX["span_id"]
+_USER: Final = USUAL_JSON["actor_type"]
+# What the same idempotency key must say again: all but the id, the time, and what is around the call.
+_COMPARED: Final = itemgetter(
+    *(
+        INDEX[field.name]
+        for field in FIELD_TABLE
+        if field.attribute and field.kind != "record id" and "surroundings" not in field.origins
+    )
 )
-_TRACE_IDS: Final = (("trace_id", 32), ("span_id", 16))
-_USUAL: Final = _ARGUMENTS - {name for name, _ in _SURROUNDINGS}
 
 
 def _plain_text(value: Any) -> str:
@@ -246,15 +270,8 @@ def _record_id(said: Mapping[str, Any], yacht: bytes, problems: dict[str, str]) 
     return str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, seed))
 
 
-def _document(name: str, fragment: bytes, problems: dict[str, str]) -> bytes:
-    if not fragment.startswith(b"{"):
-        problems[name] = "must be a JSON object (a mapping, or the text of one)"
-    return fragment
-
-
 def _digest(fragments: list[bytes]) -> bytes:
-    said = fragments[1:6] + fragments[7:14]
-    return blake2b(b"\n".join(said), digest_size=16).digest()
+    return blake2b(b"\n".join(_COMPARED(fragments)), digest_size=16).digest()
 
 
 # The running second and its text, replaced as one value: a timestamp costs one format, not one calendar.

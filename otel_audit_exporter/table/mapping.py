@@ -14,11 +14,17 @@ import orjson
 
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.event.encoded_event import loads_exact
-from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, FIELDS, INDEX, JSON_FIELDS
+from otel_audit_exporter.event.fields import (
+    DEFAULT_COLUMNS,
+    FIELDS,
+    INDEX,
+    JSON_FIELDS,
+    REQUIRED_BY_DEFAULT,
+    USUAL_JSON,
+)
 from otel_audit_exporter.event.joined import Joined
 from otel_audit_exporter.event.json.encoder import Encoder
-from otel_audit_exporter.event.serialization import UNSAID_JSON, as_row, as_rows, row_template, split
-from otel_audit_exporter.event.validation import REQUIRED_BY_DEFAULT
+from otel_audit_exporter.event.serialization import as_row, as_rows, row_template, split
 
 Unmapped = Literal["fold", "drop", "error"]
 
@@ -26,7 +32,7 @@ _NULL: Final = b"null"
 
 # Said by the caller: kept under `_audit` where no column takes them. The value is what nobody has to say.
 _SAID: Final = {
-    field: UNSAID_JSON.get(field, _NULL) for field in ("outcome", "actor_type", "on_behalf_of", "metadata", "signature")
+    field: USUAL_JSON.get(field, _NULL) for field in ("outcome", "actor_type", "on_behalf_of", "metadata", "signature")
 }
 UNSAID: Final[Mapping[str, str | None]] = {field: orjson.loads(value) for field, value in _SAID.items()}
 # Known from the surroundings: into the metadata column where there is one, else left out.
