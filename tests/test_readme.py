@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit_exporter.config.settings import SETTINGS, settings_table
+from otel_audit_exporter.config.options import SETTINGS, settings_table
 from otel_audit_exporter.event.fields import fields_table
 
 PATH = Path(__file__).parent.parent / "README.md"

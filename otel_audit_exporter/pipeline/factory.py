@@ -9,7 +9,8 @@ from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any, Final
 
-from otel_audit_exporter.config.settings import MAY_BE_EMPTY, Settings, default_outbox_dir, load_settings, read_settings
+from otel_audit_exporter.config.options import MAY_BE_EMPTY
+from otel_audit_exporter.config.settings import Settings, default_outbox_dir, load_settings, read_settings
 from otel_audit_exporter.delivery.channel import Lane, LaneOptions, RowsOf
 from otel_audit_exporter.delivery.dead_letters import StoredLetters
 from otel_audit_exporter.delivery.relay import Relay

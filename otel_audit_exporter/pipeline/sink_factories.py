@@ -69,8 +69,8 @@ class SupabaseSinkFactory(SinkFactory):
         from otel_audit_exporter.sinks.supabase.sink import SupabaseSink
 
         return SupabaseSink(
-            settings.url,
-            settings.key,
+            settings.url or "",
+            settings.key or "",
             token=settings.token,
             table=settings.table,
             schema=settings.schema,
@@ -104,7 +104,7 @@ class PostgresSinkFactory(SinkFactory):
         from otel_audit_exporter.sinks.postgres.sink import PostgresSink
 
         sink = PostgresSink(
-            settings.dsn,
+            settings.dsn or "",
             table=settings.table,
             schema=settings.schema,
             columns=mapping.columns,

@@ -88,9 +88,9 @@ class PostgresTable:
     def __init__(self, settings: Settings) -> None:
         from otel_audit_exporter.sinks.postgres.sink import PostgresSink, read_dsn
 
-        self._parameters = read_dsn(settings.dsn)
+        self._parameters = read_dsn(settings.dsn or "")
         self._schema, self._table = settings.schema, settings.table
-        self.target = PostgresSink(settings.dsn, table=settings.table, schema=settings.schema, columns=()).target
+        self.target = PostgresSink(settings.dsn or "", table=settings.table, schema=settings.schema, columns=()).target
         self._known: dict[str, Any] = {}
 
     def describe(self) -> TableDescription:
@@ -244,7 +244,7 @@ class PostgrestTable:
     def __init__(self, settings: Settings) -> None:
         from otel_audit_exporter.sinks.supabase.rest_client import PostgREST
 
-        self._rest = PostgREST(settings.url, settings.key, token=settings.token, schema=settings.schema)
+        self._rest = PostgREST(settings.url or "", settings.key or "", token=settings.token, schema=settings.schema)
         self._table = settings.table
         self._schema = settings.schema
         self.target = f"{settings.url} {settings.schema}.{settings.table}"

@@ -245,7 +245,7 @@ class PostgresReader:
         from otel_audit_exporter.sinks.postgres.sink import read_dsn
 
         self.columns = ColumnReader(settings)
-        self._parameters = read_dsn(settings.dsn)
+        self._parameters = read_dsn(settings.dsn or "")
         self._table = f"{_in_statement(settings.schema)}.{_in_statement(settings.table)}"
         self._connection: Any = None
 
@@ -313,7 +313,7 @@ class SupabaseReader:
         from otel_audit_exporter.sinks.supabase.rest_client import PostgREST
 
         self.columns = ColumnReader(settings)
-        self._rest = PostgREST(settings.url, settings.key, token=settings.token, schema=settings.schema)
+        self._rest = PostgREST(settings.url or "", settings.key or "", token=settings.token, schema=settings.schema)
         self._path = quote(settings.table, safe="")
 
     def page(self, question: EventQuery, *, newest_first: bool, beyond: Position | None, limit: int) -> list[Event]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Final, Self
 
 from opentelemetry.sdk._logs import LoggerProvider
@@ -24,7 +24,6 @@ from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 _SHOWN_EVENTS: Final = 5
 _FIELD_NAMES: Final = frozenset(field.name for field in fields(AuditEvent))
 _PLAIN: Final = Encoder()
-_IN_MEMORY: Final = {"exporter": "memory", "mode": "sync", "outbox": "memory", "on_outbox_error": "raise"}
 
 
 class AuditLog:
@@ -138,7 +137,7 @@ class _RecordingPipeline(AuditPipeline):
 
 
 def _in_memory(settings: Settings) -> Settings:
-    return Settings({**settings.values, **_IN_MEMORY}, settings.sources)
+    return replace(settings, exporter="memory", mode="sync", outbox="memory", on_outbox_error="raise")
 
 
 def _wanted(action: str | None, expected: Mapping[str, Any]) -> dict[str, Any]:

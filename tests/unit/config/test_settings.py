@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from otel_audit_exporter.config.settings import SETTINGS, default_outbox_dir, load_settings, settings_table
+from otel_audit_exporter.config.options import SETTINGS, settings_table
+from otel_audit_exporter.config.settings import Settings, default_outbox_dir, load_settings
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.event.redaction import DEFAULT_REDACT_KEYS
 
@@ -292,3 +294,8 @@ def test_the_readme_s_table_has_every_argument_and_variable() -> None:
         assert f"`{setting.argument}`" in table
         assert all(f"`{variable}`" in table for variable in setting.variables)
     assert len(table.splitlines()) == 2 + len(SETTINGS)
+
+
+def test_every_setting_is_an_attribute_of_the_settings() -> None:
+    names = [one.name for one in dataclasses.fields(Settings) if one.name != "sources"]
+    assert names == [setting.argument for setting in SETTINGS]
