@@ -118,7 +118,7 @@ SETTINGS: Final = (
         parsers.choice_of("fold", "drop", "error"),
         "fold",
         "`fold`",
-        "what was said and no column takes: kept under `_audit` of `new_values`, left out, or refused",
+        "what the caller gave and no column takes: kept under `_audit` of `new_values`, left out, or refused",
     ),
     Setting(
         "ids",

@@ -155,7 +155,7 @@ def parse_callable(value: Any) -> Any:
     if not callable(value):
         raise ValueError("must be a callable")
     if inspect.iscoroutinefunction(value):
-        raise ValueError("must be a plain function, not a coroutine function: nobody awaits it")
+        raise ValueError("must be a plain function, not a coroutine function: it is not awaited")
     return value
 
 

@@ -19,7 +19,7 @@ _BY_ARGUMENT: Final = {setting.argument: setting for setting in SETTINGS}
 class Settings:
     """The values in force, one attribute for each of ``SETTINGS``.
 
-    ``sources`` tells for each that somebody set where it came from: the name of an argument or of a variable.
+    ``sources``: for each setting that was set, the name of the argument or variable that it came from.
     """
 
     exporter: str | None

@@ -11,23 +11,23 @@ from otel_audit_exporter.event.encoded_event import decode
 from otel_audit_exporter.event.validation import EventValidator
 
 
-class _Unsaid(str):
-    """A default that an ``audit_context`` may replace, as it would not replace what the caller said."""
+class _Default(str):
+    """A default value. An ``audit_context`` may replace it, but not a value that the caller gave."""
 
     __slots__ = ()
 
 
-_UNSAID_ACTOR_TYPE: Final = _Unsaid("user")
+_DEFAULT_ACTOR_TYPE: Final = _Default("user")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditEvent:
-    """One audit event, as the arguments of ``audit_event()`` say it.
+    """One audit event, as a caller describes it.
 
     Arguments are those of :func:`otel_audit_exporter.audit_event`; ``source_ip``, ``request_id`` and
     ``user_agent`` are what an ``audit_context`` fills in otherwise, as it does ``actor_type`` where none was given.
     ``timestamp`` is aware; ``None`` means the moment at which the event is emitted. Its ``repr`` is fit for a log:
-    it shows no values, metadata or signature, which nothing has redacted yet. Raises :class:`AuditEventError`
+    it shows no values, metadata or signature, as these are not redacted yet. Raises :class:`AuditEventError`
     naming every wrong field; what depends on a pipeline's settings (whether ids must be UUIDs, which fields are
     required) is checked by ``emit``.
     """
@@ -40,7 +40,7 @@ class AuditEvent:
     old_values: Any = field(default=None, repr=False)
     new_values: Any = field(default=None, repr=False)
     outcome: str = "success"
-    actor_type: str = _UNSAID_ACTOR_TYPE
+    actor_type: str = _DEFAULT_ACTOR_TYPE
     on_behalf_of: uuid.UUID | str | int | None = None
     event_name: str | None = None
     metadata: Any = field(default=None, repr=False)
@@ -55,14 +55,14 @@ class AuditEvent:
     span_id: str | None = None
 
     def __post_init__(self) -> None:
-        said = {name: value for name, value in self.arguments().items() if name not in ("old_values", "new_values")}
-        _LENIENT.compose(said)
+        given = {name: value for name, value in self.arguments().items() if name not in ("old_values", "new_values")}
+        _LENIENT.compose(given)
 
     def arguments(self) -> dict[str, Any]:
-        """Return what was said, by argument name, without what a context may still fill in."""
+        """Return what the caller gave, by argument name, without the defaults that a context may replace."""
         values = ((one.name, getattr(self, one.name)) for one in fields(self))
-        said = {name: value for name, value in values if type(value) is not _Unsaid}
-        return {name: value for name, value in said.items() if value is not None or name == "outcome"}
+        given = {name: value for name, value in values if type(value) is not _Default}
+        return {name: value for name, value in given.items() if value is not None or name == "outcome"}
 
     @classmethod
     def from_bytes(cls, body: bytes) -> AuditEvent:

@@ -1,4 +1,4 @@
-"""What is known around an event: who acts, for whom, from where. Carried by OpenTelemetry's context."""
+"""The audit context: who acts, for whom and from where. OpenTelemetry's context carries it."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def overlay(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any
     """Return ``inner`` over ``outer``: the inner one wins, and metadata is merged key by key."""
     fields = {**outer, **inner}
     if "metadata" in inner and "metadata" in outer:
-        around, said = _document(outer["metadata"]), _document(inner["metadata"])
-        if around is not None and said is not None:
-            fields["metadata"] = {**around, **said}
+        outer_document, inner_document = _document(outer["metadata"]), _document(inner["metadata"])
+        if outer_document is not None and inner_document is not None:
+            fields["metadata"] = {**outer_document, **inner_document}
     return fields
 
 
@@ -95,21 +95,21 @@ def _document(metadata: object) -> Mapping[str, Any] | None:
 
 def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that are not None, metadata copied; :class:`AuditEventError` names every wrong one."""
-    said = {name: value for name, value in fields.items() if value is not None}
+    given = {name: value for name, value in fields.items() if value is not None}
     problems = dict.fromkeys(
-        said.keys() - CONTEXT_FIELDS, f"is not a field of an audit context ({', '.join(sorted(CONTEXT_FIELDS))})"
+        given.keys() - CONTEXT_FIELDS, f"is not a field of an audit context ({', '.join(sorted(CONTEXT_FIELDS))})"
     )
-    if "metadata" in said:
-        said["metadata"] = loads_exact(_PLAIN.value(said["metadata"]))  # a copy, to its depth
-        if not isinstance(said["metadata"], dict):
+    if "metadata" in given:
+        given["metadata"] = loads_exact(_PLAIN.value(given["metadata"]))  # a copy, to its depth
+        if not isinstance(given["metadata"], dict):
             problems["metadata"] = "must be a JSON object (a mapping, or the text of one)"
     try:
-        AuditEvent(action="audit_context", **{name: said[name] for name in said.keys() & CONTEXT_FIELDS})
+        AuditEvent(action="audit_context", **{name: given[name] for name in given.keys() & CONTEXT_FIELDS})
     except AuditEventError as error:
         problems.update(error.problems)
     if problems:
         raise AuditEventError(problems, call="audit context")
-    return said
+    return given
 
 
 def current_scope() -> Scope | None:
@@ -219,7 +219,7 @@ class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(
                         item = step()
                 except StopIteration as stop:
                     return stop.value
-                step = yield from _handed_on(generator, item, steps)
+                step = yield from _yield_item(generator, item, steps)
 
         return in_context
 
@@ -247,7 +247,7 @@ class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(
         return in_context
 
 
-def _handed_on(
+def _yield_item(
     generator: Generator[Any, Any, Any], item: Any, steps: StepwiseScope
 ) -> Generator[Any, Any, Callable[[], Any]]:
     """Yield one item of ``generator`` to its consumer, and return what the consumer wants next."""

@@ -30,7 +30,7 @@ class EncodedEvent:
     event_name: str
     timestamp_ns: int
     span: SpanContext
-    digest: bytes | None  # of what was said, for events with an idempotency key
+    digest: bytes | None  # of what the caller gave, for events with an idempotency key
 
 
 def decode(body: bytes) -> dict[str, Any]:

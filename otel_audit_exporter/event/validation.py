@@ -73,45 +73,45 @@ class EventValidator:
         """What turns values into JSON, redacted."""
         return self._encoder
 
-    def compose(self, said: Mapping[str, Any]) -> EncodedEvent:
-        """Check ``said`` (argument name to value) and freeze it into bytes.
+    def compose(self, given: Mapping[str, Any]) -> EncodedEvent:
+        """Check ``given`` (argument name to value) and freeze it into bytes.
 
         Raises :class:`AuditEventError` with every wrong field. Values are encoded here and now: a later
         change of the caller's objects changes nothing.
         """
         problems: dict[str, str] = {}
         fragments = [_NULL] * len(FIELDS)
-        self._put_names(said, fragments, problems)
-        self._put_choices(said, fragments, problems)
-        self._put_ids(said, fragments, problems)
-        self._put_values(said, fragments, problems)
+        self._put_names(given, fragments, problems)
+        self._put_choices(given, fragments, problems)
+        self._put_ids(given, fragments, problems)
+        self._put_values(given, fragments, problems)
         span = get_current_span().get_span_context()
         if span.is_valid:
             fragments[_TRACE_ID] = b'"%032x"' % span.trace_id
             fragments[_SPAN_ID] = b'"%016x"' % span.span_id
-        if not _COMMON.issuperset(said):
-            self._put_surroundings(said, fragments, problems)
-        timestamp_ns, fragments[_TIMESTAMP] = _timestamp(said.get("timestamp"), problems)
-        record_id = _record_id(said, fragments[_YACHT_ID], problems)
+        if not _COMMON.issuperset(given):
+            self._put_surroundings(given, fragments, problems)
+        timestamp_ns, fragments[_TIMESTAMP] = _timestamp(given.get("timestamp"), problems)
+        record_id = _record_id(given, fragments[_YACHT_ID], problems)
         if self._refused:
             self._refuse_unmapped(fragments, problems)
         if problems:
             raise AuditEventError(problems)
         fragments[_RECORD_ID] = b'"%b"' % record_id.encode()
-        action = _plain_text(said["action"])
+        action = _plain_text(given["action"])
         return EncodedEvent(
             record_id,
             assemble(fragments),
             action,
-            said.get("event_name") or f"{_plain_text(said.get('entity_type', 'audit'))}.{action}",
+            given.get("event_name") or f"{_plain_text(given.get('entity_type', 'audit'))}.{action}",
             timestamp_ns,
             span,
-            _digest(fragments) if "idempotency_key" in said or "record_id" in said else None,
+            _digest(fragments) if "idempotency_key" in given or "record_id" in given else None,
         )
 
-    def _put_names(self, said: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
+    def _put_names(self, given: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
         for name, position in _NAMES:
-            value = said.get(name)
+            value = given.get(name)
             if value is None:
                 if name in self._required:
                     problems[name] = "is missing"
@@ -125,9 +125,9 @@ class EventValidator:
             else:
                 fragments[position] = self._plain.text(value)
 
-    def _put_ids(self, said: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
+    def _put_ids(self, given: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
         for name, position in _IDS:
-            value = said.get(name)
+            value = given.get(name)
             if value is None:
                 by_user = name != "user_id" or fragments[_ACTOR_TYPE] == _USER
                 if name in self._required and by_user:
@@ -138,9 +138,9 @@ class EventValidator:
             except ValueError as error:
                 problems[name] = str(error)
 
-    def _put_choices(self, said: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
+    def _put_choices(self, given: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
         for name, position, choices, default in _CHOICES:
-            value = said.get(name, default)
+            value = given.get(name, default)
             try:
                 fragments[position] = choices[value]
             except (KeyError, TypeError):
@@ -150,16 +150,16 @@ class EventValidator:
                 shown = repr(value)[:40] if isinstance(value, str) else _kind(value)
                 problems[name] = f"must be one of {', '.join(map(str, choices))}, not {shown}"
 
-    def _put_values(self, said: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
+    def _put_values(self, given: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
         for name, position, encode, must_be_object in self._documents:
-            if (value := said.get(name)) is not None:
+            if (value := given.get(name)) is not None:
                 fragment = fragments[position] = encode(value)
                 if must_be_object and not fragment.startswith(b"{"):
                     problems[name] = "must be a JSON object (a mapping, or the text of one)"
 
-    def _put_surroundings(self, said: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
+    def _put_surroundings(self, given: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
         for name, position in _SELDOM:
-            value = said.get(name)
+            value = given.get(name)
             if value is None:
                 continue
             try:
@@ -167,12 +167,12 @@ class EventValidator:
             except ValueError as error:
                 problems[name] = str(error)
         for name, digits in _TRACE_IDS:
-            value = said.get(name)
+            value = given.get(name)
             if value is not None and not (isinstance(value, str) and len(value) == digits and _hexadecimal(value)):
                 problems[name] = f"must be {digits} hexadecimal digits"
-        if not isinstance(said.get("event_name", ""), str):
-            problems["event_name"] = f"must be a string, not {_kind(said['event_name'])}"
-        problems.update(dict.fromkeys(said.keys() - _ARGUMENTS, "is not an argument of an audit event"))
+        if not isinstance(given.get("event_name", ""), str):
+            problems["event_name"] = f"must be a string, not {_kind(given['event_name'])}"
+        problems.update(dict.fromkeys(given.keys() - _ARGUMENTS, "is not an argument of an audit event"))
 
     def _refuse_unmapped(self, fragments: list[bytes], problems: dict[str, str]) -> None:
         for name in self._refused:
@@ -250,16 +250,16 @@ def _as_uuid(value: object) -> str:
         raise ValueError(f"must be a UUID, and these {len(text)} characters are none") from None
 
 
-def _record_id(said: Mapping[str, Any], yacht: bytes, problems: dict[str, str]) -> str:
-    given, key = said.get("record_id"), said.get("idempotency_key")
-    if given is None and key is None:
+def _record_id(given: Mapping[str, Any], yacht: bytes, problems: dict[str, str]) -> str:
+    record_id, key = given.get("record_id"), given.get("idempotency_key")
+    if record_id is None and key is None:
         return str(uuid_utils.uuid7())
-    if given is not None and key is not None:
+    if record_id is not None and key is not None:
         problems["idempotency_key"] = "goes without record_id: the id is made of the key"
         return ""
-    if given is not None:
+    if record_id is not None:
         try:
-            return _as_uuid(given)
+            return _as_uuid(record_id)
         except ValueError as error:
             problems["record_id"] = str(error)
             return ""

@@ -7,7 +7,13 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Mu
 from typing import Any
 
 from otel_audit_exporter.event.context import audit_context
-from otel_audit_exporter.integrations.http_request import Identification, Identity, TrustedProxies, request_id, said
+from otel_audit_exporter.integrations.http_request import (
+    Identification,
+    Identity,
+    TrustedProxies,
+    header_text,
+    request_id,
+)
 
 __all__ = ["AsgiRequest", "AuditMiddleware"]
 
@@ -56,7 +62,7 @@ class AuditMiddleware:
         async with audit_context(
             source_ip=self._proxies.source(_peer(scope), headers.all("x-forwarded-for")),
             request_id=request_id(headers.get("x-request-id")),
-            user_agent=said(headers.get("user-agent")),
+            user_agent=header_text(headers.get("user-agent")),
         ) as opened:
             if self._identification.hook is not None:
                 self._identification.take(opened, await self._ask(scope))

@@ -52,7 +52,7 @@ def _encoder() -> Encoder:
         return pipeline.primary.rules.encoder
     try:
         return Encoder(Redactor(load_settings({}).redact_keys))
-    except AuditConfigurationError:  # told where auditing is configured
+    except AuditConfigurationError:  # configure_audit reports it
         return _redacted
 
 
