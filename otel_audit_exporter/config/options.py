@@ -36,7 +36,7 @@ SETTINGS: Final = (
     Setting("url", ("SUPABASE_URL",), parsers.parse_url, None, "", "the Supabase project"),
     Setting(
         "key",
-        ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY", "SUPABASE_KEY"),
+        ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY", "SUPABASE_SECRET_KEY", "SUPABASE_KEY"),
         parsers.parse_text,
         None,
         "",
@@ -94,7 +94,8 @@ SETTINGS: Final = (
         parsers.parse_columns,
         None,
         "the nine",
-        "which column takes which field: `column=field,...`, or a JSON object (for names with commas)",
+        "which column takes which field, or path into one (`metadata.severity`): `column=field,...`, or a JSON object; "
+        "`+` before the first column (in code: before each) adds to the nine",
     ),
     Setting(
         "column_defaults",
@@ -118,7 +119,41 @@ SETTINGS: Final = (
         parsers.choice_of("fold", "drop", "error"),
         "fold",
         "`fold`",
-        "what the caller gave and no column takes: kept under `_audit` of `new_values`, left out, or refused",
+        "what the caller gave and no column takes: kept under `_audit` of `new_values` (else `metadata`, else "
+        "`old_values`), left out, or refused",
+    ),
+    Setting(
+        "surroundings",
+        ("OTEL_AUDIT_SURROUNDINGS",),
+        parsers.choice_of("drop", "ids", "all"),
+        "drop",
+        "`drop`",
+        "what a middleware or the current span knows and no column takes: left out; `ids`: request, trace and span ids "
+        "are kept under `_audit`; `all`: the source address and the user agent, too",
+    ),
+    Setting(
+        "ip",
+        ("OTEL_AUDIT_IP",),
+        parsers.choice_of("full", "truncated", "off"),
+        "full",
+        "`full`",
+        "how much of a source address is recorded; `truncated`: its network (/24, IPv6: /48)",
+    ),
+    Setting(
+        "tenants",
+        ("OTEL_AUDIT_TENANTS",),
+        parsers.parse_boolean,
+        True,
+        "`true`",
+        "`false`: the application has no tenants, so `yacht_id` is not required and has no default column",
+    ),
+    Setting(
+        "optional",
+        ("OTEL_AUDIT_OPTIONAL",),
+        parsers.parse_optional,
+        (),
+        "",
+        "fields that a call may leave out although a column takes them, with commas between them (`user_id,entity_id`)",
     ),
     Setting(
         "ids",

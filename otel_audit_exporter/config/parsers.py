@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from otel_audit_exporter.event.fields import FIELDS
+from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, FIELD_ALIASES, REQUIRED_BY_DEFAULT
+from otel_audit_exporter.event.paths import parse_source
 
 Parser = Callable[[Any], Any]
 
@@ -87,28 +88,60 @@ def parse_some_names(value: Any) -> tuple[str, ...]:
 
 
 def parse_columns(value: Any) -> dict[str, str]:
+    """Read columns and their sources; those that add to the default ones keep their ``+``."""
     if isinstance(value, Mapping):
         return _checked_columns(dict(value))
+    text = str(value).strip()
+    columns = _columns_of_text(text.removeprefix("+"))
+    if not text.startswith("+"):
+        return _checked_columns(columns)
+    if any(name.startswith("+") for name in columns):
+        raise ValueError("must begin with one +, which stands for all columns of the list")
+    return _checked_columns({f"+{name}": source for name, source in columns.items()})
+
+
+def _columns_of_text(text: str) -> dict[Any, Any]:
     with suppress(orjson.JSONDecodeError):
-        parsed = orjson.loads(str(value))
+        parsed = orjson.loads(text)
         if isinstance(parsed, dict):
-            return _checked_columns(parsed)
+            return parsed
     # The last one, because a column's name may hold one, and no field's does.
-    pairs = [pair.rpartition("=") for pair in str(value).split(",") if pair.strip()]
+    pairs = [pair.rpartition("=") for pair in text.split(",") if pair.strip()]
     if not pairs or not all(column.strip() and name.strip() for column, _, name in pairs):
         raise ValueError("must be column=field pairs with commas between them, or a JSON object of them")
-    return _checked_columns({column.strip(): name.strip() for column, _, name in pairs})
+    return {column.strip(): name.strip() for column, _, name in pairs}
 
 
 def _checked_columns(columns: dict[Any, Any]) -> dict[str, str]:
     if not columns or not all(isinstance(name, str) and name for name in (*columns, *columns.values())):
         raise ValueError("must map column names to field names")
-    unknown = sorted(set(columns.values()) - set(FIELDS))
-    if unknown:
-        raise ValueError(f"no field is called {', '.join(unknown)}; fields are {', '.join(FIELDS)}")
-    if list(columns.values()).count("record_id") != 1:
+    sources = {column: parse_source(source) for column, source in columns.items()}
+    added = [column for column in columns if column.startswith("+")]
+    if added and len(added) < len(columns):
+        raise ValueError("either every column begins with + (they add to the nine) or none does (they replace them)")
+    keys = sum(source.field == "record_id" for source in sources.values())
+    if added:
+        _check_added([column[1:] for column in added], keys)
+    elif keys != 1:
         raise ValueError("exactly one column (a unique one) must take record_id")
-    return columns
+    return {column: str(source) for column, source in sources.items()}
+
+
+def _check_added(names: list[str], keys: int) -> None:
+    known = sorted({name for name in names if name in DEFAULT_COLUMNS})
+    if known or not all(names):
+        raise ValueError(f"{', '.join(known) or '+'}: must be a new column, as it adds to the nine")
+    if keys:
+        raise ValueError("record_id has its column among the nine already")
+
+
+def parse_optional(value: Any) -> tuple[str, ...]:
+    """Read the names of fields that a call may leave out."""
+    fields = tuple(FIELD_ALIASES.get(name, name) for name in parse_names(value))
+    allowed = REQUIRED_BY_DEFAULT - {"action"}
+    if not allowed.issuperset(fields):
+        raise ValueError(f"must name fields that a call may leave out: {', '.join(sorted(allowed))}")
+    return fields
 
 
 def parse_json_object(value: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from otel_audit_exporter.config.options import MAY_BE_EMPTY, SETTINGS, Setting
 from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
 from otel_audit_exporter.event.redaction import RedactionHook
 from otel_audit_exporter.observability.health import AuditHealth, HealthThresholds
 
@@ -37,6 +38,10 @@ class Settings:
     column_defaults: Mapping[str, Any] | None
     key_columns: tuple[str, ...] | None
     unmapped: Literal["fold", "drop", "error"]
+    surroundings: Literal["drop", "ids", "all"]
+    ip: Literal["full", "truncated", "off"]
+    tenants: bool
+    optional: tuple[str, ...]
     ids: Literal["uuid", "text"]
     outbox: Literal["disk", "fsync", "memory"]
     outbox_dir: str | None
@@ -110,8 +115,20 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | Non
             problems.append(f"{source}{shown}: {error}")
     problems.extend(f"{name}: there is no such setting" for name in arguments.keys() - _BY_ARGUMENT.keys())
     if not problems:
+        values["columns"] = _resolved_columns(values["columns"], tenants=values["tenants"])
         problems.extend(_fit_batch_to_queue(values, sources))
     return Settings(**values, sources=sources), problems
+
+
+def _resolved_columns(columns: Mapping[str, str] | None, *, tenants: bool) -> dict[str, str] | None:
+    """Return the columns with the default ones among them, where ``columns`` adds to these; None: the default ones."""
+    added = columns is not None and all(name.startswith("+") for name in columns)
+    if columns is not None and not added:
+        return dict(columns)
+    if columns is None and tenants:
+        return None
+    default = {name: field for name, field in DEFAULT_COLUMNS.items() if tenants or field != "yacht_id"}
+    return default | {name.removeprefix("+"): source for name, source in (columns or {}).items()}
 
 
 def _may_be_secret(value: str) -> bool:

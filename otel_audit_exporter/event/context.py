@@ -14,13 +14,15 @@ from opentelemetry import context as otel_context
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
 from otel_audit_exporter.event.audit_event import AuditEvent
 from otel_audit_exporter.event.encoded_event import loads_exact
-from otel_audit_exporter.event.fields import CONTEXT_FIELDS
+from otel_audit_exporter.event.fields import CONTEXT_FIELDS, FIELD_ALIASES
+from otel_audit_exporter.event.identity import is_system, with_field_names
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_ACCEPTED: Final = CONTEXT_FIELDS | FIELD_ALIASES.keys()
 _KEY: Final = otel_context.create_key("otel-audit-scope")
 # The same scope again: tracing libraries attach a bare OpenTelemetry context of their own (for a Celery task or a
 # request, made of its headers alone), and who acts must survive that.
@@ -76,8 +78,13 @@ class Scope:
 
 
 def overlay(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``inner`` over ``outer``: the inner one wins, and metadata is merged key by key."""
+    """Return ``inner`` over ``outer``: the inner one wins, and metadata is merged key by key.
+
+    Where the inner one names the system as the actor, the outer one's user did not act.
+    """
     fields = {**outer, **inner}
+    if "actor_type" in inner and "user_id" not in inner and is_system(inner["actor_type"]):
+        fields.pop("user_id", None)
     if "metadata" in inner and "metadata" in outer:
         outer_document, inner_document = _document(outer["metadata"]), _document(inner["metadata"])
         if outer_document is not None and inner_document is not None:
@@ -95,16 +102,17 @@ def _document(metadata: object) -> Mapping[str, Any] | None:
 
 def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that are not None, metadata copied; :class:`AuditEventError` names every wrong one."""
-    given = {name: value for name, value in fields.items() if value is not None}
-    problems = dict.fromkeys(
-        given.keys() - CONTEXT_FIELDS, f"is not a field of an audit context ({', '.join(sorted(CONTEXT_FIELDS))})"
+    given = with_field_names({name: value for name, value in fields.items() if value is not None})
+    problems: dict[str, str] = dict.fromkeys(
+        given.keys() - CONTEXT_FIELDS - FIELD_ALIASES.keys(),
+        f"is not a field of an audit context ({', '.join(sorted(CONTEXT_FIELDS))})",
     )
     if "metadata" in given:
         given["metadata"] = loads_exact(_PLAIN.value(given["metadata"]))  # a copy, to its depth
         if not isinstance(given["metadata"], dict):
             problems["metadata"] = "must be a JSON object (a mapping, or the text of one)"
     try:
-        AuditEvent(action="audit_context", **{name: given[name] for name in given.keys() & CONTEXT_FIELDS})
+        AuditEvent(action="audit_context", **{name: given[name] for name in given.keys() & _ACCEPTED})
     except AuditEventError as error:
         problems.update(error.problems)
     if problems:
@@ -156,8 +164,9 @@ class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(
     functions and (asynchronous) generator functions, and is opened anew at every call; between the steps of a
     generator it does not hold for the caller.
 
-    :param fields: ``yacht_id``, ``user_id``, ``actor_type``, ``on_behalf_of``, ``source_ip``, ``request_id``,
-        ``user_agent``, ``metadata`` (a JSON object, copied here). None is as good as left out.
+    :param fields: ``yacht_id`` (or ``tenant_id``), ``user_id`` (or ``actor_id``), ``actor_type``, ``on_behalf_of``,
+        ``source_ip``, ``request_id``, ``user_agent``, ``metadata`` (a JSON object, copied here). None is as good as
+        left out. ``NOBODY`` as user or tenant hides that of an outer context, and ``actor_type="system"`` the user.
     :raises AuditEventError: names every wrong field.
     """
 

@@ -36,7 +36,8 @@ class Field:
 
     ``attribute``: its log record attribute; None: OpenTelemetry carries it in the record itself. ``column``: its column
     in the default table, if it has one. ``usual``: the value of an event that gives none. ``required``: a caller must
-    give it where a column takes it. ``meaning``: for the documentation.
+    give it where a column takes it. ``alias``: a second name for
+    callers. ``meaning``: for the documentation.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Field:
     usual: str | None = None
     required: bool = False
     digits: int = 0
+    alias: str | None = None
 
 
 OUTCOMES: Final = ("success", "failure", "unknown")
@@ -72,7 +74,8 @@ FIELD_TABLE: Final = (
         attribute="audit.tenant.id",
         column="yacht_id",
         required=True,
-        meaning="the tenant",
+        alias="tenant_id",
+        meaning="the tenant; also called `tenant_id`",
     ),
     Field(
         name="entity_type",
@@ -108,7 +111,8 @@ FIELD_TABLE: Final = (
         attribute="audit.actor.id",
         column="created_by",
         required=True,
-        meaning="who did it; required only where `actor_type` is `user`",
+        alias="actor_id",
+        meaning="who did it; also called `actor_id`; required only where `actor_type` is `user`",
     ),
     Field(
         name="timestamp",
@@ -230,6 +234,9 @@ RECORD_FIELDS: Final = frozenset(field.name for field in FIELD_TABLE if field.at
 ATTRIBUTE_OF: Final[Mapping[str, str]] = {field.name: field.attribute for field in FIELD_TABLE if field.attribute}
 FIELD_OF: Final[Mapping[str, str]] = {attribute: name for name, attribute in ATTRIBUTE_OF.items()}
 
+FIELD_ALIASES: Final[Mapping[str, str]] = {field.alias: field.name for field in FIELD_TABLE if field.alias}
+"""The second names that callers may use, and the field that each is."""
+
 AUDIT_ACTION: Final = ATTRIBUTE_OF["action"]
 AUDIT_RECORD_ID: Final = ATTRIBUTE_OF["record_id"]
 AUDIT_SOURCE_TYPE: Final = "audit.source.type"
@@ -242,6 +249,11 @@ USUAL_JSON: Final = {name: b'"%b"' % value.encode() for name, value in USUAL.ite
 REQUIRED_BY_DEFAULT: Final = frozenset(field.name for field in FIELD_TABLE if field.required)
 CONTEXT_FIELDS: Final = frozenset(field.name for field in FIELD_TABLE if "context" in field.origins)
 SURROUNDINGS: Final = tuple(field.name for field in FIELD_TABLE if "surroundings" in field.origins)
+
+# What a caller may give in a call or in an audit context, the surroundings apart.
+CALLER_FIELDS: Final = tuple(
+    field.name for field in FIELD_TABLE if field.origins & {"call", "context"} and "surroundings" not in field.origins
+)
 
 SCOPE_NAME: Final = "otel_audit_exporter"
 

@@ -26,6 +26,7 @@ from otel_audit_exporter.event.fields import (
 )
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.serialization import assemble, split
+from otel_audit_exporter.event.surroundings import is_inet
 
 LARGE_BYTES: Final = 16 * 1024
 _NO_CONTEXT: Final = Context()
@@ -126,7 +127,7 @@ def to_attributes(body: bytes) -> dict[str, Any]:
         if fragment == b"null":
             continue
         attributes[name] = fragment.decode() if is_document else str(loads_exact(fragment))
-    if ATTRIBUTE_OF["source_ip"] in attributes:
+    if is_inet(attributes.get(ATTRIBUTE_OF["source_ip"], "")):
         attributes[AUDIT_SOURCE_TYPE] = "ip"
     return attributes
 

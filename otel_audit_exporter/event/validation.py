@@ -18,15 +18,20 @@ from opentelemetry.trace import get_current_span
 from otel_audit_exporter.errors import AuditEventError
 from otel_audit_exporter.event.encoded_event import EncodedEvent
 from otel_audit_exporter.event.fields import (
+    CONTEXT_FIELDS,
+    FIELD_ALIASES,
     FIELD_TABLE,
     FIELDS,
     INDEX,
     REQUIRED_BY_DEFAULT,
+    SURROUNDINGS,
     USUAL_JSON,
     fields_of_kind,
 )
+from otel_audit_exporter.event.identity import NOBODY, with_field_names
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.serialization import assemble
+from otel_audit_exporter.event.surroundings import GIVEN, Found, Ip, truncated
 from otel_audit_exporter.runtime.fork_safety import call_in_child
 
 call_in_child(uuid_utils.reseed_rng)  # a child must not draw the ids that its parent draws
@@ -47,7 +52,8 @@ class EventValidator:
     """What one pipeline asks of its events, and how it encodes them.
 
     ``required``: the fields that a caller must give (``user_id`` only where ``actor_type`` is ``"user"``).
-    ``refused``: fields that no column takes and that the settings do not let be folded or dropped.
+    ``refused``: fields that no column takes and that the settings do not let be folded or dropped. ``ip``: how much
+    of a source address is recorded.
     """
 
     def __init__(
@@ -57,15 +63,14 @@ class EventValidator:
         encoder: Encoder | None = None,
         required: Iterable[str] = REQUIRED_BY_DEFAULT,
         refused: Iterable[str] = (),
+        ip: Ip = "full",
     ) -> None:
         self._encoder = encoder or Encoder()
         self._plain = Encoder()
         self._required = frozenset(required) | {"action"}
         self._refused = frozenset(refused)
-        self._documents = tuple(
-            (name, at, (self._plain if name == "signature" else self._encoder).value, (name, at) in _OBJECTS)
-            for name, at in fields_of_kind("document", "object")
-        )
+        self._documents = tuple((name, at, (name, at) in _OBJECTS) for name, at in fields_of_kind("document", "object"))
+        self._ip = ip
         self._id: Callable[[object], bytes] = _uuid_fragment if ids == "uuid" else self._text_id
 
     @property
@@ -81,6 +86,9 @@ class EventValidator:
         """
         problems: dict[str, str] = {}
         fragments = [_NULL] * len(FIELDS)
+        has_more = not _COMMON.issuperset(given)
+        if has_more:
+            given = with_field_names(given)
         self._put_names(given, fragments, problems)
         self._put_choices(given, fragments, problems)
         self._put_ids(given, fragments, problems)
@@ -89,8 +97,8 @@ class EventValidator:
         if span.is_valid:
             fragments[_TRACE_ID] = b'"%032x"' % span.trace_id
             fragments[_SPAN_ID] = b'"%016x"' % span.span_id
-        if not _COMMON.issuperset(given):
-            self._put_surroundings(given, fragments, problems)
+        if has_more:
+            self._put_seldom(given, fragments, problems)
         timestamp_ns, fragments[_TIMESTAMP] = _timestamp(given.get("timestamp"), problems)
         record_id = _record_id(given, fragments[_YACHT_ID], problems)
         if self._refused:
@@ -133,6 +141,8 @@ class EventValidator:
                 if name in self._required and by_user:
                     problems[name] = "is missing"
                 continue
+            if value is NOBODY and name != "entity_id":
+                continue
             try:
                 fragments[position] = self._id(value)
             except ValueError as error:
@@ -151,13 +161,14 @@ class EventValidator:
                 problems[name] = f"must be one of {', '.join(map(str, choices))}, not {shown}"
 
     def _put_values(self, given: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
-        for name, position, encode, must_be_object in self._documents:
+        encode = self._encoder.value
+        for name, position, must_be_object in self._documents:
             if (value := given.get(name)) is not None:
                 fragment = fragments[position] = encode(value)
                 if must_be_object and not fragment.startswith(b"{"):
                     problems[name] = "must be a JSON object (a mapping, or the text of one)"
 
-    def _put_surroundings(self, given: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
+    def _put_seldom(self, given: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
         for name, position in _SELDOM:
             value = given.get(name)
             if value is None:
@@ -166,13 +177,33 @@ class EventValidator:
                 fragments[position] = self._text_id(value)
             except ValueError as error:
                 problems[name] = str(error)
+        self._put_surroundings(given, fragments, problems)
+        self._check_seldom(given, problems)
+
+    def _put_surroundings(self, given: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
+        """Record as much of the source address as the settings allow, and mark what the caller gave."""
+        if self._ip != "full" and "source_ip" in given and "source_ip" not in problems:
+            address = given["source_ip"]
+            kept = truncated(str(address)) if self._ip == "truncated" and address is not None else None
+            fragments[_SOURCE_IP] = _NULL if kept is None else self._plain.text(kept)
+        for name, position in _MARKED:
+            if fragments[position] != _NULL and type(given[name]) is not Found:
+                fragments[position] += GIVEN
+
+    def _check_seldom(self, given: Mapping[str, Any], problems: dict[str, str]) -> None:
         for name, digits in _TRACE_IDS:
             value = given.get(name)
             if value is not None and not (isinstance(value, str) and len(value) == digits and _hexadecimal(value)):
                 problems[name] = f"must be {digits} hexadecimal digits"
         if not isinstance(given.get("event_name", ""), str):
             problems["event_name"] = f"must be a string, not {_kind(given['event_name'])}"
-        problems.update(dict.fromkeys(given.keys() - _ARGUMENTS, "is not an argument of an audit event"))
+        for name in given.keys() - _ARGUMENTS:
+            field = FIELD_ALIASES.get(name)
+            problems[name] = (
+                f"differs from {field}, and both are names of one field"
+                if field is not None
+                else "is not an argument of an audit event"
+            )
 
     def _refuse_unmapped(self, fragments: list[bytes], problems: dict[str, str]) -> None:
         for name in self._refused:
@@ -206,6 +237,8 @@ _TRACE_IDS: Final = tuple((field.name, field.digits) for field in FIELD_TABLE if
 _SELDOM: Final = fields_of_kind("text", "address", "trace id")
 _COMMON: Final = _ARGUMENTS - {name for name, _ in _SELDOM}
 _RECORD_ID: Final = INDEX["record_id"]
+_SOURCE_IP: Final = INDEX["source_ip"]
+_MARKED: Final = tuple((name, INDEX[name]) for name in SURROUNDINGS if name in CONTEXT_FIELDS)
 _YACHT_ID: Final = INDEX["yacht_id"]
 _TIMESTAMP: Final = INDEX["timestamp"]
 _ACTOR_TYPE: Final = INDEX["actor_type"]

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final
 
 import uuid_utils
 
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError
 from otel_audit_exporter.event.context import Scope
+from otel_audit_exporter.event.surroundings import Address, parse_address
 from otel_audit_exporter.runtime.log import logger
 
 Identity = Mapping[str, Any] | None
-Address = IPv4Address | IPv6Address
 
 UNIX: Final = "unix"
 _request_id = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}").fullmatch
-_with_port = re.compile(r"\[(?P<v6>[^\]]+)\](?::\d+)?|(?P<v4>\d+\.\d+\.\d+\.\d+):\d+").fullmatch
 
 
 class TrustedProxies:
@@ -61,20 +60,6 @@ class TrustedProxies:
 
     def __contains__(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
-
-
-def parse_address(text: str | None) -> Address | None:
-    """Return the address in ``1.2.3.4``, ``1.2.3.4:80``, ``::1``, ``[::1]:80``; None where there is none."""
-    text = (text or "").strip()
-    match = _with_port(text)
-    if match is not None:
-        text = match["v6"] or match["v4"]
-    try:
-        address = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
 
 
 def header_text(header: str | None) -> str | None:

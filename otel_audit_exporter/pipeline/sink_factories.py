@@ -37,7 +37,7 @@ class SQLiteSinkFactory(SinkFactory):
     name = "sqlite"
 
     def make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
-        from otel_audit_exporter.sinks.sqlite import SQLiteSink
+        from otel_audit_exporter.sinks.sqlite import DEFAULT_NOT_NULL, SQLiteSink
 
         return SQLiteSink(
             settings.path,
@@ -45,6 +45,7 @@ class SQLiteSinkFactory(SinkFactory):
             columns=mapping.columns,
             key_columns=_written_keys(settings, mapping),
             json_columns=mapping.json_columns,
+            not_null=DEFAULT_NOT_NULL.difference(settings.optional),
         )
 
     def place(self, settings: Settings) -> str:
@@ -122,6 +123,7 @@ class PostgresSinkFactory(SinkFactory):
 class ForwardingSinkFactory(SinkFactory):
     """Another exporter of the SDK's interface, which is given whole records."""
 
+    has_columns = False
     restarts = False
 
     def __init__(self, exporter: LogRecordExporter, resource: Resource | None) -> None:
@@ -156,6 +158,7 @@ class GivenSinkFactory(SinkFactory):
 class OTLPSinkFactory(SinkFactory):
     """An OTLP endpoint, which is given whole records."""
 
+    has_columns = False
     name = "otlp"
     address_settings = ("endpoint",)
 
@@ -183,6 +186,7 @@ class OTLPSinkFactory(SinkFactory):
 class ConsoleSinkFactory(SinkFactory):
     """Standard output."""
 
+    has_columns = False
     name = "console"
     adopts = False
 
@@ -198,6 +202,7 @@ class ConsoleSinkFactory(SinkFactory):
 class NullSinkFactory(SinkFactory):
     """No sink at all, on purpose."""
 
+    has_columns = False
     name = "none"
     adopts = False
 

@@ -125,7 +125,7 @@ class PostgresTable:
         known, role = self._known, self._known["role"]
         if not known["usage"]:
             findings.faults.append(f'role "{role}" lacks usage on schema "{self._schema}"')
-        mapping = TableMapping(fit.columns, fit.defaults)
+        mapping = TableMapping(fit.columns, fit.defaults, "drop")
         lacking = [one["name"] for one in known["columns"] if one["name"] in mapping.columns and not one["insert"]]
         if lacking:
             findings.faults.append(f'role "{role}" lacks insert on {", ".join(lacking)}')
@@ -145,7 +145,7 @@ class PostgresTable:
 
         from otel_audit_exporter.sinks.postgres.statements import Insert, ShapeError, TableShape
 
-        mapping = TableMapping(fit.columns, fit.defaults)
+        mapping = TableMapping(fit.columns, fit.defaults, "drop")
         insert = Insert(
             self._schema, self._table, mapping.columns, fit.id_column, fit.key_columns, mapping.json_columns
         )
@@ -286,7 +286,7 @@ class PostgrestTable:
         return findings
 
     def _trials(self, fit: ColumnMapping, row: bytes) -> Iterator[_Trial]:
-        columns = quoted_list(TableMapping(fit.columns, fit.defaults).columns)
+        columns = quoted_list(TableMapping(fit.columns, fit.defaults, "drop").columns)
         upsert = {"columns": columns, "on_conflict": quoted_list(fit.key_columns or (fit.id_column,))}
         ignoring = "resolution=ignore-duplicates,return=minimal,tx=rollback"
         yield _Trial(upsert, b"[]", ignoring, None)
@@ -398,7 +398,7 @@ class SQLiteTable:
     def _insert_and_roll_back(self, fit: ColumnMapping, row: bytes, findings: CheckReport) -> None:
         from otel_audit_exporter.sinks.sqlite import SQLiteSink
 
-        mapping = TableMapping(fit.columns, fit.defaults)
+        mapping = TableMapping(fit.columns, fit.defaults, "drop")
         sink = SQLiteSink(
             self._path,
             table=self._table,

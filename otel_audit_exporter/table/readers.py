@@ -16,7 +16,8 @@ from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, FIELDS, JSON_FIELDS
 from otel_audit_exporter.sinks.base import SinkError
-from otel_audit_exporter.table.mapping import UNSAID, TableMapping
+from otel_audit_exporter.table.folding import fold_target, unfold
+from otel_audit_exporter.table.mapping import TableMapping
 from otel_audit_exporter.table.target import table_exporter
 
 Event = dict[str, Any]
@@ -57,7 +58,7 @@ class ColumnReader:
 
     def __init__(self, settings: Settings) -> None:
         columns = settings.columns or DEFAULT_COLUMNS
-        TableMapping(columns)  # refuses what is wrong in itself
+        TableMapping(columns, unmapped="drop")  # refuses what is wrong in itself
         self.of: dict[str, str] = {}
         for column, name in columns.items():
             self.of.setdefault(name, column)
@@ -219,20 +220,13 @@ def _document(value: Any, *, all_text: bool) -> Any:
 
 
 def _unfolded(event: Event) -> Event:
-    """Return the event with what was kept under `_audit` of its new values where it belongs.
-
-    A column that a table got later says of older rows what goes without saying; one that says more was there before,
-    and `_audit` is the caller's own.
-    """
-    values = event.get("new_values")
-    folded = values.get("_audit") if isinstance(values, dict) else None
-    if not isinstance(folded, dict) or not isinstance(values, dict) or not folded or folded.keys() - UNSAID.keys():
-        return event
-    if any(event.get(name) not in (None, UNSAID[name]) for name in folded):
-        return event
-    rest = {name: value for name, value in values.items() if name != "_audit"}
-    inner = rest["value"] if list(rest) == ["value"] else rest or None
-    return {**event, "new_values": inner, **folded}
+    """Return the event with what was folded into one of its documents where it belongs."""
+    fields = dict(event)
+    target = fold_target(fields)
+    if target is not None:
+        fields[target], folded = unfold(fields[target], fields)
+        fields.update(folded)
+    return fields
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------------------
