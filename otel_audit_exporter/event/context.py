@@ -82,6 +82,8 @@ def overlay(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any
 
     Where the inner one names the system as the actor, the outer one's user did not act.
     """
+    if not FIELD_ALIASES.keys().isdisjoint(inner):
+        inner = with_field_names(inner)
     fields = {**outer, **inner}
     if "actor_type" in inner and "user_id" not in inner and is_system(inner["actor_type"]):
         fields.pop("user_id", None)

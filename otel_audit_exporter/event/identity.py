@@ -10,7 +10,7 @@ from otel_audit_exporter.event.fields import FIELD_ALIASES
 
 
 class Nobody:
-    """The class of :data:`NOBODY`."""
+    """The class of :data:`NOBODY`: the user or tenant of an event that has none, whatever the audit context says."""
 
     __slots__ = ()
 

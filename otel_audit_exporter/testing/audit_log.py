@@ -14,6 +14,7 @@ from otel_audit_exporter.delivery.channel import Ticket
 from otel_audit_exporter.event.audit_event import AuditEvent
 from otel_audit_exporter.event.diff import changed, same
 from otel_audit_exporter.event.encoded_event import EncodedEvent, loads_exact
+from otel_audit_exporter.event.identity import with_field_names
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.pipeline.configure import current_pipeline, replaced_pipeline
 from otel_audit_exporter.pipeline.exporters import InMemoryAuditExporter
@@ -141,6 +142,7 @@ def _in_memory(settings: Settings) -> Settings:
 
 
 def _wanted(action: str | None, expected: Mapping[str, Any]) -> dict[str, Any]:
+    expected = with_field_names(expected)
     unknown = sorted(expected.keys() - _FIELD_NAMES)
     if unknown:
         raise TypeError(f"an audit event has no {', '.join(unknown)}; it has {', '.join(sorted(_FIELD_NAMES))}")

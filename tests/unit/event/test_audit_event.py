@@ -21,6 +21,8 @@ from otel_audit_exporter.errors import AuditError, AuditEventError
 from otel_audit_exporter.event.audit_event import AuditEvent
 from otel_audit_exporter.event.encoded_event import EncodedEvent, decode
 from otel_audit_exporter.event.fields import FIELDS
+from otel_audit_exporter.event.json.encoder import Encoder
+from otel_audit_exporter.event.redaction import Redactor
 from otel_audit_exporter.event.serialization import split
 from otel_audit_exporter.event.validation import EventValidator
 from tests.support.events import ENTITY, RECORD, USER, YACHT, said
@@ -381,3 +383,13 @@ class TestAuditEvent:
         event = compose(new_values={"a": 1}, metadata={"b": 2}, outcome="failure", on_behalf_of="someone")
         again = AuditEvent.from_bytes(event.body)
         assert EventValidator().compose(again.arguments()).body == event.body
+
+
+def test_a_signatures_secrets_are_redacted_like_others() -> None:
+    body = EventValidator(encoder=Encoder(Redactor())).compose(said(signature={"by": "x", "token": "S3CRET"})).body
+    assert decode(body)["signature"] == {"by": "x", "token": "[REDACTED]"}
+
+
+@pytest.mark.parametrize(("ip", "recorded"), [("full", "10.1.2.3:80"), ("truncated", "10.1.2.0"), ("off", None)])
+def test_as_much_of_an_address_is_recorded_as_is_set(ip: Any, recorded: str | None) -> None:
+    assert decode(EventValidator(ip=ip).compose(said(source_ip="10.1.2.3:80")).body)["source_ip"] == recorded
