@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Kind = Literal["record id", "id", "name", "time", "document", "object", "choice", "text", "address", "trace id"]
+Kind = Literal[
+    "record id", "id", "name", "time", "document", "object", "choice", "text", "address", "trace id", "record name"
+]
 """How a value is checked and encoded.
 
 ``record id``: a UUID, made where none is given. ``id``: a UUID, or with ``ids="text"`` any text or integer. ``name``:
 a text. ``time``: an aware datetime. ``document``: any value, as JSON. ``object``: a JSON object. ``choice``: one of
 ``choices``. ``text``: text, an integer or a UUID. ``address``: text, usually an IP address. ``trace id``: hexadecimal.
+``record name``: a text that names the log record.
 """
 
 Origin = Literal["call", "context", "surroundings", "record"]
@@ -213,9 +216,10 @@ FIELD_TABLE: Final = (
     ),
     Field(
         name="event_name",
-        kind="text",
+        kind="record name",
         origins=_CALL,
-        meaning="the log record's event name; `<entity_type>.<action>` where none is given",
+        meaning="the log record's event name, `<entity_type>.<action>` where none is given; kept only where a column "
+        "takes it",
     ),
 )
 
@@ -250,9 +254,9 @@ REQUIRED_BY_DEFAULT: Final = frozenset(field.name for field in FIELD_TABLE if fi
 CONTEXT_FIELDS: Final = frozenset(field.name for field in FIELD_TABLE if "context" in field.origins)
 SURROUNDINGS: Final = tuple(field.name for field in FIELD_TABLE if "surroundings" in field.origins)
 
-# What a caller may give in a call or in an audit context, the surroundings apart.
+# What a caller may give in a call or in an audit context for the row; what only names the log record is not for it.
 CALLER_FIELDS: Final = tuple(
-    field.name for field in FIELD_TABLE if field.origins & {"call", "context"} and "surroundings" not in field.origins
+    field.name for field in FIELD_TABLE if field.origins & {"call", "context"} and field.kind != "record name"
 )
 
 SCOPE_NAME: Final = "otel_audit_exporter"

@@ -207,7 +207,10 @@ class EventValidator:
 
     def _refuse_unmapped(self, fragments: list[bytes], problems: dict[str, str]) -> None:
         for name in self._refused:
-            if fragments[INDEX[name]] not in (_NULL, USUAL_JSON.get(name)):
+            fragment = fragments[INDEX[name]]
+            if name in SURROUNDINGS and not fragment.endswith(GIVEN):  # no caller gave it
+                continue
+            if fragment not in (_NULL, USUAL_JSON.get(name)):
                 problems[name] = "no column takes it (see the `columns` and `unmapped` settings)"
 
     def _text_id(self, value: object) -> bytes:
@@ -234,7 +237,7 @@ _CHOICES: Final = tuple(
 )
 _TRACE_IDS: Final = tuple((field.name, field.digits) for field in FIELD_TABLE if field.kind == "trace id")
 # Fields that few events give: where none of them is given, they are not looked for.
-_SELDOM: Final = fields_of_kind("text", "address", "trace id")
+_SELDOM: Final = fields_of_kind("text", "address", "trace id", "record name")
 _COMMON: Final = _ARGUMENTS - {name for name, _ in _SELDOM}
 _RECORD_ID: Final = INDEX["record_id"]
 _SOURCE_IP: Final = INDEX["source_ip"]

@@ -48,6 +48,7 @@ Surroundings = Literal["drop", "ids", "all"]
 _NULL: Final = b"null"
 # What a column for the whole metadata takes, too, where it has no column of its own.
 _IN_METADATA: Final = ("on_behalf_of", *(name for name in SURROUNDINGS if name in CONTEXT_FIELDS))
+_GIVEN_BY_EVERY_CALL: Final = REQUIRED_BY_DEFAULT | {"timestamp"}
 _TRACE: Final = ("trace_id", "span_id")
 _TRACE_AT: Final = frozenset(INDEX[name] for name in _TRACE)
 _FOLDED_SURROUNDINGS: Final[Mapping[Surroundings, frozenset[str]]] = {
@@ -139,14 +140,15 @@ class TableMapping:
 
     @property
     def unmapped_fields(self) -> tuple[str, ...]:
-        """The fields that a caller may give and no column takes."""
-        return tuple(name for name in CALLER_FIELDS if not self._takes(name))
+        """The fields that a caller may give, and that no column takes and no other setting keeps."""
+        kept = _FOLDED_SURROUNDINGS[self.surroundings]
+        return tuple(name for name in CALLER_FIELDS if not self._takes(name) and name not in kept)
 
     @property
     def refused(self) -> frozenset[str]:
         """The fields that a caller may not give, because no column takes them and ``unmapped`` is "error"."""
-        # Every event has a time, so that one is not refused but left out.
-        return frozenset(self.unmapped_fields) - {"timestamp"} if self.unmapped == "error" else frozenset()
+        # What every call gives is not refused but left out.
+        return frozenset(self.unmapped_fields) - _GIVEN_BY_EVERY_CALL if self.unmapped == "error" else frozenset()
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -191,7 +193,7 @@ class TableMapping:
             fragments[at] = fragments[at].rstrip(GIVEN)
         if self._metadata_parts:
             self._gather_metadata(fragments)
-        if folded or (self._may_fold and may_pass_for_folded(fragments[self._fold_at])):
+        if folded or (self._fold_into and may_pass_for_folded(fragments[self._fold_at])):
             fragments[self._fold_at] = fold(fragments[self._fold_at], folded)
         if self._names_event and fragments[_EVENT_NAME] == _NULL:
             fragments[_EVENT_NAME] = _event_name(fragments)
@@ -208,8 +210,6 @@ class TableMapping:
                 fragment = fragments[position]
                 if fragment not in (usual, _NULL) and (found_too or fragment.endswith(GIVEN)):
                     folded[name] = fragment
-            if folded.get("event_name") == _event_name(fragments):
-                del folded["event_name"]
         if self._has_address and fragments[_SOURCE_IP] != _NULL and not _is_inet(fragments[_SOURCE_IP]):
             address, fragments[_SOURCE_IP] = fragments[_SOURCE_IP], _NULL
             if self._may_fold and (self.surroundings == "all" or address.endswith(GIVEN)):
@@ -240,8 +240,7 @@ class TableMapping:
         return self._template % tuple(values)
 
     def _look_for_lost(self, fragments: list[bytes]) -> None:
-        kept = GIVEN if self._may_fold else b"\0"
-        if any(fragments[at] != _NULL and not fragments[at].endswith(kept) for at in self._watched):
+        if any(fragments[at] != _NULL and not fragments[at].endswith(GIVEN) for at in self._watched):
             self._watched = frozenset()
             self._report(self.lost_surroundings)
 
@@ -298,27 +297,28 @@ class TableMapping:
                 "old_values, in which they could be kept: add one of these, or leave them out with unmapped='drop' "
                 "(OTEL_AUDIT_UNMAPPED)"
             )
-        if self.unmapped == "error" and "action" in unmapped:
+        kept = [name for name in SURROUNDINGS if name in _FOLDED_SURROUNDINGS[self.surroundings]]
+        if self._fold_into is None and not all(map(self._takes, kept)):
             raise AuditConfigurationError(
-                "columns: no column takes action, so that unmapped='error' would refuse every event"
+                f"surroundings='{self.surroundings}' (OTEL_AUDIT_SURROUNDINGS): no column takes new_values, metadata "
+                f"or old_values, in which {', '.join(kept)} could be kept"
             )
 
     def _prepare_folding(self) -> None:
         self._foldable = tuple(self._foldable_fields()) if self._fold_into else ()
-        # Even with nothing to fold a caller's own document must not pass for a folded one.
-        self._may_fold = (self._fold_into is not None and self.unmapped == "fold") or bool(self._foldable)
+        self._may_fold = bool(self._foldable) or (self._fold_into is not None and self.unmapped == "fold")
         self._folds_traces = any(one.position in _TRACE_AT for one in self._foldable)
         self._usual = tuple(one.usual for one in self._foldable)
         self._pick_foldable = itemgetter(*(one.position for one in self._foldable)) if len(self._foldable) > 1 else None
 
     def _foldable_fields(self) -> Iterable[_Foldable]:
-        if self.unmapped == "fold":
-            for name in self.unmapped_fields:
-                yield _Foldable(name, INDEX[name], USUAL_JSON.get(name, _NULL), found_too=True)
+        kept = _FOLDED_SURROUNDINGS[self.surroundings]
+        for name in self.unmapped_fields if self.unmapped == "fold" else ():
+            found_too = name not in SURROUNDINGS
+            yield _Foldable(name, INDEX[name], USUAL_JSON.get(name, _NULL), found_too)
         for name in SURROUNDINGS:
-            found_too = name in _FOLDED_SURROUNDINGS[self.surroundings]
-            if not self._takes(name) and (found_too or (self.unmapped == "fold" and name in CONTEXT_FIELDS)):
-                yield _Foldable(name, INDEX[name], _NULL, found_too)
+            if name in kept and not self._takes(name):
+                yield _Foldable(name, INDEX[name], _NULL, found_too=True)
 
     def _prepare_rows(self) -> None:
         self._names_event = "event_name" in self._taken

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import orjson
 import pytest
 
-from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
 from otel_audit_exporter.event.encoded_event import decode
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, SURROUNDINGS
 from otel_audit_exporter.event.joined import Joined, joined
@@ -211,9 +211,10 @@ class TestDropAndError:
         assert mapping.refused == frozenset()
 
     def test_error_refuses_what_no_column_takes(self) -> None:
-        expected = {"outcome", "actor_type", "on_behalf_of", "metadata", "signature", "event_name"}
+        expected = {"outcome", "actor_type", "on_behalf_of", "metadata", "signature"}
+        expected |= {"source_ip", "request_id", "user_agent"}
         assert TableMapping(unmapped="error").refused == expected
-        assert TableMapping(FULL, unmapped="error").refused == {"event_name"}
+        assert TableMapping(FULL, unmapped="error").refused == frozenset()
         assert TableMapping().refused == frozenset()
 
 
@@ -239,9 +240,26 @@ class TestLost:
 
     def test_dropped_fields_are_known_before_any_event(self) -> None:
         assert TableMapping(unmapped="drop").dropped == (
-            "outcome", "actor_type", "on_behalf_of", "metadata", "signature", "event_name",
+            "outcome", "actor_type", "on_behalf_of", "metadata", "signature", "source_ip", "request_id",
+            "user_agent",
         )  # fmt: skip
         assert TableMapping().dropped == ()
+
+    def test_error_refuses_what_a_caller_gives_and_not_what_was_found(self) -> None:
+        validator = EventValidator(refused=TableMapping(unmapped="error").refused)
+        validator.compose(said(user_agent=Found("curl")))
+        with pytest.raises(AuditEventError, match="user_agent: no column takes it"):
+            validator.compose(said(user_agent="curl"))
+
+    def test_surroundings_cannot_be_kept_without_a_document_column(self) -> None:
+        with pytest.raises(AuditConfigurationError, match="surroundings='ids'"):
+            TableMapping({"id": "record_id", "action": "action"}, unmapped="drop", surroundings="ids")
+
+    def test_surroundings_that_are_kept_are_not_dropped(self) -> None:
+        mapping = TableMapping(unmapped="drop", surroundings="all")
+        assert set(mapping.dropped).isdisjoint(SURROUNDINGS)
+        made = row(mapping, outcome="failure", user_agent="curl", request_id=Found("r"))
+        assert made["new_values"] == {"_audit": {"user_agent": "curl", "request_id": "r"}}
 
     def test_a_table_without_a_document_column_cannot_fold(self) -> None:
         with pytest.raises(AuditConfigurationError, match=r"no column takes .*outcome.*unmapped='drop'"):
@@ -336,7 +354,7 @@ class TestReadBack:
         {"new_values": [1], "old_values": {"_audit": {"outcome": "failure"}}},
         {"metadata": {"m": 1, "request_id": "mine"}, "request_id": "r", "on_behalf_of": 7},
         {"metadata": {"metadata": {"a": 1}}, "on_behalf_of": "x"},
-        {"source_ip": "10.0.0.1", "user_agent": "curl", "event_name": "other"},
+        {"source_ip": "10.0.0.1", "user_agent": "curl"},
         {"source_ip": "testclient", "signature": {"s": 1}, "actor_type": "service", "user_id": None},
     ]
     TABLES: ClassVar[list[dict[str, str]]] = [
@@ -357,8 +375,9 @@ class TestReadBack:
         assert mapping.fields_of(orjson.loads(mapping.row(body))) == decode(body)
 
     def test_a_caller_cannot_forge_a_folded_field(self) -> None:
-        made = row(new_values={"_audit": {"outcome": "failure"}})
-        assert TableMapping().fields_of(made)["outcome"] == "success"
+        for mapping in (TableMapping(), TableMapping(unmapped="drop")):
+            made = row(mapping, new_values={"_audit": {"outcome": "failure"}})
+            assert mapping.fields_of(made)["outcome"] in ("success", None)
 
     def test_a_column_that_the_table_got_later_does_not_hide_what_was_folded(self) -> None:
         later = TableMapping(FULL)
