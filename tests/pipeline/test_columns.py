@@ -12,7 +12,15 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from psycopg.sql import SQL, Identifier
 
-from otel_audit_exporter import audit_context, audit_event, configure_audit, flush_audit, get_audit_pipeline
+from otel_audit_exporter import (
+    AuditConfigurationError,
+    SQLiteAuditExporter,
+    audit_context,
+    audit_event,
+    configure_audit,
+    flush_audit,
+    get_audit_pipeline,
+)
 from otel_audit_exporter.integrations.asgi import AuditMiddleware
 from tests.stack import Stack
 
@@ -198,3 +206,19 @@ def test_one_column_of_details_keeps_all_that_a_caller_gave(stack: Stack, make_t
     assert {name: read[name] for name in given} == given
     ids = (read["entity_id"], read["yacht_id"], read["user_id"])
     assert ids == (IDS["entity_id"], IDS["tenant_id"], IDS["actor_id"])
+
+
+def test_an_exporter_of_the_sdks_making_holds_events_where_the_variables_do_not_fit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_AUDIT_COLUMNS", "id=record_id,action=action")
+    exporter = SQLiteAuditExporter()
+    assert "no column takes yacht_id" in caplog.text
+    receipt = audit_event("update_part", entity_type="part", **IDS)
+    assert receipt.state == "pending"
+    exporter.shutdown()
+
+
+def test_an_exporter_that_is_made_with_columns_that_do_not_fit_is_refused() -> None:
+    with pytest.raises(AuditConfigurationError, match="no column takes yacht_id"):
+        SQLiteAuditExporter(columns={"id": "record_id", "action": "action"})
