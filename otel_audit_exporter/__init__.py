@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from otel_audit_exporter.api.audited import audited
     from otel_audit_exporter.api.events import audit_event, flush_audit, get_audit_stats, shutdown_audit
+    from otel_audit_exporter.api.executor import audit_executor
     from otel_audit_exporter.api.span_processor import AuditSpanProcessor
     from otel_audit_exporter.api.transactional import write_audit_event, write_audit_event_async
     from otel_audit_exporter.delivery.receipts import AuditReceipt, PendingReceipt
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from otel_audit_exporter.event.audit_event import AuditEvent
     from otel_audit_exporter.event.context import audit_context, update_audit_context
     from otel_audit_exporter.event.diff import changed
+    from otel_audit_exporter.event.identity import NOBODY
     from otel_audit_exporter.observability.health import AuditHealth
     from otel_audit_exporter.observability.stats import AuditStats
     from otel_audit_exporter.outbox.dead_letter_store import DeadLetter
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 
 __all__ = [
+    "NOBODY",
     "AuditConfigurationError",
     "AuditDeliveryError",
     "AuditError",
@@ -58,6 +61,7 @@ __all__ = [
     "attach_audit",
     "audit_context",
     "audit_event",
+    "audit_executor",
     "audited",
     "changed",
     "configure_audit",
@@ -81,7 +85,9 @@ _NAMES = {
         "shutdown_audit",
     ),
     "api.audited": ("audited",),
+    "api.executor": ("audit_executor",),
     "event.diff": ("changed",),
+    "event.identity": ("NOBODY",),
     "pipeline.configure": (
         "attach_audit",
         "configure_audit",

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit_exporter.config.settings import SETTINGS, settings_table
+from otel_audit_exporter.config.options import SETTINGS, settings_table
+from otel_audit_exporter.event.fields import fields_table
 
 PATH = Path(__file__).parent.parent / "README.md"
 README = PATH.read_text(encoding="utf-8")
 SETTINGS_TABLE = re.compile(r"(?<=<!-- settings -->\n).*?(?=<!-- /settings -->)", re.DOTALL)
+FIELDS_TABLE = re.compile(r"(?<=<!-- fields -->\n).*?(?=<!-- /fields -->)", re.DOTALL)
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 CONFIGURES = re.compile(r"^configure_audit\(|AuditExporter\(", re.MULTILINE)
 EMITS_TO_SQLITE = re.compile(r"^(?!.*InMemory).*(audit_event\(|write_audit_log_async\(|\.emit\()", re.DOTALL)
@@ -38,6 +40,10 @@ def _environment(directory: Path) -> dict[str, str]:
 
 def _with_settings(readme: str) -> str:
     return SETTINGS_TABLE.sub(lambda _: settings_table() + "\n", readme, count=1)
+
+
+def _with_fields(readme: str) -> str:
+    return FIELDS_TABLE.sub(lambda _: fields_table() + "\n", readme, count=1)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=_title)
@@ -65,6 +71,11 @@ def test_the_table_of_settings_is_the_codes() -> None:
     assert _with_settings(README) == README, "run: python -m tests.test_readme"
 
 
+def test_the_table_of_fields_is_the_codes() -> None:
+    assert FIELDS_TABLE.search(README)
+    assert _with_fields(README) == README, "run: python -m tests.test_readme"
+
+
 def test_every_name_that_the_readme_imports_is_public() -> None:
     import otel_audit_exporter
 
@@ -77,4 +88,4 @@ def test_every_name_that_the_readme_imports_is_public() -> None:
 
 
 if __name__ == "__main__":
-    PATH.write_text(_with_settings(README), encoding="utf-8")
+    PATH.write_text(_with_fields(_with_settings(README)), encoding="utf-8")

@@ -45,6 +45,8 @@ def audited(
     event_name: str | None = None,
     idempotency_key: str | Callable[..., Any] | None = None,
     as_span_event: bool = False,
+    tenant_id: Identifier | Callable[..., Any] | None = None,
+    actor_id: Identifier | Callable[..., Any] | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Record an audit event for every call of the decorated function or coroutine function.
 
@@ -53,8 +55,8 @@ def audited(
     stops the work (``CancelledError``, ``KeyboardInterrupt``, ``SystemExit``) leaves ``"unknown"``. The signature
     stays what it is, so that FastAPI endpoints may be decorated (below the route's decorator).
 
-    Each of ``entity_id``, ``new_values``, ``old_values``, ``yacht_id``, ``user_id``, ``metadata``, ``on_behalf_of``
-    and ``idempotency_key`` is one of:
+    Each of ``entity_id``, ``new_values``, ``old_values``, ``yacht_id`` (or ``tenant_id``), ``user_id`` (or
+    ``actor_id``), ``metadata``, ``on_behalf_of`` and ``idempotency_key`` is one of:
 
     - the name of a parameter of the function (or of an argument among its ``**kwargs``), for that argument, or a
       path from it through attributes and keys (``"payload.part.id"``); ``"result"`` is what the function returned.
@@ -82,6 +84,8 @@ def audited(
         "metadata": metadata,
         "on_behalf_of": on_behalf_of,
         "idempotency_key": idempotency_key,
+        "tenant_id": tenant_id,
+        "actor_id": actor_id,
     }
     fixed = {
         "action": action,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from otel_audit_exporter.api.span_processor import mark_span
 from otel_audit_exporter.delivery.receipts import PendingReceipt
 from otel_audit_exporter.event.context import current_scope, overlay
+from otel_audit_exporter.event.identity import Nobody
 from otel_audit_exporter.observability.stats import AuditStats
 from otel_audit_exporter.pipeline.configure import current_pipeline, get_audit_pipeline, get_or_adopt_pipeline
 from otel_audit_exporter.pipeline.exporter import standalone_exporter
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
         *,
         entity_type: str,
         entity_id: Identifier,
-        yacht_id: Identifier | None = None,
-        user_id: Identifier | None = None,
+        yacht_id: Identifier | Nobody | None = None,
+        user_id: Identifier | Nobody | None = None,
         old_values: Any = None,
         new_values: Any = None,
         outcome: Outcome = "success",
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
         record_id: uuid.UUID | str | None = None,
         idempotency_key: str | None = None,
         as_span_event: bool = False,
+        tenant_id: Identifier | Nobody | None = None,
+        actor_id: Identifier | Nobody | None = None,
     ) -> PendingReceipt: ...
 
 else:
@@ -50,8 +53,8 @@ else:
         *,
         entity_type: str = _MISSING,
         entity_id: Identifier = _MISSING,
-        yacht_id: Identifier | None = None,
-        user_id: Identifier | None = None,
+        yacht_id: Identifier | Nobody | None = None,
+        user_id: Identifier | Nobody | None = None,
         old_values: Any = None,
         new_values: Any = None,
         outcome: Outcome = "success",
@@ -64,6 +67,8 @@ else:
         record_id: uuid.UUID | str | None = None,
         idempotency_key: str | None = None,
         as_span_event: bool = False,
+        tenant_id: Identifier | Nobody | None = None,
+        actor_id: Identifier | Nobody | None = None,
         **unknown: Any,
     ) -> PendingReceipt:
         """Record one audit event and return at once; the row follows in the background.
@@ -74,8 +79,9 @@ else:
 
         :param action: what was done, for example ``"create_receiving"``.
         :param entity_type: what kind of thing it was done to; ``entity_id``: which one.
-        :param yacht_id: the tenant; ``user_id``: who did it. Both may come from an ``audit_context``; ``user_id``
-            may be left out where ``actor_type`` is not ``"user"``.
+        :param yacht_id: the tenant (or ``tenant_id``); ``user_id``: who did it (or ``actor_id``). Both may come from an
+            ``audit_context``; ``NOBODY``: there is none, whatever the context says. ``user_id`` may be left out where
+            ``actor_type`` is not ``"user"``; with ``"system"`` it does not come from the context.
         :param old_values: the state before and ``new_values`` the state after: any value, usually a dict.
         :param outcome: ``"success"``, ``"failure"`` or ``"unknown"``.
         :param actor_type: ``"user"`` (the default), ``"service"`` or ``"system"``; ``on_behalf_of``: the user for
@@ -112,6 +118,10 @@ else:
         said["outcome"] = outcome  # None, too: not to know it is "unknown", and no success
         if unknown:
             said.update(unknown)
+        if tenant_id is not None:
+            said["tenant_id"] = tenant_id
+        if actor_id is not None:
+            said["actor_id"] = actor_id
         scope = current_scope()
         if scope is not None:
             said = overlay(scope.merged(), said)

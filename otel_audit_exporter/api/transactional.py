@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 from otel_audit_exporter.api.span_processor import mark_span
 from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.errors import AuditDeliveryError, AuditEventError
-from otel_audit_exporter.event.audit_event import EncodedEvent
 from otel_audit_exporter.event.context import current_scope, overlay
+from otel_audit_exporter.event.encoded_event import EncodedEvent
+from otel_audit_exporter.event.identity import Nobody
 from otel_audit_exporter.pipeline.configure import current_pipeline
 from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
 from otel_audit_exporter.pipeline.factory import make_mapping, make_rules
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
 
         entity_type: Required[str]
         entity_id: Required[Identifier]
-        yacht_id: Identifier | None
-        user_id: Identifier | None
+        yacht_id: Identifier | Nobody | None
+        user_id: Identifier | Nobody | None
+        tenant_id: Identifier | Nobody | None
+        actor_id: Identifier | Nobody | None
         old_values: Any
         new_values: Any
         outcome: Outcome

@@ -16,8 +16,8 @@ from otel_audit_exporter.cli.destination import Arguments, configured_pipeline, 
 from otel_audit_exporter.cli.sink_errors import EXIT_REFUSED, told_sink_errors
 from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.errors import AuditDeliveryError
-from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
+from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.table.catalogs import TableCatalog, table_source
 from otel_audit_exporter.table.compatibility import (
     MARK,
@@ -112,13 +112,13 @@ class _Check:
 
     def _try(self, source: TableCatalog, fit: ColumnMapping, values: Mapping[str, int | str]) -> CheckReport:
         event = EventValidator(ids="text", required=()).compose(_event({**values, **self.said}))
-        mapping = TableMapping(fit.columns, fit.defaults, self.settings.unmapped)
+        mapping = TableMapping(fit.columns, fit.defaults, "drop")  # a fit may have no column to fold into
         return source.try_insert(fit, mapping.row(event.body))
 
 
 def _present(settings: Settings) -> ColumnMapping:
     columns = dict(settings.columns or DEFAULT_COLUMNS)
-    TableMapping(columns, settings.column_defaults, settings.unmapped)  # refuses what is wrong in itself
+    TableMapping.from_settings(settings)  # refuses what is wrong in itself
     return ColumnMapping(columns, dict(settings.column_defaults or {}), settings.ids, settings.key_columns)
 
 

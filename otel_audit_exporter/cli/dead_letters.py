@@ -20,7 +20,7 @@ from otel_audit_exporter.cli.destination import Arguments, with_destination
 from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.delivery.dead_letters import DeadLetters, StoredLetters
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event.audit_event import decode
+from otel_audit_exporter.event.encoded_event import decode
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, StoredDeadLetter
 from otel_audit_exporter.pipeline.configure import stored_letters
 

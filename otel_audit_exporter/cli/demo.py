@@ -21,7 +21,8 @@ from rich.text import Text
 from otel_audit_exporter.api.events import audit_event
 from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.cli.demo_service import YachtService, a_day_on_board
-from otel_audit_exporter.config.settings import SETTINGS, Settings, load_settings
+from otel_audit_exporter.config.options import SETTINGS
+from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.pipeline.configure import configure_audit
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from otel_audit_exporter.cli import console as talk
-from otel_audit_exporter.config.settings import SETTINGS
+from otel_audit_exporter.config.options import SETTINGS
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.observability.stats import AuditStats
 from otel_audit_exporter.pipeline.configure import configure_audit

@@ -26,7 +26,7 @@ from otel_audit_exporter.delivery.backoff import OPEN_BACKOFF, Backoff, BackoffS
 from otel_audit_exporter.delivery.bisect_insert import InsertOutcome, RejectedRow, attempt
 from otel_audit_exporter.delivery.in_flight import Claims, Numbers
 from otel_audit_exporter.errors import AuditConfigurationError, AuditShutdownError, OutboxError
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import INDEX
 from otel_audit_exporter.event.serialization import split
 from otel_audit_exporter.observability.delivery_log import DeliveryLog
@@ -799,7 +799,7 @@ def shape_error(problem: str) -> SinkError:
 def record_id_of(body: bytes) -> str:
     """Return the record id of an event's bytes, or where they cannot be read a name that stays the same."""
     try:
-        return str(parse_json(split(body)[INDEX["record_id"]]))
+        return str(loads_exact(split(body)[INDEX["record_id"]]))
     except (ValueError, IndexError):
         return f"unreadable-{blake2b(body, digest_size=8).hexdigest()}"
 

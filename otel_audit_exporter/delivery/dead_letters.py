@@ -15,7 +15,7 @@ import orjson
 from otel_audit_exporter.delivery.bisect_insert import no_row, unforeseen
 from otel_audit_exporter.delivery.channel import LaneOptions, RowsOf
 from otel_audit_exporter.errors import AuditDeliveryError
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.observability.stats import DeliveryCounters
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, DeadLetterStore, StoredDeadLetter
 from otel_audit_exporter.sinks.base import Sink, SinkError
@@ -174,4 +174,4 @@ def _shown(row: bytes) -> Any:
         orjson.dumps(orjson.loads(row))
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return row.decode()
-    return parse_json(row)
+    return loads_exact(row)

@@ -1,4 +1,4 @@
-"""What is known around an event: who acts, for whom, from where. Carried by OpenTelemetry's context."""
+"""The audit context: who acts, for whom and from where. OpenTelemetry's context carries it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,17 @@ from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
 from opentelemetry import context as otel_context
 
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
-from otel_audit_exporter.event.audit_event import AuditEvent, parse_json
+from otel_audit_exporter.event.audit_event import AuditEvent
+from otel_audit_exporter.event.encoded_event import loads_exact
+from otel_audit_exporter.event.fields import CONTEXT_FIELDS, FIELD_ALIASES
+from otel_audit_exporter.event.identity import is_system, with_field_names
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-CONTEXT_FIELDS: Final = frozenset(
-    {
-        "yacht_id",
-        "user_id",
-        "actor_type",
-        "on_behalf_of",
-        "source_ip",
-        "request_id",
-        "user_agent",
-        "metadata",
-    }
-)
+_ACCEPTED: Final = CONTEXT_FIELDS | FIELD_ALIASES.keys()
 _KEY: Final = otel_context.create_key("otel-audit-scope")
 # The same scope again: tracing libraries attach a bare OpenTelemetry context of their own (for a Celery task or a
 # request, made of its headers alone), and who acts must survive that.
@@ -86,12 +78,19 @@ class Scope:
 
 
 def overlay(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``inner`` over ``outer``: the inner one wins, and metadata is merged key by key."""
+    """Return ``inner`` over ``outer``: the inner one wins, and metadata is merged key by key.
+
+    Where the inner one names the system as the actor, the outer one's user did not act.
+    """
+    if not FIELD_ALIASES.keys().isdisjoint(inner):
+        inner = with_field_names(inner)
     fields = {**outer, **inner}
+    if "actor_type" in inner and "user_id" not in inner and is_system(inner["actor_type"]):
+        fields.pop("user_id", None)
     if "metadata" in inner and "metadata" in outer:
-        around, said = _document(outer["metadata"]), _document(inner["metadata"])
-        if around is not None and said is not None:
-            fields["metadata"] = {**around, **said}
+        outer_document, inner_document = _document(outer["metadata"]), _document(inner["metadata"])
+        if outer_document is not None and inner_document is not None:
+            fields["metadata"] = {**outer_document, **inner_document}
     return fields
 
 
@@ -99,27 +98,28 @@ def _document(metadata: object) -> Mapping[str, Any] | None:
     """Return metadata as a mapping; None where it is none in any form that is recorded as one."""
     if metadata is None or isinstance(metadata, Mapping):
         return metadata
-    value = parse_json(_PLAIN.value(metadata))
+    value = loads_exact(_PLAIN.value(metadata))
     return value if isinstance(value, dict) else None
 
 
 def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that are not None, metadata copied; :class:`AuditEventError` names every wrong one."""
-    said = {name: value for name, value in fields.items() if value is not None}
-    problems = dict.fromkeys(
-        said.keys() - CONTEXT_FIELDS, f"is not a field of an audit context ({', '.join(sorted(CONTEXT_FIELDS))})"
+    given = with_field_names({name: value for name, value in fields.items() if value is not None})
+    problems: dict[str, str] = dict.fromkeys(
+        given.keys() - CONTEXT_FIELDS - FIELD_ALIASES.keys(),
+        f"is not a field of an audit context ({', '.join(sorted(CONTEXT_FIELDS))})",
     )
-    if "metadata" in said:
-        said["metadata"] = parse_json(_PLAIN.value(said["metadata"]))  # a copy, to its depth
-        if not isinstance(said["metadata"], dict):
+    if "metadata" in given:
+        given["metadata"] = loads_exact(_PLAIN.value(given["metadata"]))  # a copy, to its depth
+        if not isinstance(given["metadata"], dict):
             problems["metadata"] = "must be a JSON object (a mapping, or the text of one)"
     try:
-        AuditEvent(action="audit_context", **{name: said[name] for name in said.keys() & CONTEXT_FIELDS})
+        AuditEvent(action="audit_context", **{name: given[name] for name in given.keys() & _ACCEPTED})
     except AuditEventError as error:
         problems.update(error.problems)
     if problems:
         raise AuditEventError(problems, call="audit context")
-    return said
+    return given
 
 
 def current_scope() -> Scope | None:
@@ -166,8 +166,9 @@ class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(
     functions and (asynchronous) generator functions, and is opened anew at every call; between the steps of a
     generator it does not hold for the caller.
 
-    :param fields: ``yacht_id``, ``user_id``, ``actor_type``, ``on_behalf_of``, ``source_ip``, ``request_id``,
-        ``user_agent``, ``metadata`` (a JSON object, copied here). None is as good as left out.
+    :param fields: ``yacht_id`` (or ``tenant_id``), ``user_id`` (or ``actor_id``), ``actor_type``, ``on_behalf_of``,
+        ``source_ip``, ``request_id``, ``user_agent``, ``metadata`` (a JSON object, copied here). None is as good as
+        left out. ``NOBODY`` as user or tenant hides that of an outer context, and ``actor_type="system"`` the user.
     :raises AuditEventError: names every wrong field.
     """
 
@@ -229,7 +230,7 @@ class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(
                         item = step()
                 except StopIteration as stop:
                     return stop.value
-                step = yield from _handed_on(generator, item, steps)
+                step = yield from _yield_item(generator, item, steps)
 
         return in_context
 
@@ -257,7 +258,7 @@ class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(
         return in_context
 
 
-def _handed_on(
+def _yield_item(
     generator: Generator[Any, Any, Any], item: Any, steps: StepwiseScope
 ) -> Generator[Any, Any, Callable[[], Any]]:
     """Yield one item of ``generator`` to its consumer, and return what the consumer wants next."""

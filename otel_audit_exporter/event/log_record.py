@@ -15,7 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import TraceFlags, format_span_id, format_trace_id
 
-from otel_audit_exporter.event.audit_event import EncodedEvent, parse_json
+from otel_audit_exporter.event.encoded_event import EncodedEvent, loads_exact
 from otel_audit_exporter.event.fields import (
     ATTRIBUTE_OF,
     AUDIT_ACTION,
@@ -26,6 +26,7 @@ from otel_audit_exporter.event.fields import (
 )
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.serialization import assemble, split
+from otel_audit_exporter.event.surroundings import is_inet
 
 LARGE_BYTES: Final = 16 * 1024
 _NO_CONTEXT: Final = Context()
@@ -75,7 +76,7 @@ class EventAttributes(MutableMapping[str, Any]):
 class AuditLogRecord(LogRecord):
     """The log record of an event that is in the outbox already; ``tickets`` say where, for each lane.
 
-    ``slim``: nobody but our exporters will look at it, so a large event's content is left in the outbox.
+    ``slim``: only our exporters look at it, so the content of a large event is not copied from the outbox.
     """
 
     def __init__(self, event: EncodedEvent, tickets: Mapping[str, Any], *, slim: bool = False) -> None:
@@ -125,8 +126,8 @@ def to_attributes(body: bytes) -> dict[str, Any]:
         fragment = fragments[position]
         if fragment == b"null":
             continue
-        attributes[name] = fragment.decode() if is_document else str(parse_json(fragment))
-    if ATTRIBUTE_OF["source_ip"] in attributes:
+        attributes[name] = fragment.decode() if is_document else str(loads_exact(fragment))
+    if is_inet(attributes.get(ATTRIBUTE_OF["source_ip"], "")):
         attributes[AUDIT_SOURCE_TYPE] = "ip"
     return attributes
 
@@ -137,23 +138,23 @@ def is_audit_record(record: LogRecord) -> bool:
 
 
 def event_arguments_from(record: LogRecord) -> dict[str, Any]:
-    """Return what a log record of other code says, as arguments of an audit event.
+    """Return the arguments of an audit event that a log record of other code describes.
 
     A missing id is made and a missing time is the observed one. JSON attributes may be text or structures. What
-    is no time, or no trace, is handed on as it is, for the rules to refuse.
+    is no time, or no trace, is returned as it is, and the validation refuses it.
     """
     attributes = record.attributes or {}
-    said: dict[str, Any] = {
+    given: dict[str, Any] = {
         FIELD_OF[name]: value for name, value in attributes.items() if name in FIELD_OF and value is not None
     }
-    said["timestamp"] = _moment(record.timestamp or record.observed_timestamp or time.time_ns())
+    given["timestamp"] = _moment(record.timestamp or record.observed_timestamp or time.time_ns())
     if record.trace_id:
-        said["trace_id"] = _formatted(format_trace_id, record.trace_id)
+        given["trace_id"] = _formatted(format_trace_id, record.trace_id)
     if record.span_id:
-        said["span_id"] = _formatted(format_span_id, record.span_id)
+        given["span_id"] = _formatted(format_span_id, record.span_id)
     if record.event_name:
-        said["event_name"] = record.event_name
-    return said
+        given["event_name"] = record.event_name
+    return given
 
 
 def _moment(nanoseconds: Any) -> Any:
@@ -172,11 +173,11 @@ def _formatted(id_text: Callable[[int], str], number: Any) -> Any:
 
 def raw_body(record: LogRecord, encoder: Encoder) -> bytes:
     """Return bytes for a record that cannot become an event, so that it can be parked as it is, but for secrets."""
-    said: dict[str, Any] = {"outcome": "unknown", "record_id": str(uuid.uuid4()), **event_arguments_from(record)}
+    given: dict[str, Any] = {"outcome": "unknown", "record_id": str(uuid.uuid4()), **event_arguments_from(record)}
     plain = Encoder()
     return assemble(
         [
             (plain if isinstance(value, str) and name not in JSON_FIELDS else encoder).value(value)
-            for name, value in ((name, said.get(name)) for name in FIELDS)
+            for name, value in ((name, given.get(name)) for name in FIELDS)
         ]
     )

@@ -13,14 +13,12 @@ from typing import Final
 
 import orjson
 
-from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, FIELDS
+from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, FIELDS, USUAL_JSON
 from otel_audit_exporter.event.joined import SEPARATOR, Joined
 
 _NULL: Final = b"null"
-UNSAID_JSON: Final = {"outcome": b'"success"', "actor_type": b'"user"'}
-"""What nobody has to say; of any other field that is null."""
 _IN_ROW: Final = len(DEFAULT_COLUMNS)
-_BEYOND: Final = [UNSAID_JSON.get(field, _NULL) for field in FIELDS[_IN_ROW:]]
+_BEYOND: Final = [USUAL_JSON.get(field, _NULL) for field in FIELDS[_IN_ROW:]]
 
 
 def row_template(columns: Iterable[str]) -> bytes:

@@ -13,14 +13,17 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
-from otel_audit_exporter.event.audit_event import parse_json
 from otel_audit_exporter.event.context import Scope, attach_scope, checked_fields, current_scope, detach_scope
+from otel_audit_exporter.event.encoded_event import loads_exact
+from otel_audit_exporter.event.identity import NOBODY
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.redaction import Redactor
+from otel_audit_exporter.event.surroundings import Found
 from otel_audit_exporter.pipeline.configure import current_pipeline, say_once
 
 KEY: Final = "otel_audit_context"
 _FIELDS: Final = "fields"
+_FOUND: Final = "found"  # the names of the fields that a middleware found
 _trace: Final = TraceContextTextMapPropagator()
 _redacted: Final = Encoder(Redactor())
 
@@ -31,17 +34,21 @@ def serialize_context() -> dict[str, Any]:
     packed: dict[str, Any] = {}
     _trace.inject(packed)
     if scope is not None:
-        packed[_FIELDS] = {name: _plain(value) for name, value in scope.merged().items()}
+        fields = scope.merged()
+        packed[_FIELDS] = {name: None if value is NOBODY else _plain(value) for name, value in fields.items()}
+        packed[_FOUND] = [name for name, value in fields.items() if isinstance(value, Found)]
     return packed
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         value = value.value
+    if isinstance(value, Found):
+        return str(value)
     if isinstance(value, str | int):
         return value
     if isinstance(value, Mapping):
-        return parse_json(_encoder().value(value))
+        return loads_exact(_encoder().value(value))
     return str(value)
 
 
@@ -52,7 +59,7 @@ def _encoder() -> Encoder:
         return pipeline.primary.rules.encoder
     try:
         return Encoder(Redactor(load_settings({}).redact_keys))
-    except AuditConfigurationError:  # told where auditing is configured
+    except AuditConfigurationError:  # configure_audit reports it
         return _redacted
 
 
@@ -80,9 +87,18 @@ class RemoteContext:
             otel_context.detach(self._token)
 
     def _fields(self) -> dict[str, Any]:
-        fields = self._packed.get(_FIELDS)
         try:
-            return checked_fields(fields if isinstance(fields, Mapping) else {})
+            return checked_fields(self._unpacked())
         except AuditEventError as error:
             say_once(ERROR, ("a job's context", *error.problems), "audit: a job's context is left out: %s", error)
             return {}
+
+    def _unpacked(self) -> dict[str, Any]:
+        packed, names = self._packed.get(_FIELDS), self._packed.get(_FOUND)
+        fields = dict(packed) if isinstance(packed, Mapping) else {}
+        for name, value in fields.items():
+            if value is None:
+                fields[name] = NOBODY
+            elif isinstance(names, list) and name in names and isinstance(value, str):
+                fields[name] = Found(value)
+        return fields

@@ -65,16 +65,16 @@ class audit_lifespan:  # noqa: N801  # called as a function by FastAPI
 def audit_identity(
     dependency: Callable[..., Any], **fields: str | Callable[[Any], Any]
 ) -> Callable[..., Awaitable[Any]]:
-    """Return a dependency that tells the request's audit context what another dependency knows: the user, above all.
+    """Return a dependency that adds what another dependency knows, such as the user, to the request's audit context.
 
-    It hands on what ``dependency`` returned, and can stand in its place or among those of a router or an
+    It returns what ``dependency`` returned, and can stand in its place or among those of a router or an
     application. AuditMiddleware opens the context. ::
 
         CurrentUser = Annotated[User, Depends(audit_identity(current_user, user_id="id", yacht_id="yacht_id"))]
 
     :param dependency: the dependency, such as the one that knows the current user.
     :param fields: for each field of :func:`audit_context` the attribute or key of what ``dependency`` returned, or a
-        callable on it. Where that is None, nothing is said.
+        callable on it. Where that is None, nothing is added.
     :raises AuditConfigurationError: no context is open. AuditEventError: a field is wrong.
     """
     if not fields:

@@ -1,24 +1,23 @@
-"""What a request tells of itself: the source address that can be believed, the request id, the user agent."""
+"""What a request says about its sender: the source address, the request id and the user agent."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final
 
 import uuid_utils
 
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError
 from otel_audit_exporter.event.context import Scope
+from otel_audit_exporter.event.surroundings import Address, parse_address
 from otel_audit_exporter.runtime.log import logger
 
 Identity = Mapping[str, Any] | None
-Address = IPv4Address | IPv6Address
 
 UNIX: Final = "unix"
 _request_id = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}").fullmatch
-_with_port = re.compile(r"\[(?P<v6>[^\]]+)\](?::\d+)?|(?P<v4>\d+\.\d+\.\d+\.\d+):\d+").fullmatch
 
 
 class TrustedProxies:
@@ -42,11 +41,11 @@ class TrustedProxies:
         """Return the address that a request came from.
 
         That is the peer's, unless the peer is trusted: then the last one in ``X-Forwarded-For`` that is not. An entry
-        that is no address ends the search: what stands before it is hearsay.
+        that is no address ends the search, as nobody vouches for what stands before it.
         """
         address = parse_address(peer)
         if address is None and not self._unix:
-            return said(peer)
+            return header_text(peer)
         if address is not None and address not in self:
             return str(address)
         hops = ",".join(forwarded_for).split(",")
@@ -63,21 +62,7 @@ class TrustedProxies:
         return any(address in network for network in self._networks)
 
 
-def parse_address(text: str | None) -> Address | None:
-    """Return the address in ``1.2.3.4``, ``1.2.3.4:80``, ``::1``, ``[::1]:80``; None where there is none."""
-    text = (text or "").strip()
-    match = _with_port(text)
-    if match is not None:
-        text = match["v6"] or match["v4"]
-    try:
-        address = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
-
-
-def said(header: str | None) -> str | None:
+def header_text(header: str | None) -> str | None:
     """Return what a header says; None where it is missing or blank, whatever a client takes for a blank."""
     return (header or "").strip() or None
 
@@ -95,10 +80,10 @@ class Identification:
         if identify is not None and not callable(identify):
             raise AuditConfigurationError("identify must be a callable that takes the request and returns a mapping")
         self.hook = identify
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def take(self, scope: Scope, identity: Identity) -> None:
-        """Add to the request's context what the hook said."""
+        """Add to the request's context what the hook returned."""
         try:
             if identity is not None:
                 scope.update(**identity)
@@ -108,6 +93,6 @@ class Identification:
     def failed(self, error: Exception) -> None:
         """Say, once for each cause, that the hook failed."""
         text = str(error) if isinstance(error, AuditError) else type(error).__name__
-        if text not in self._told and len(self._told) < 100:
-            self._told.add(text)
+        if text not in self._reported and len(self._reported) < 100:
+            self._reported.add(text)
             logger.error("audit: identify failed, and requests go on without what it would say: %s", text)

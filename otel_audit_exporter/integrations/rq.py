@@ -48,7 +48,7 @@ class AuditWorker(Worker):
         super().__init__(*args, **kwargs)
         parts: list[Any] = [self, *self.queues]
         for part in parts:
-            if part.job_class is Job:  # what the command line passes where it is told of no other class
+            if part.job_class is Job:  # what the command line passes where no other class is named
                 part.job_class = AuditJob
 
     def perform_job(self, *args: Any, **kwargs: Any) -> bool:

@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from otel_audit_exporter.event.context import StepwiseScope
-from otel_audit_exporter.integrations.http_request import Identification, Identity, TrustedProxies, request_id, said
+from otel_audit_exporter.event.surroundings import found
+from otel_audit_exporter.integrations.http_request import (
+    Identification,
+    Identity,
+    TrustedProxies,
+    header_text,
+    request_id,
+)
 
 __all__ = ["AuditMiddleware", "WsgiRequest"]
 
@@ -133,11 +140,11 @@ class _Answer:
 
 
 def surroundings(environ: Mapping[str, Any], proxies: TrustedProxies) -> dict[str, Any]:
-    """Return the context fields that a WSGI environ tells."""
+    """Return the context fields that a WSGI environ gives."""
     return {
-        "source_ip": proxies.source(environ.get("REMOTE_ADDR"), [str(environ.get("HTTP_X_FORWARDED_FOR", ""))]),
-        "request_id": request_id(environ.get("HTTP_X_REQUEST_ID")),
-        "user_agent": said(environ.get("HTTP_USER_AGENT")),
+        "source_ip": found(proxies.source(environ.get("REMOTE_ADDR"), [str(environ.get("HTTP_X_FORWARDED_FOR", ""))])),
+        "request_id": found(request_id(environ.get("HTTP_X_REQUEST_ID"))),
+        "user_agent": found(header_text(environ.get("HTTP_USER_AGENT"))),
     }
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Final
 
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import INDEX
 from otel_audit_exporter.event.serialization import split
 from otel_audit_exporter.runtime.log import logger
@@ -119,7 +119,7 @@ def describe(body: bytes | None) -> str:
         return "none"
     try:
         fragments = split(body)
-        said = [parse_json(fragments[INDEX[name]]) for name in ("action", "entity_type", "entity_id")]
+        said = [loads_exact(fragments[INDEX[name]]) for name in ("action", "entity_type", "entity_id")]
     except (ValueError, IndexError):
         return "one that cannot be read"
     return " ".join(map(_name, said))

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import orjson
 
 from otel_audit_exporter.errors import AuditDeliveryError, AuditError, OutboxError
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import INDEX
 from otel_audit_exporter.event.serialization import split
 from otel_audit_exporter.observability.health import AuditHealth
@@ -164,7 +164,7 @@ class OperationsHandler:
         fragments = split(parked.body)
         letter = {
             "record_id": parked.record_id,
-            **{name: parse_json(fragments[INDEX[name]]) for name in ("action", "entity_type", "entity_id")},
+            **{name: loads_exact(fragments[INDEX[name]]) for name in ("action", "entity_type", "entity_id")},
             "error": parked.error,
             "code": parked.code,
             "attempts": parked.attempts,

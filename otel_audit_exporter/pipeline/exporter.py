@@ -19,8 +19,8 @@ from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.delivery.channel import AnyStore, Lane, shape_error
 from otel_audit_exporter.delivery.relay import Relay, deliver_hot
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError, AuditEventError
-from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.event.log_record import AuditLogRecord, event_arguments_from, is_audit_record, raw_body
+from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.outbox.store import Entry
 from otel_audit_exporter.pipeline.factory import ExporterParts, SinkFactory, build_parts, read_options
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
@@ -34,7 +34,8 @@ _standalone: Final[weakref.WeakKeyDictionary[AuditExporter, None]] = weakref.Wea
 _OWN: Final = frozenset(
     {
         *("url", "key", "token", "dsn", "path", "endpoint", "format", "table", "schema", "columns", "column_defaults"),
-        *("key_columns", "unmapped", "ids", "outbox", "outbox_dir", "outbox_max_bytes", "foreign_key_grace_seconds"),
+        *("key_columns", "unmapped", "surroundings", "ip", "tenants", "optional", "ids"),
+        *("outbox", "outbox_dir", "outbox_max_bytes", "foreign_key_grace_seconds"),
         *("redact_keys", "redact_hook", "max_value_bytes", "slow_write_seconds"),
     }
 )

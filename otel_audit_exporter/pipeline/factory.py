@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any, Final
 
-from otel_audit_exporter.config.settings import MAY_BE_EMPTY, Settings, default_outbox_dir, load_settings, read_settings
+from otel_audit_exporter.config.options import MAY_BE_EMPTY
+from otel_audit_exporter.config.settings import Settings, default_outbox_dir, load_settings, read_settings
 from otel_audit_exporter.delivery.channel import Lane, LaneOptions, RowsOf
 from otel_audit_exporter.delivery.dead_letters import StoredLetters
 from otel_audit_exporter.delivery.relay import Relay
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.redaction import Redactor
+from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, MemoryDeadLetters, SqliteDeadLetterStore
 from otel_audit_exporter.outbox.directory import DEAD_LETTERS, Destination, OutboxDirectory
 from otel_audit_exporter.runtime.log import logger
@@ -32,13 +32,15 @@ class SinkFactory:
     """How one kind of sink is made, and where its rows go. One instance for each exporter.
 
     ``name`` is the exporter's. ``adopts``: its outbox may be on disk, and the next process of the same destination
-    delivers what is left there. ``restarts``: the sink can be made a second time. ``address_settings``: the settings
+    delivers what is left there. ``restarts``: the sink can be made a second time.
+    ``has_columns``: it gets rows; else it takes whole events. ``address_settings``: the settings
     that say where the sink is and who asks there.
     """
 
     name: str
     adopts = True
     restarts = True
+    has_columns = True
     address_settings: tuple[str, ...] = ()
 
     def make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
@@ -92,8 +94,10 @@ def build_parts(
     ``unreadable`` says what is wrong with the settings. ``strict``: what is missing or wrong is an
     :class:`AuditConfigurationError`. Else the events are held in the outbox, and the log says what is missing.
     """
-    mapping = make_mapping(settings)
-    mapping.tell_left_out(_left_out_logger(factory.name, mapping))
+    mapping, unfit = _mapping_or_default(settings, strict)
+    unreadable = unreadable or unfit
+    if factory.has_columns:
+        _warn_of_left_out(factory.name, settings, mapping)
     rules = make_rules(settings, mapping)
     try:
         sink = make_sink(factory, settings, mapping, unreadable)
@@ -174,16 +178,36 @@ def stored_letters(factory: SinkFactory, settings: Settings) -> StoredLetters:
     return StoredLetters(sink, factory.rows_of(mapping), letters, _delivery_options(factory, settings))
 
 
-def _left_out_logger(name: str, mapping: TableMapping) -> Callable[[str], None]:
-    def log_left_out(field: str) -> None:
-        logger.log(
-            WARNING if field in mapping.lost else INFO,
-            "audit %s: events say %s, and no column takes it: it is left out (see the `columns` setting)",
+def _mapping_or_default(settings: Settings, strict: bool) -> tuple[TableMapping, str | None]:
+    """Return the mapping, or the default one and why the environment's settings do not fit a mapping."""
+    try:
+        return make_mapping(settings), None
+    except AuditConfigurationError as error:
+        if strict or settings.sources.get("columns") == "columns":
+            raise
+        return TableMapping(), str(error)
+
+
+def _warn_of_left_out(name: str, settings: Settings, mapping: TableMapping) -> None:
+    """Log what the settings leave out of every row now, and what is found around calls when it is."""
+    if mapping.dropped:
+        logger.warning(
+            "audit %s: no column takes %s: they are left out of every row, as `unmapped` asks",
             name,
-            field,
+            ", ".join(mapping.dropped),
         )
 
-    return log_left_out
+    def warn_of_surroundings(lost: Sequence[str]) -> None:
+        logger.warning(
+            "audit %s: no column takes %s, which were found around the calls: they are left out. To keep them, give "
+            "them columns (`columns`, OTEL_AUDIT_COLUMNS), or set OTEL_AUDIT_SURROUNDINGS to ids or all (drop: leave "
+            "them out without this warning)",
+            name,
+            ", ".join(lost),
+        )
+
+    if not settings.chosen("surroundings"):
+        mapping.on_lost_surroundings(warn_of_surroundings)
 
 
 class UnconfiguredSink:
@@ -226,10 +250,17 @@ def drop_unset(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def make_mapping(settings: Settings) -> TableMapping:
     """Return which column takes which field."""
-    return TableMapping(settings.columns, settings.column_defaults, settings.unmapped)
+    return TableMapping.from_settings(settings)
 
 
 def make_rules(settings: Settings, mapping: TableMapping) -> EventValidator:
     """Return what these settings ask of an event."""
     encoder = Encoder(Redactor(settings.redact_keys, settings.redact_hook), settings.max_value_bytes)
-    return EventValidator(ids=settings.ids, encoder=encoder, required=mapping.required, refused=mapping.refused)
+    optional = {*settings.optional, *(() if settings.tenants else ("yacht_id",))}
+    return EventValidator(
+        ids=settings.ids,
+        encoder=encoder,
+        required=mapping.required - optional,
+        refused=mapping.refused,
+        ip=settings.ip,
+    )

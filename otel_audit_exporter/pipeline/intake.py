@@ -17,8 +17,9 @@ from otel_audit_exporter.delivery.channel import Ticket, Waiter
 from otel_audit_exporter.delivery.receipts import PendingReceipt
 from otel_audit_exporter.delivery.relay import delivers_here
 from otel_audit_exporter.errors import AuditError, AuditEventError, AuditShutdownError, OutboxError
-from otel_audit_exporter.event.audit_event import AuditEvent, EncodedEvent
+from otel_audit_exporter.event.audit_event import AuditEvent
 from otel_audit_exporter.event.context import current_scope, overlay
+from otel_audit_exporter.event.encoded_event import EncodedEvent
 from otel_audit_exporter.event.fields import SCOPE_NAME
 from otel_audit_exporter.event.log_record import AuditLogRecord, AuditReadWriteLogRecord
 from otel_audit_exporter.pipeline.exporter import AuditExporter

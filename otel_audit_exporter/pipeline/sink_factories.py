@@ -38,7 +38,7 @@ class SQLiteSinkFactory(SinkFactory):
     name = "sqlite"
 
     def make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
-        from otel_audit_exporter.sinks.sqlite import SQLiteSink
+        from otel_audit_exporter.sinks.sqlite import DEFAULT_NOT_NULL, SQLiteSink
 
         return SQLiteSink(
             settings.path,
@@ -47,6 +47,7 @@ class SQLiteSinkFactory(SinkFactory):
             key_columns=_written_keys(settings, mapping),
             json_columns=mapping.json_columns,
             compared_columns=mapping.compared_columns,
+            not_null=DEFAULT_NOT_NULL.difference(settings.optional),
         )
 
     def place(self, settings: Settings) -> str:
@@ -71,8 +72,8 @@ class SupabaseSinkFactory(SinkFactory):
         from otel_audit_exporter.sinks.supabase.sink import SupabaseSink
 
         return SupabaseSink(
-            settings.url,
-            settings.key,
+            settings.url or "",
+            settings.key or "",
             token=settings.token,
             table=settings.table,
             schema=settings.schema,
@@ -107,7 +108,7 @@ class PostgresSinkFactory(SinkFactory):
         from otel_audit_exporter.sinks.postgres.sink import PostgresSink
 
         sink = PostgresSink(
-            settings.dsn,
+            settings.dsn or "",
             table=settings.table,
             schema=settings.schema,
             columns=mapping.columns,
@@ -126,6 +127,7 @@ class PostgresSinkFactory(SinkFactory):
 class ForwardingSinkFactory(SinkFactory):
     """Another exporter of the SDK's interface, which is given whole records."""
 
+    has_columns = False
     restarts = False
 
     def __init__(self, exporter: LogRecordExporter, resource: Resource | None) -> None:
@@ -160,6 +162,7 @@ class GivenSinkFactory(SinkFactory):
 class OTLPSinkFactory(SinkFactory):
     """An OTLP endpoint, which is given whole records."""
 
+    has_columns = False
     name = "otlp"
     address_settings = ("endpoint",)
 
@@ -187,6 +190,7 @@ class OTLPSinkFactory(SinkFactory):
 class ConsoleSinkFactory(SinkFactory):
     """Standard output."""
 
+    has_columns = False
     name = "console"
     adopts = False
 
@@ -206,6 +210,7 @@ class ConsoleSinkFactory(SinkFactory):
 class NullSinkFactory(SinkFactory):
     """No sink at all, on purpose."""
 
+    has_columns = False
     name = "none"
     adopts = False
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import IO, Final
 
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import FIELDS, JSON_FIELDS
 from otel_audit_exporter.event.serialization import split
 from otel_audit_exporter.sinks.base import SinkError
@@ -60,7 +60,7 @@ def _json_line(event: dict[str, str]) -> str:
 
 
 def _readable_line(event: dict[str, str]) -> str:
-    said = {name: str(parse_json(text.encode())) for name, text in event.items() if name not in JSON_FIELDS}
+    said = {name: str(loads_exact(text.encode())) for name, text in event.items() if name not in JSON_FIELDS}
     parts = [
         said["timestamp"],
         said["action"],

@@ -15,7 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import TraceFlags
 
-from otel_audit_exporter.event.audit_event import decode
+from otel_audit_exporter.event.encoded_event import decode
 from otel_audit_exporter.event.fields import SCOPE_NAME
 from otel_audit_exporter.event.log_record import to_attributes
 from otel_audit_exporter.runtime.call_thread import CallThread

@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any, Final
 from uuid import UUID
 
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.runtime.log import RateLimitedLogger
 
 COMPARED_COLUMNS: Final = frozenset(
@@ -63,7 +63,7 @@ def _same(sent: Any, there: Any) -> bool:
         return bool(sent == there)
     if isinstance(there, str) and isinstance(sent, dict | list):
         with suppress(ValueError):
-            return bool(parse_json(there.encode()) == sent)
+            return bool(loads_exact(there.encode()) == sent)
     return any(read(sent) == read(there) for read in (_text, _uuid, _number, _moment))
 
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 
 
 class MemorySink:
@@ -31,7 +31,7 @@ class MemorySink:
 
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
         """Keep every row whose key is not there yet."""
-        decoded = [parse_json(row) for row in rows]
+        decoded = [loads_exact(row) for row in rows]
         with self._lock:
             for row in decoded:
                 self._rows.setdefault(tuple(row[column] for column in self._key_columns), row)

@@ -91,9 +91,9 @@ class PostgresTable:
         from otel_audit_exporter.sinks.postgres.dsn import read_dsn
         from otel_audit_exporter.sinks.postgres.sink import PostgresSink
 
-        self._parameters = read_dsn(settings.dsn)
+        self._parameters = read_dsn(settings.dsn or "")
         self._schema, self._table = settings.schema, settings.table
-        self.target = PostgresSink(settings.dsn, table=settings.table, schema=settings.schema, columns=()).target
+        self.target = PostgresSink(settings.dsn or "", table=settings.table, schema=settings.schema, columns=()).target
         self._known: dict[str, Any] = {}
 
     def describe(self) -> TableDescription:
@@ -128,7 +128,7 @@ class PostgresTable:
         known, role = self._known, self._known["role"]
         if not known["usage"]:
             findings.faults.append(f'role "{role}" lacks usage on schema "{self._schema}"')
-        mapping = TableMapping(fit.columns, fit.defaults)
+        mapping = TableMapping(fit.columns, fit.defaults, "drop")
         lacking = [one["name"] for one in known["columns"] if one["name"] in mapping.columns and not one["insert"]]
         if lacking:
             findings.faults.append(f'role "{role}" lacks insert on {", ".join(lacking)}')
@@ -148,7 +148,7 @@ class PostgresTable:
 
         from otel_audit_exporter.sinks.postgres.statements import Insert, ShapeError, TableShape
 
-        mapping = TableMapping(fit.columns, fit.defaults)
+        mapping = TableMapping(fit.columns, fit.defaults, "drop")
         insert = Insert(
             self._schema, self._table, mapping.columns, fit.id_column, fit.key_columns, mapping.json_columns
         )
@@ -235,7 +235,7 @@ class PostgrestTable:
     def __init__(self, settings: Settings) -> None:
         from otel_audit_exporter.sinks.supabase.rest_client import RestClient
 
-        self._rest = RestClient(settings.url, settings.key, token=settings.token, schema=settings.schema)
+        self._rest = RestClient(settings.url or "", settings.key or "", token=settings.token, schema=settings.schema)
         self._table = settings.table
         self._schema = settings.schema
         self.target = f"{settings.url} {settings.schema}.{settings.table}"
@@ -277,7 +277,7 @@ class PostgrestTable:
         return findings
 
     def _trials(self, fit: ColumnMapping, row: bytes) -> Iterator[_Trial]:
-        columns = quoted_list(TableMapping(fit.columns, fit.defaults).columns)
+        columns = quoted_list(TableMapping(fit.columns, fit.defaults, "drop").columns)
         upsert = {"columns": columns, "on_conflict": quoted_list(fit.key_columns or (fit.id_column,))}
         ignoring = "resolution=ignore-duplicates,return=minimal,tx=rollback"
         yield _Trial(upsert, b"[]", ignoring, None)
@@ -389,7 +389,7 @@ class SQLiteTable:
     def _insert_and_roll_back(self, fit: ColumnMapping, row: bytes, findings: CheckReport) -> None:
         from otel_audit_exporter.sinks.sqlite import SQLiteSink
 
-        mapping = TableMapping(fit.columns, fit.defaults)
+        mapping = TableMapping(fit.columns, fit.defaults, "drop")
         sink = SQLiteSink(
             self._path,
             table=self._table,

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import orjson
 
-from otel_audit_exporter.event.fields import ACTOR_TYPES, DEFAULT_COLUMNS, FIELDS, JSON_FIELDS, OUTCOMES
+from otel_audit_exporter.event.fields import ACTOR_TYPES, DEFAULT_COLUMNS, INDEX, JSON_FIELDS, OUTCOMES
+from otel_audit_exporter.event.paths import parse_source
 from otel_audit_exporter.table.ddl import columns_text
 
 
@@ -354,7 +355,7 @@ class MappingSuggester:
 
     def ordered(self) -> dict[str, str]:
         """Return the columns in the order of the fields."""
-        return dict(sorted(self.columns.items(), key=lambda pair: FIELDS.index(pair[1])))
+        return dict(sorted(self.columns.items(), key=lambda pair: INDEX[parse_source(pair[1]).field]))
 
     def defaults(self, present: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values for NOT NULL columns that an event may leave empty."""

@@ -13,12 +13,13 @@ from urllib.parse import quote
 
 from otel_audit_exporter.config.settings import Settings
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, FIELDS, JSON_FIELDS
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.sql_names import for_psycopg, quoted
 from otel_audit_exporter.sinks.supabase.id_lookup import quoted_list
-from otel_audit_exporter.table.mapping import UNSAID, TableMapping
+from otel_audit_exporter.table.folding import fold_target, unfold
+from otel_audit_exporter.table.mapping import TableMapping
 from otel_audit_exporter.table.target import table_exporter
 
 Event = dict[str, Any]
@@ -59,7 +60,7 @@ class ColumnReader:
 
     def __init__(self, settings: Settings) -> None:
         columns = settings.columns or DEFAULT_COLUMNS
-        TableMapping(columns)  # refuses what is wrong in itself
+        TableMapping(columns, unmapped="drop")  # refuses what is wrong in itself
         self.of: dict[str, str] = {}
         for column, name in columns.items():
             self.of.setdefault(name, column)
@@ -214,27 +215,20 @@ def _document(value: Any, *, all_text: bool) -> Any:
     """Return what a JSON column holds, also where the column is one of text."""
     if isinstance(value, str) and (all_text or value[:1] in ("{", "[")):
         try:
-            return parse_json(value.encode())
+            return loads_exact(value.encode())
         except ValueError:
             return value
     return value
 
 
 def _unfolded(event: Event) -> Event:
-    """Return the event with what was kept under `_audit` of its new values where it belongs.
-
-    A column that a table got later says of older rows what goes without saying; one that says more was there before,
-    and `_audit` is the caller's own.
-    """
-    values = event.get("new_values")
-    folded = values.get("_audit") if isinstance(values, dict) else None
-    if not isinstance(folded, dict) or not isinstance(values, dict) or not folded or folded.keys() - UNSAID.keys():
-        return event
-    if any(event.get(name) not in (None, UNSAID[name]) for name in folded):
-        return event
-    rest = {name: value for name, value in values.items() if name != "_audit"}
-    inner = rest["value"] if list(rest) == ["value"] else rest or None
-    return {**event, "new_values": inner, **folded}
+    """Return the event with what was folded into one of its documents where it belongs."""
+    fields = dict(event)
+    target = fold_target(fields)
+    if target is not None:
+        fields[target], folded = unfold(fields[target], fields)
+        fields.update(folded)
+    return fields
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------------------
@@ -247,7 +241,7 @@ class PostgresReader:
         from otel_audit_exporter.sinks.postgres.dsn import read_dsn
 
         self.columns = ColumnReader(settings)
-        self._parameters = read_dsn(settings.dsn)
+        self._parameters = read_dsn(settings.dsn or "")
         self._table = f"{for_psycopg(quoted(settings.schema))}.{for_psycopg(quoted(settings.table))}"
         self._connection: Any = None
 
@@ -269,7 +263,7 @@ class PostgresReader:
             f"select row_to_json(r)::text from (select {selected} from {self._table} where {where}"  # noqa: S608  # quoted names
             f" order by {at} {order}, {key} {order} limit {int(limit)}) r"
         )
-        return [_positioned(self.columns, parse_json(row.encode())) for (row,) in self._run(query, values)]
+        return [_positioned(self.columns, loads_exact(row.encode())) for (row,) in self._run(query, values)]
 
     def close(self) -> None:
         """Close the connection."""
@@ -307,7 +301,7 @@ class SupabaseReader:
         from otel_audit_exporter.sinks.supabase.rest_client import RestClient
 
         self.columns = ColumnReader(settings)
-        self._rest = RestClient(settings.url, settings.key, token=settings.token, schema=settings.schema)
+        self._rest = RestClient(settings.url or "", settings.key or "", token=settings.token, schema=settings.schema)
         self._table = settings.table
 
     def page(self, question: EventQuery, *, newest_first: bool, beyond: Position | None, limit: int) -> list[Event]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from otel_audit_exporter.config.settings import SETTINGS, Settings
+from otel_audit_exporter.config.options import SETTINGS
+from otel_audit_exporter.config.settings import Settings
 from otel_audit_exporter.errors import AuditConfigurationError
 
 # What each kind of table cannot be reached without.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Final, Self
 
 from opentelemetry.sdk._logs import LoggerProvider
 
 from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.delivery.channel import Ticket
-from otel_audit_exporter.event.audit_event import AuditEvent, EncodedEvent, parse_json
+from otel_audit_exporter.event.audit_event import AuditEvent
 from otel_audit_exporter.event.diff import changed, same
+from otel_audit_exporter.event.encoded_event import EncodedEvent, loads_exact
+from otel_audit_exporter.event.identity import with_field_names
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.pipeline.configure import current_pipeline, replaced_pipeline
 from otel_audit_exporter.pipeline.exporters import InMemoryAuditExporter
@@ -23,7 +25,6 @@ from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 _SHOWN_EVENTS: Final = 5
 _FIELD_NAMES: Final = frozenset(field.name for field in fields(AuditEvent))
 _PLAIN: Final = Encoder()
-_IN_MEMORY: Final = {"exporter": "memory", "mode": "sync", "outbox": "memory", "on_outbox_error": "raise"}
 
 
 class AuditLog:
@@ -137,10 +138,11 @@ class _RecordingPipeline(AuditPipeline):
 
 
 def _in_memory(settings: Settings) -> Settings:
-    return Settings({**settings.values, **_IN_MEMORY}, settings.sources)
+    return replace(settings, exporter="memory", mode="sync", outbox="memory", on_outbox_error="raise")
 
 
 def _wanted(action: str | None, expected: Mapping[str, Any]) -> dict[str, Any]:
+    expected = with_field_names(expected)
     unknown = sorted(expected.keys() - _FIELD_NAMES)
     if unknown:
         raise TypeError(f"an audit event has no {', '.join(unknown)}; it has {', '.join(sorted(_FIELD_NAMES))}")
@@ -163,7 +165,7 @@ def _fits(wanted: Any, recorded: Any) -> bool:
             return True
     except Exception:  # whatever a stranger's comparison raises
         return False
-    return same(wanted, recorded) or bool(parse_json(_PLAIN.value(wanted)) == recorded)
+    return same(wanted, recorded) or bool(loads_exact(_PLAIN.value(wanted)) == recorded)
 
 
 def _nothing_like(

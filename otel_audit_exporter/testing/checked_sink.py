@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from otel_audit_exporter.delivery.bisect_insert import InsertOutcome, attempt
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, Sink, SinkError
 
 Fields = dict[str, Any]
@@ -281,7 +281,7 @@ def _offers(cls: type[CheckedSink], offer: str) -> bool:
 
 def _plain(value: Any, is_document: bool) -> Any:
     if is_document and isinstance(value, str):
-        return parse_json(value.encode())
+        return loads_exact(value.encode())
     if isinstance(value, uuid.UUID):
         return str(value)
     if isinstance(value, datetime):

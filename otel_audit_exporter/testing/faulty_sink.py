@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.sinks.base import Sink, SinkError, seconds_left
 from otel_audit_exporter.sinks.verdict import CUT_OFF, OUT_OF_TIME, Fault, Verdict
 
@@ -157,7 +157,7 @@ class FaultySink:
             refuses, refusal = self._orders.refuses, self._orders.refusal
         if due:
             raise SinkError(verdict, message, code=code)
-        if refuses is not None and any(refuses(parse_json(row)) for row in rows):
+        if refuses is not None and any(refuses(loads_exact(row)) for row in rows):
             raise SinkError(refusal, "a row was refused, as told")
 
     def _loses_reply(self) -> bool:

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from otel_audit_exporter.cli.app import app
-from otel_audit_exporter.config.settings import SETTINGS
+from otel_audit_exporter.config.options import SETTINGS
 
 # A process that emits events to a table whose directory is not there, and then waits, or is gone at once.
 _LEAVES_EVENTS = """

@@ -433,6 +433,7 @@ def test_where_postgrest_does_not_describe_tables_an_insert_is_tried_all_the_sam
     assert (done.code, '"old_values"' in done.out) == (1, True)
     assert "cannot be told" in done.out
     environment("OTEL_AUDIT_COLUMNS", "id=record_id,yacht_id=yacht_id,action=action")
+    environment("OTEL_AUDIT_UNMAPPED", "drop")
     assert "row-level security" in workspace.run("check").out
     environment("OTEL_AUDIT_TABLE", "no_such_table")
     assert workspace.run("check").code == 1
@@ -515,6 +516,8 @@ def test_a_sqlite_file_that_is_not_there_yet_fits_and_a_foreign_one_gets_its_set
     assert printed["OTEL_AUDIT_COLUMNS"] == "event_id=record_id,tenant_id=yacht_id,event=action"
     for variable, value in printed.items():
         environment(variable, value)
+    assert "no column takes" in workspace.run("check", "--write").err  # nor is there one to keep the other fields in
+    environment("OTEL_AUDIT_UNMAPPED", "drop")
     assert workspace.run("check", "--write").code == 0
     workspace.database.write_bytes(b"no database at all" * 100)
     assert workspace.run("check").code == 1

@@ -270,3 +270,11 @@ def test_of_a_line_that_is_too_long_only_the_beginning_is_kept_and_the_next_one_
 def test_null_is_as_good_as_nothing_said_and_other_values_keep_their_digits() -> None:
     said = parse_arguments(b'{"user_id": null, "new_values": {"big": 123456789012345678, "none": null}}')
     assert said == {"new_values": {"big": 123456789012345678, "none": None}}
+
+
+def test_a_line_may_use_the_second_names_of_tenant_and_actor(workspace: Workspace) -> None:
+    line = workspace.event()
+    line["tenant_id"], line["actor_id"] = line.pop("yacht_id"), line.pop("user_id")
+    assert workspace.run("emit", workspace.write_lines(line)).code == 0
+    (row,) = workspace.rows()
+    assert (row["yacht_id"], row["created_by"]) == (line["tenant_id"], line["actor_id"])

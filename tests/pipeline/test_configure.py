@@ -46,8 +46,13 @@ def _loud(caplog: pytest.LogCaptureFixture) -> None:
 
 class TestOnce:
     def test_the_same_arguments_give_the_same_pipeline(self) -> None:
-        first = configure_audit("sqlite", table="t", columns={"id": "record_id"}, redact_keys=["pin"])
-        assert configure_audit("sqlite", table="t", columns={"id": "record_id"}, redact_keys=["pin"]) is first
+        first = configure_audit(
+            "sqlite", table="t", columns={"id": "record_id", "n": "new_values"}, redact_keys=["pin"]
+        )
+        assert (
+            configure_audit("sqlite", table="t", columns={"id": "record_id", "n": "new_values"}, redact_keys=["pin"])
+            is first
+        )
         assert get_audit_pipeline() is first
 
     def test_arguments_that_come_from_the_environment_are_the_same_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +124,9 @@ class TestOnce:
         assert sorted(rows) == [(YACHT, {"metadata": {"a": 1}}), (USER, {"metadata": {"a": 1, "b": 2}})]
 
     def test_an_emitted_event_objects_actor_is_the_contexts_unless_it_says_one_itself(self) -> None:
-        exporter = InMemoryAuditExporter(columns={"id": "record_id", "actor": "actor_type", "user_id": "user_id"})
+        exporter = InMemoryAuditExporter(
+            columns={"id": "record_id", "actor": "actor_type", "user_id": "user_id"}, unmapped="drop"
+        )
         pipeline = configure_audit(exporter)
         with audit_context(actor_type="service"):
             pipeline.emit(AuditEvent("a"))

@@ -19,7 +19,7 @@ import pytest
 
 from otel_audit_exporter import AuditPipeline, OutboxError, audit_event, configure_audit
 from otel_audit_exporter.delivery.channel import Lane
-from otel_audit_exporter.event.audit_event import decode
+from otel_audit_exporter.event.encoded_event import decode
 from otel_audit_exporter.outbox.store import OutboxFile
 from otel_audit_exporter.testing import FaultySink
 from tests.stack.waiting import wait_until

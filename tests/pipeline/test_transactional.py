@@ -386,6 +386,7 @@ def test_the_environment_counts_where_no_pipeline_is_configured(
     forget_pipelines()
     monkeypatch.setenv("OTEL_AUDIT_TABLE", audit_table.name)
     monkeypatch.setenv("OTEL_AUDIT_COLUMNS", 'id=record_id,Said 100%: so=action,"=entity_type,yacht_id=yacht_id')
+    monkeypatch.setenv("OTEL_AUDIT_UNMAPPED", "drop")
     audit_table.alter('add column "Said 100%: so" text')
     audit_table.alter('add column """" text')
     for column in ("entity_type", "action", "entity_id", "created_by"):

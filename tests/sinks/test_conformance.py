@@ -16,8 +16,8 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordE
 from opentelemetry.sdk.resources import Resource
 from psycopg.sql import SQL
 
-from otel_audit_exporter.event.audit_event import EventValidator
 from otel_audit_exporter.event.fields import ATTRIBUTE_OF
+from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.sinks.base import Sink
 from otel_audit_exporter.sinks.forwarding import ForwardingSink
 from otel_audit_exporter.sinks.memory import MemorySink

@@ -17,7 +17,7 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.memory import MemorySink
 from otel_audit_exporter.sinks.sqlite import SQLiteSink
@@ -87,9 +87,9 @@ class KnowsNoIds(Good):
             super().insert(rows, deadline)
         except SinkError as error:
             if error.verdict.perhaps_stored:
-                self.kept += map(parse_json, rows)
+                self.kept += map(loads_exact, rows)
             raise
-        self.kept += map(parse_json, rows)
+        self.kept += map(loads_exact, rows)
 
     def rows(self) -> list[Row]:
         return self.kept
@@ -111,7 +111,7 @@ class StoresTheGoodPartAndKnowsNoIds(KnowsNoIds):
 
 class DropsTheBadRow(Good):
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
-        super().insert([row for row in rows if not is_bad(parse_json(row))], deadline)
+        super().insert([row for row in rows if not is_bad(loads_exact(row))], deadline)
 
 
 class MakesFreshIds(Good):
@@ -122,7 +122,7 @@ class MakesFreshIds(Good):
 class LastWriteWins(Good):
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
         super().insert(rows, deadline)
-        for row in map(parse_json, rows):
+        for row in map(loads_exact, rows):
             next(known for known in self.table.rows if known["id"] == row["id"]).update(row)
 
 
@@ -130,7 +130,7 @@ class RefusesKnownIds(Good):
     """A plain INSERT: a unique violation is called the record's fault."""
 
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
-        ids = [row["id"] for row in map(parse_json, rows)]
+        ids = [row["id"] for row in map(loads_exact, rows)]
         if len(set(ids)) < len(ids) or {row["id"] for row in self.table.rows} & set(ids):
             raise SinkError(Verdict(Fault.RECORD), "duplicate key")
         super().insert(rows, deadline)
@@ -138,13 +138,13 @@ class RefusesKnownIds(Good):
 
 class LeavesOutBatchesWithKnownIds(Good):
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
-        ids = {row["id"] for row in map(parse_json, rows)}
+        ids = {row["id"] for row in map(loads_exact, rows)}
         super().insert([] if {row["id"] for row in self.table.rows} & ids else rows, deadline)
 
 
 class Truncates(Good):
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
-        cut = [row | {"entity_type": row["entity_type"][:255]} for row in map(parse_json, rows)]
+        cut = [row | {"entity_type": row["entity_type"][:255]} for row in map(loads_exact, rows)]
         super().insert([orjson.dumps(row) for row in cut], deadline)
 
 
@@ -253,7 +253,7 @@ class LooksBeforeItLeaps(KnowsNoIds):
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
         known = {row["id"] for row in self.kept}
         self.wait_for_another()
-        super().insert([row for row in rows if parse_json(row)["id"] not in known], deadline)
+        super().insert([row for row in rows if loads_exact(row)["id"] not in known], deadline)
 
 
 class SharesABuffer(Good):

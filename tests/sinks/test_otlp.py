@@ -13,7 +13,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from otel_audit_exporter.event.audit_event import EventValidator
+from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.otlp import OTLPSink
 from otel_audit_exporter.sinks.verdict import Fault

@@ -14,6 +14,7 @@ from otel_audit_exporter import compat
 
 BUILT = {
     "configure_audit", "attach_audit", "get_audit_pipeline",
+    "audit_executor", "NOBODY",
     "audit_event", "audit_context", "update_audit_context", "audited", "changed",
     "get_audit_stats", "flush_audit", "shutdown_audit",
     "AuditEvent", "AuditPipeline", "AuditReceipt", "PendingReceipt", "AuditStats", "DeadLetter", "AuditSpanProcessor",

@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import quote
 from uuid import UUID
 
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 
 Row = Mapping[str, Any]
 
@@ -19,7 +19,7 @@ _TOTAL: Final = re.compile(r"/(\d+)$")
 
 def ids_of(rows: Sequence[bytes], column: str) -> list[str]:
     """Return the id of each row, as text."""
-    return [str(parse_json(row)[column]) for row in rows]
+    return [str(loads_exact(row)[column]) for row in rows]
 
 
 def questions(ids: Sequence[str], column: str, wanted: Sequence[str]) -> Iterator[tuple[range, bytes]]:
@@ -53,7 +53,7 @@ def all_rows_in(body: bytes, content_range: str, column: str) -> list[Row] | Non
 def rows_in(body: bytes, column: str) -> list[Row] | None:
     """Return the rows in an answer; None where it is no list of rows with that column."""
     try:
-        rows = list(parse_json(body))
+        rows = list(loads_exact(body))
         return rows if all(column in row for row in rows) else None
     except (ValueError, TypeError):
         return None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.runtime.fork_safety import register_renewed, renew_if_forked
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
 from otel_audit_exporter.sinks.supabase.binding import is_answer_to
@@ -112,7 +112,7 @@ class RestClient:
         if answer.status not in (200, 206):
             raise answer.refusal()
         try:
-            return parse_json(answer.body)
+            return loads_exact(answer.body)
         except ValueError:
             raise not_postgrest(answer.status) from None
 

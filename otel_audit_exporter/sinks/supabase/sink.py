@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from otel_audit_exporter.event.audit_event import parse_json
+from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.joined import json_array
 from otel_audit_exporter.sinks.accepted_size import AcceptedSize
 from otel_audit_exporter.sinks.base import SinkError, not_stored, unproved
@@ -182,7 +182,7 @@ class SupabaseSink:
         try:
             for place, found in self._find(requests, ids, self.known_rows.columns if compares else ()):
                 there.append(place)
-                self.known_rows.compare(self.target, parse_json(rows[place]), found)
+                self.known_rows.compare(self.target, loads_exact(rows[place]), found)
         except SinkError as error:
             if error.code != _NOT_ALLOWED or not compares:
                 raise

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from otel_audit_exporter.config.settings import SETTINGS, default_outbox_dir, load_settings, settings_table
+from otel_audit_exporter.config.options import SETTINGS, settings_table
+from otel_audit_exporter.config.settings import Settings, default_outbox_dir, load_settings
 from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
 from otel_audit_exporter.event.redaction import DEFAULT_REDACT_KEYS
 
 SECRET = "S3CRET-VALUE"
@@ -43,6 +47,10 @@ PRECEDENCE: list[tuple[str, str, str, Any, Any, Any, Any]] = [
     ("column_defaults", "OTEL_AUDIT_COLUMN_DEFAULTS", '{"a": {}}', {"a": {}}, {"b": 1}, {"b": 1}, None),
     ("key_columns", "OTEL_AUDIT_KEY_COLUMNS", "id, at", ("id", "at"), ["id"], ("id",), None),
     ("unmapped", "OTEL_AUDIT_UNMAPPED", "drop", "drop", "error", "error", "fold"),
+    ("surroundings", "OTEL_AUDIT_SURROUNDINGS", "ids", "ids", "all", "all", "drop"),
+    ("ip", "OTEL_AUDIT_IP", "truncated", "truncated", "off", "off", "full"),
+    ("tenants", "OTEL_AUDIT_TENANTS", "false", False, True, True, True),
+    ("optional", "OTEL_AUDIT_OPTIONAL", "actor_id, entity_id", ("user_id", "entity_id"), ["user_id"], ("user_id",), ()),
     ("ids", "OTEL_AUDIT_IDS", "text", "text", "uuid", "uuid", "uuid"),
     ("outbox", "OTEL_AUDIT_OUTBOX", "memory", "memory", "fsync", "fsync", "disk"),
     ("outbox_dir", "OTEL_AUDIT_OUTBOX_DIR", "a", "a", "b", "b", None),
@@ -300,3 +308,56 @@ def test_the_readme_s_table_has_every_argument_and_variable() -> None:
         assert f"`{setting.argument}`" in table
         assert all(f"`{variable}`" in table for variable in setting.variables)
     assert len(table.splitlines()) == 2 + len(SETTINGS)
+
+
+def test_every_setting_is_an_attribute_of_the_settings() -> None:
+    names = [one.name for one in dataclasses.fields(Settings) if one.name != "sources"]
+    assert names == [setting.argument for setting in SETTINGS]
+
+
+class TestAddedColumns:
+    NINE: ClassVar[dict[str, str]] = dict(DEFAULT_COLUMNS)
+
+    def test_they_add_to_the_nine_in_code_and_in_the_variable(self) -> None:
+        added = {"severity": "metadata.severity", "ip": "source_ip"}
+        for settings in (
+            load_settings({"columns": {f"+{name}": source for name, source in added.items()}}, {}),
+            load_settings({}, {"OTEL_AUDIT_COLUMNS": "+severity=metadata.severity,ip=source_ip"}),
+            load_settings({}, {"OTEL_AUDIT_COLUMNS": '+{"severity": "metadata.severity", "ip": "source_ip"}'}),
+        ):
+            assert settings.columns == self.NINE | added
+
+    def test_without_tenants_they_add_to_the_other_eight(self) -> None:
+        settings = load_settings({"columns": {"+ip": "source_ip"}, "tenants": False}, {})
+        assert settings.columns == {**{k: v for k, v in self.NINE.items() if k != "yacht_id"}, "ip": "source_ip"}
+
+    @pytest.mark.parametrize(
+        ("columns", "words"),
+        [
+            ({"+ip": "source_ip", "ua": "user_agent"}, "either every column begins with"),
+            ("+ip=source_ip,+ua=user_agent", "must begin with one"),
+            ("id=record_id,+ua=user_agent", "either every column begins with"),
+            ({"+created_by": "on_behalf_of"}, "created_by: must be a new column"),
+            ({"+other": "id"}, "record_id has its column"),
+            ({"+ip": "nothing"}, "no field is called nothing"),
+            ({"+ip": "source_ip.a"}, "only old_values, new_values, metadata, signature hold documents"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, columns: Any, words: str) -> None:
+        given = ({"columns": columns}, {}) if isinstance(columns, dict) else ({}, {"OTEL_AUDIT_COLUMNS": columns})
+        with pytest.raises(AuditConfigurationError, match=re.escape(words)):
+            load_settings(*given)
+
+    def test_sources_may_be_second_names(self) -> None:
+        columns = {"k": "id", "t": "tenant_id", "a": "actor_id", "by": "created_by", "m": 'metadata."b.c".d'}
+        assert load_settings({"columns": columns}, {}).columns == {
+            "k": "record_id",
+            "t": "yacht_id",
+            "a": "user_id",
+            "by": "user_id",
+            "m": 'metadata."b.c".d',
+        }
+
+
+def test_the_usual_name_of_supabases_key_is_read_too() -> None:
+    assert load_settings({}, {"SUPABASE_SERVICE_KEY": "k"}).key == "k"

@@ -12,7 +12,7 @@ import pytest
 
 from otel_audit_exporter.delivery.channel import Lane, LaneOptions, Ticket
 from otel_audit_exporter.errors import OutboxError, OutboxFullError
-from otel_audit_exporter.event.audit_event import EventValidator
+from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.outbox.dead_letter_store import MemoryDeadLetters
 from otel_audit_exporter.outbox.directory import Destination, OutboxDirectory
 from otel_audit_exporter.outbox.store import OutboxFile

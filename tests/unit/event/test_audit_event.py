@@ -18,9 +18,13 @@ from typing import Any
 import pytest
 
 from otel_audit_exporter.errors import AuditError, AuditEventError
-from otel_audit_exporter.event.audit_event import AuditEvent, EncodedEvent, EventValidator, decode
+from otel_audit_exporter.event.audit_event import AuditEvent
+from otel_audit_exporter.event.encoded_event import EncodedEvent, decode
 from otel_audit_exporter.event.fields import FIELDS
+from otel_audit_exporter.event.json.encoder import Encoder
+from otel_audit_exporter.event.redaction import Redactor
 from otel_audit_exporter.event.serialization import split
+from otel_audit_exporter.event.validation import EventValidator
 from tests.support.events import ENTITY, RECORD, USER, YACHT, said
 
 
@@ -249,7 +253,7 @@ class TestRecordIds:
 
     def test_the_same_key_gives_the_same_id_in_another_process(self) -> None:
         program = (
-            "from otel_audit_exporter.event.audit_event import EventValidator; import sys; "
+            "from otel_audit_exporter.event.validation import EventValidator; import sys; "
             f"print(EventValidator().compose({said(idempotency_key='ö-1')!r}).record_id)"
         )
         run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
@@ -379,3 +383,13 @@ class TestAuditEvent:
         event = compose(new_values={"a": 1}, metadata={"b": 2}, outcome="failure", on_behalf_of="someone")
         again = AuditEvent.from_bytes(event.body)
         assert EventValidator().compose(again.arguments()).body == event.body
+
+
+def test_a_signatures_secrets_are_redacted_like_others() -> None:
+    body = EventValidator(encoder=Encoder(Redactor())).compose(said(signature={"by": "x", "token": "S3CRET"})).body
+    assert decode(body)["signature"] == {"by": "x", "token": "[REDACTED]"}
+
+
+@pytest.mark.parametrize(("ip", "recorded"), [("full", "10.1.2.3:80"), ("truncated", "10.1.2.0"), ("off", None)])
+def test_as_much_of_an_address_is_recorded_as_is_set(ip: Any, recorded: str | None) -> None:
+    assert decode(EventValidator(ip=ip).compose(said(source_ip="10.1.2.3:80")).body)["source_ip"] == recorded

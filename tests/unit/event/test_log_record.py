@@ -16,7 +16,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context, use_span
 
 from otel_audit_exporter.errors import AuditEventError
-from otel_audit_exporter.event.audit_event import EncodedEvent, EventValidator, decode
+from otel_audit_exporter.event.encoded_event import EncodedEvent, decode
 from otel_audit_exporter.event.fields import FIELDS
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.log_record import (
@@ -27,6 +27,7 @@ from otel_audit_exporter.event.log_record import (
     raw_body,
     to_attributes,
 )
+from otel_audit_exporter.event.validation import EventValidator
 from tests.support.events import ENTITY, RECORD, USER, YACHT, said
 
 SPAN = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=TraceFlags(1)))

@@ -8,9 +8,11 @@ import orjson
 import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, use_span
 
-from otel_audit_exporter.event.audit_event import EventValidator, decode
+from otel_audit_exporter.event.encoded_event import decode
+from otel_audit_exporter.event.fields import SURROUNDINGS
 from otel_audit_exporter.event.joined import SEPARATOR, Joined, json_array
 from otel_audit_exporter.event.serialization import as_row, as_rows, split
+from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.table.mapping import TableMapping
 from tests.support.events import said
 
@@ -89,13 +91,13 @@ def test_a_mapping_gives_many_events_the_rows_that_it_gives_each() -> None:
         assert list(mapping.rows(bodies)) == [mapping.row(body) for body in bodies]
 
 
-def test_a_trace_that_is_left_out_is_told_once_of_many_events_too() -> None:
-    told: list[str] = []
+def test_a_trace_that_is_left_out_is_reported_once_of_many_events_too() -> None:
+    reported: list[tuple[str, ...]] = []
     mapping = TableMapping()
-    mapping.tell_left_out(told.append)
+    mapping.on_lost_surroundings(reported.append)
     for _ in range(2):
         assert [orjson.loads(row) for row in mapping.rows(joined(plain(), traced()))]
-    assert sorted(told) == ["span_id", "trace_id"]
+    assert reported == [SURROUNDINGS]
 
 
 def test_the_values_are_found_in_either_form() -> None:

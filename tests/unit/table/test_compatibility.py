@@ -114,7 +114,7 @@ def test_the_usual_names_are_known_and_what_is_suggested_fits(
     assert fit.variables() == {"OTEL_AUDIT_COLUMNS": columns, **others}
     assert examine(facts, fit).faults == []
     assert examine(facts, DEFAULT).faults != []
-    assert TableMapping(fit.columns, fit.defaults).key_column == fit.id_column
+    assert TableMapping(fit.columns, fit.defaults, "drop").key_column == fit.id_column
 
 
 def test_what_fits_already_stays() -> None:

@@ -8,9 +8,12 @@ from typing import Any, ClassVar
 import orjson
 import pytest
 
-from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event.audit_event import EventValidator
-from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
+from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
+from otel_audit_exporter.event.encoded_event import decode
+from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, SURROUNDINGS
+from otel_audit_exporter.event.joined import Joined, joined
+from otel_audit_exporter.event.surroundings import Found
+from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.table.mapping import TableMapping
 from tests.support.events import ENTITY, RECORD, USER, YACHT, said
 
@@ -47,7 +50,9 @@ class TestColumns:
         }
 
     def test_other_columns_replace_the_default(self) -> None:
-        mapping = TableMapping({"key": "record_id", "what": "action", "who": "user_id", "how": "outcome"})
+        mapping = TableMapping(
+            {"key": "record_id", "what": "action", "who": "user_id", "how": "outcome"}, unmapped="drop"
+        )
         assert mapping.columns == ("key", "what", "who", "how")
         assert mapping.key_column == "key"
         assert row(mapping, outcome="failure") == {
@@ -58,11 +63,15 @@ class TestColumns:
         }
 
     def test_one_column_alone_is_a_row(self) -> None:
-        assert row(TableMapping({"id": "record_id"}), new_values={"a": 1}) == {"id": RECORD}
+        assert row(TableMapping({"id": "record_id"}, unmapped="drop"), new_values={"a": 1}) == {"id": RECORD}
 
     def test_a_column_s_name_may_hold_any_character(self) -> None:
         names = {'a"b': "record_id", "50% of": "action", "ü\\": "entity_type"}
-        assert row(TableMapping(names)) == {'a"b': RECORD, "50% of": "create_receiving", "ü\\": "receiving"}
+        assert row(TableMapping(names, unmapped="drop")) == {
+            'a"b': RECORD,
+            "50% of": "create_receiving",
+            "ü\\": "receiving",
+        }
 
     def test_the_full_schema_takes_everything(self) -> None:
         full = row(TableMapping(FULL), outcome="failure", actor_type="service", signature={"s": 1}, metadata={"m": 2})
@@ -73,7 +82,7 @@ class TestColumns:
         assert full["new_values"] is None
 
     def test_an_event_name_column_gets_the_default_name_too(self) -> None:
-        mapping = TableMapping({"id": "record_id", "name": "event_name"})
+        mapping = TableMapping({"id": "record_id", "name": "event_name"}, unmapped="drop")
         assert row(mapping)["name"] == "receiving.create_receiving"
         assert row(mapping, event_name="other")["name"] == "other"
 
@@ -87,7 +96,7 @@ class TestColumns:
             TableMapping(columns)
 
     def test_only_fields_that_a_column_takes_are_required(self) -> None:
-        mapping = TableMapping({"id": "record_id", "who": "user_id", "what": "entity_type"}, {"what": "thing"})
+        mapping = TableMapping({"id": "record_id", "who": "user_id", "what": "entity_type"}, {"what": "thing"}, "drop")
         assert mapping.required == {"action", "user_id"}
         assert TableMapping().required == {"action", "entity_type", "entity_id", "yacht_id", "user_id"}
 
@@ -147,7 +156,13 @@ class TestFold:
         }
 
     @pytest.mark.parametrize(
-        "changes", [{}, {"outcome": "success"}, {"actor_type": "user"}, {"source_ip": "10.0.0.1", "request_id": "r"}]
+        "changes",
+        [
+            {},
+            {"outcome": "success"},
+            {"actor_type": "user"},
+            {"source_ip": Found("10.0.0.1"), "request_id": Found("r")},
+        ],
     )
     def test_what_goes_without_saying_is_not_folded(self, changes: dict[str, Any]) -> None:
         assert row(new_values={"qty": 1}, **changes)["new_values"] == {"qty": 1}
@@ -197,36 +212,223 @@ class TestDropAndError:
 
     def test_error_refuses_what_no_column_takes(self) -> None:
         expected = {"outcome", "actor_type", "on_behalf_of", "metadata", "signature"}
+        expected |= {"source_ip", "request_id", "user_agent"}
         assert TableMapping(unmapped="error").refused == expected
         assert TableMapping(FULL, unmapped="error").refused == frozenset()
         assert TableMapping().refused == frozenset()
 
 
 class TestLost:
-    ODD: ClassVar[dict[str, Any]] = {"outcome": "failure", "actor_type": "service", "signature": {"s": 1}}
-
-    def told(self, mapping: TableMapping, **said: Any) -> list[str]:
-        fields: list[str] = []
-        mapping.tell_left_out(fields.append)
+    def reported(self, mapping: TableMapping, **given: Any) -> list[tuple[str, ...]]:
+        calls: list[tuple[str, ...]] = []
+        mapping.on_lost_surroundings(calls.append)
         for _ in range(2):
             row(mapping)
-            row(mapping, **said)
-        return sorted(fields)
+            row(mapping, **given)
+        return calls
 
-    def test_what_cannot_be_folded_is_told_once(self) -> None:
-        mapping = TableMapping({name: field for name, field in DEFAULT_COLUMNS.items() if field != "new_values"})
-        assert self.told(mapping, **self.ODD, new_values=[1]) == ["actor_type", "new_values", "outcome", "signature"]
-        assert mapping.lost >= {"outcome", "new_values"}
+    def test_lost_surroundings_are_reported_once_with_all_their_names(self) -> None:
+        assert self.reported(TableMapping(), user_agent=Found("curl")) == [SURROUNDINGS]
+        assert self.reported(TableMapping(FULL), user_agent=Found("curl")) == []
 
-    def test_what_was_said_and_no_column_takes_is_told_once(self) -> None:
-        mapping = TableMapping({"id": "record_id", "action": "action", "more": "new_values"})
-        told = ["entity_id", "entity_type", "old_values", "timestamp", "user_id", "yacht_id"]
-        assert self.told(mapping, **self.ODD, old_values=[1]) == told
-        assert "timestamp" not in mapping.lost
+    def test_what_a_caller_gave_is_folded_and_not_reported(self) -> None:
+        assert self.reported(TableMapping(), outcome="failure", user_agent="curl") == []
 
-    def test_what_the_settings_drop_or_fold_is_not_told(self) -> None:
-        assert self.told(TableMapping({"id": "record_id", "at": "timestamp"}, unmapped="drop"), **self.ODD) == []
-        assert self.told(TableMapping(), **self.ODD) == []
+    def test_the_settings_say_which_surroundings_are_lost(self) -> None:
+        assert TableMapping(surroundings="ids").lost_surroundings == ("source_ip", "user_agent")
+        assert TableMapping(surroundings="all").lost_surroundings == ()
+
+    def test_dropped_fields_are_known_before_any_event(self) -> None:
+        assert TableMapping(unmapped="drop").dropped == (
+            "outcome", "actor_type", "on_behalf_of", "metadata", "signature", "source_ip", "request_id",
+            "user_agent",
+        )  # fmt: skip
+        assert TableMapping().dropped == ()
+
+    def test_error_refuses_what_a_caller_gives_and_not_what_was_found(self) -> None:
+        validator = EventValidator(refused=TableMapping(unmapped="error").refused)
+        validator.compose(said(user_agent=Found("curl")))
+        with pytest.raises(AuditEventError, match="user_agent: no column takes it"):
+            validator.compose(said(user_agent="curl"))
+
+    def test_surroundings_cannot_be_kept_without_a_document_column(self) -> None:
+        with pytest.raises(AuditConfigurationError, match="surroundings='ids'"):
+            TableMapping({"id": "record_id", "action": "action"}, unmapped="drop", surroundings="ids")
+
+    def test_surroundings_that_are_kept_are_not_dropped(self) -> None:
+        mapping = TableMapping(unmapped="drop", surroundings="all")
+        assert set(mapping.dropped).isdisjoint(SURROUNDINGS)
+        made = row(mapping, outcome="failure", user_agent="curl", request_id=Found("r"))
+        assert made["new_values"] == {"_audit": {"user_agent": "curl", "request_id": "r"}}
+
+    def test_a_table_without_a_document_column_cannot_fold(self) -> None:
+        with pytest.raises(AuditConfigurationError, match=r"no column takes .*outcome.*unmapped='drop'"):
+            TableMapping({"id": "record_id", "action": "action"})
+
+
+class TestOneColumnOfValues:
+    DETAILS: ClassVar[dict[str, str]] = {"id": "record_id", "action": "action"}
+    GIVEN: ClassVar[dict[str, Any]] = {
+        "old_values": {"a": 1},
+        "new_values": {"a": 2},
+        "outcome": "failure",
+        "on_behalf_of": "someone",
+        "metadata": {"m": 1},
+    }
+
+    @pytest.mark.parametrize("target", ["new_values", "metadata", "old_values"])
+    def test_it_keeps_everything_that_the_caller_gave(self, target: str) -> None:
+        mapping = TableMapping({**self.DETAILS, "details": target})
+        made = row(mapping, **self.GIVEN)
+        assert made.keys() == {"id", "action", "details"}
+        back = mapping.fields_of(made)
+        assert {name: back[name] for name in self.GIVEN} == self.GIVEN
+        assert (back["yacht_id"], back["user_id"], back["entity_id"]) == (YACHT, USER, ENTITY)
+        assert back["timestamp"] is not None
+
+    def test_new_values_go_before_metadata_and_old_values(self) -> None:
+        mapping = TableMapping({**self.DETAILS, "o": "old_values", "m": "metadata", "n": "new_values"})
+        made = row(mapping, outcome="failure")
+        assert (made["o"], made["m"]) == (None, None)
+        assert made["n"]["_audit"]["outcome"] == "failure"
+
+
+class TestPaths:
+    COLUMNS = dict(DEFAULT_COLUMNS) | {
+        "severity": "metadata.severity",
+        "total": "new_values.total",
+        "dotted": 'metadata."b.c"',
+        "deep": "metadata.a.b",
+    }
+
+    def test_a_column_takes_a_copy_and_the_field_is_still_folded(self) -> None:
+        metadata = {"severity": "high", "b.c": [1], "a": {"b": 2**70}}
+        made = row(TableMapping(self.COLUMNS), metadata=metadata, new_values={"total": 1.5})
+        assert (made["severity"], made["total"], made["dotted"]) == ("high", 1.5, [1])
+        assert made["new_values"]["_audit"]["metadata"].keys() == metadata.keys()
+        assert made["new_values"]["total"] == 1.5
+
+    def test_a_number_of_any_size_keeps_its_digits(self) -> None:
+        body = EventValidator().compose(said(record_id=RECORD, metadata={"a": {"b": 2**70}})).body
+        assert b'"deep":\n%d\n' % 2**70 in TableMapping(self.COLUMNS).row(body)
+
+    @pytest.mark.parametrize("metadata", [None, {}, {"a": [1]}, {"a": {"c": 1}}])
+    def test_a_path_that_leads_nowhere_is_null(self, metadata: Any) -> None:
+        made = row(TableMapping(self.COLUMNS), metadata=metadata, new_values=[1])
+        assert (made["severity"], made["total"], made["deep"]) == (None, None, None)
+
+    def test_a_default_fills_a_path_without_a_value(self) -> None:
+        mapping = TableMapping(self.COLUMNS, {"severity": "info"})
+        assert row(mapping)["severity"] == "info"
+        assert row(mapping, metadata={"severity": "high"})["severity"] == "high"
+
+    def test_a_field_is_read_back_from_its_paths_where_nothing_else_holds_it(self) -> None:
+        mapping = TableMapping(self.COLUMNS, unmapped="drop")
+        made = row(mapping, metadata={"severity": "high", "a": {"b": 1}, "lost": 2})
+        assert mapping.fields_of(made)["metadata"] == {"severity": "high", "a": {"b": 1}}
+
+    @pytest.mark.parametrize("source", ["action.x", "metadata.", "metadata..a", 'metadata."a', "nothing.a"])
+    def test_a_path_that_cannot_be_is_refused(self, source: str) -> None:
+        with pytest.raises(AuditConfigurationError, match="columns: "):
+            TableMapping({"id": "record_id", "n": "new_values", "x": source})
+
+    def test_default_columns_and_second_names_are_sources_too(self) -> None:
+        mapping = TableMapping(
+            {"k": "id", "t": "tenant_id", "a": "actor_id", "b": "created_by", "at": "created_at", "n": "new_values"}
+        )
+        made = row(mapping)
+        assert (made["k"], made["t"], made["a"], made["b"]) == (RECORD, YACHT, USER, USER)
+        assert made["at"] is not None
+
+
+class TestReadBack:
+    EVENTS: ClassVar[list[dict[str, Any]]] = [
+        {},
+        {"outcome": "failure", "new_values": {"a": 1}},
+        {"outcome": "failure", "new_values": 5},
+        {"outcome": "failure", "new_values": {"value": 5}},
+        {"outcome": "failure", "new_values": {"_audit": {"outcome": "success"}}},
+        {"new_values": {"_audit": {"outcome": "failure"}}},
+        {"new_values": {"value": 1, "_audit": {}}},
+        {"new_values": {"value": {"_audit": {}}, "_audit": {}}, "metadata": {"_audit": {"action": "x"}}},
+        {"new_values": [1], "old_values": {"_audit": {"outcome": "failure"}}},
+        {"metadata": {"m": 1, "request_id": "mine"}, "request_id": "r", "on_behalf_of": 7},
+        {"metadata": {"metadata": {"a": 1}}, "on_behalf_of": "x"},
+        {"source_ip": "10.0.0.1", "user_agent": "curl"},
+        {"source_ip": "testclient", "signature": {"s": 1}, "actor_type": "service", "user_id": None},
+    ]
+    TABLES: ClassVar[list[dict[str, str]]] = [
+        dict(DEFAULT_COLUMNS),
+        FULL,
+        FULL | {"ip": "source_ip"},
+        {"id": "record_id", "details": "metadata"},
+        {"id": "record_id", "details": "old_values", "ip": "source_ip", "ua": "user_agent"},
+    ]
+
+    @pytest.mark.parametrize("given", EVENTS)
+    @pytest.mark.parametrize("columns", TABLES)
+    def test_every_field_that_was_given_is_back_in_its_place(
+        self, columns: dict[str, str], given: dict[str, Any]
+    ) -> None:
+        mapping = TableMapping(columns)
+        body = EventValidator().compose(said(record_id=RECORD, **given)).body
+        assert mapping.fields_of(orjson.loads(mapping.row(body))) == decode(body)
+
+    def test_a_caller_cannot_forge_a_folded_field(self) -> None:
+        for mapping in (TableMapping(), TableMapping(unmapped="drop")):
+            made = row(mapping, new_values={"_audit": {"outcome": "failure"}})
+            assert mapping.fields_of(made)["outcome"] in ("success", None)
+
+    def test_a_column_that_the_table_got_later_does_not_hide_what_was_folded(self) -> None:
+        later = TableMapping(FULL)
+        old = {**row(outcome="failure"), "outcome": "success"}
+        assert later.fields_of(old)["outcome"] == "failure"
+
+    def test_documents_in_text_columns_are_read(self) -> None:
+        made = row(outcome="failure", new_values={"a": 1})
+        made["new_values"] = orjson.dumps(made["new_values"]).decode()
+        back = TableMapping().fields_of(made)
+        assert (back["outcome"], back["new_values"]) == ("failure", {"a": 1})
+
+
+class TestSurroundings:
+    FOUND: ClassVar[dict[str, Any]] = {
+        "source_ip": Found("10.0.0.1"),
+        "request_id": Found("r"),
+        "user_agent": Found("curl"),
+        "trace_id": "0" * 31 + "1",
+        "span_id": "0" * 15 + "2",
+    }
+
+    @pytest.mark.parametrize(
+        ("setting", "kept"),
+        [("drop", set()), ("ids", {"request_id", "trace_id", "span_id"}), ("all", set(FOUND))],
+    )
+    def test_the_setting_says_what_is_folded(self, setting: Any, kept: set[str]) -> None:
+        made = row(TableMapping(surroundings=setting), new_values={"a": 1}, **self.FOUND)
+        expected = {"a": 1} | ({"_audit": {name: str(self.FOUND[name]) for name in kept}} if kept else {})
+        assert made["new_values"] == expected
+
+    def test_what_the_caller_gave_is_kept_whatever_the_setting(self) -> None:
+        made = row(source_ip="10.0.0.1", request_id=Found("r"))
+        assert made["new_values"] == {"_audit": {"source_ip": "10.0.0.1"}}
+
+    def test_many_traced_events_keep_their_ids_where_these_are_folded(self) -> None:
+        trace = {name: self.FOUND[name] for name in ("trace_id", "span_id")}
+        bodies = [EventValidator().compose(said(**trace)).body for _ in range(2)]
+        rows = TableMapping(surroundings="ids").rows(Joined(joined(bodies), 2))
+        assert [orjson.loads(one)["new_values"] for one in rows] == [{"_audit": trace}] * 2
+
+    @pytest.mark.parametrize("address", ["testclient", "unix:", "10.0.0.1:80", "fe80::1%eth0"])
+    def test_what_is_no_address_never_reaches_its_column(self, address: str) -> None:
+        mapping = TableMapping(dict(DEFAULT_COLUMNS) | {"ip": "source_ip"})
+        assert row(mapping, source_ip=Found(address))["ip"] is None
+        made = row(mapping, source_ip=address)
+        assert (made["ip"], made["new_values"]) == (None, {"_audit": {"source_ip": address}})
+
+    @pytest.mark.parametrize("address", ["10.0.0.1", "10.0.0.0/8", "::1"])
+    def test_addresses_reach_their_column(self, address: str) -> None:
+        assert row(TableMapping(dict(DEFAULT_COLUMNS) | {"ip": "source_ip"}), source_ip=address)["ip"] == address
 
 
 class TestMetadataColumn:
@@ -272,6 +474,6 @@ class TestMetadataColumn:
         assert row(TableMapping(FULL), metadata={"source_ip": "6.6.6.6"})["metadata"] == {"source_ip": "6.6.6.6"}
 
     def test_what_only_the_surroundings_said_is_left_out_elsewhere(self) -> None:
-        assert TableMapping().left_out == {"source_ip", "request_id", "user_agent", "trace_id", "span_id"}
-        assert TableMapping(FULL).left_out == frozenset()
-        assert row(source_ip="10.0.0.1", trace_id="0" * 31 + "1")["new_values"] is None
+        assert TableMapping().lost_surroundings == SURROUNDINGS
+        assert TableMapping(FULL).lost_surroundings == ()
+        assert row(source_ip=Found("10.0.0.1"), trace_id="0" * 31 + "1")["new_values"] is None
