@@ -6,16 +6,18 @@ It never raises and never waits: what cannot be recorded is logged and counted (
 from __future__ import annotations
 
 from collections.abc import Mapping
-from logging import CRITICAL, ERROR
+from logging import ERROR
 from typing import Any
 
-from otel_audit_exporter.errors import AuditError, AuditEventError, OutboxError
+from otel_audit_exporter.errors import AuditError, AuditEventError, AuditShutdownError, OutboxError
 from otel_audit_exporter.event.context import current_scope, overlay
-from otel_audit_exporter.observability.stats import AuditStats, stats_document
+from otel_audit_exporter.observability.delivery_log import describe_arguments
+from otel_audit_exporter.observability.losses import Cause
+from otel_audit_exporter.observability.stats import AuditStats, shown_rate, stats_document, success_rate
 from otel_audit_exporter.pipeline.configure import configure_audit, current_pipeline, say_once
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
-from otel_audit_exporter.runtime.log import logger
+from otel_audit_exporter.runtime.log import logger, name_failures_as_before
 
 __all__ = ["get_audit_stats", "shutdown_audit_logger", "write_audit_log_async"]
 
@@ -39,6 +41,7 @@ def write_audit_log_async(db: Any, payload: Mapping[str, Any]) -> None:
     different ``db`` is ignored with one warning. A payload that is wrong, and an event that the outbox refuses,
     is logged and counted (``rejected``).
     """
+    name_failures_as_before()
     try:
         pipeline = _pipeline_for(db)
         if not isinstance(payload, Mapping):
@@ -47,19 +50,24 @@ def write_audit_log_async(db: Any, payload: Mapping[str, Any]) -> None:
         scope = current_scope()
         pipeline.submit(overlay(scope.merged(), said) if scope is not None else said)
     except Exception as error:
-        _reject(error)
+        _reject(error, payload)
 
 
 def get_audit_stats() -> dict[str, Any]:
     """Return the counters: zeros before the first call, the last ones after shutdown.
 
-    Keys: ``submitted``, ``succeeded``, ``failed``, ``success_rate`` (such as ``"99.8%"``), ``queue_size``, and the
-    other counters of :class:`~otel_audit_exporter.AuditStats`.
+    Keys: ``submitted`` (every event that was asked for, rejected ones included), ``succeeded``, ``failed`` (parked,
+    lost or rejected), ``success_rate`` (such as ``"99.8%"``, rounded down), ``queue_size``, and the other counters of
+    :class:`~otel_audit_exporter.AuditStats`.
     """
     pipeline = current_pipeline()
     stats = AuditStats() if pipeline is None else pipeline.stats()
     document = stats_document(stats)
-    document["rejected"] += _Built.rejected
+    rejected = stats.rejected + _Built.rejected
+    document["rejected"] = rejected
+    document["submitted"] += rejected
+    document["failed"] += rejected
+    document["success_rate"] = shown_rate(success_rate(stats.succeeded, stats.failed + rejected))
     return document
 
 
@@ -87,16 +95,16 @@ def _pipeline_for(db: Any) -> AuditPipeline:
         return current_pipeline() or configure_audit()
 
 
-def _reject(error: Exception) -> None:
+def _reject(error: Exception, payload: object) -> None:
+    """Note an event that did not come to the pipeline; what the pipeline itself refuses, it has noted."""
+    if isinstance(error, AuditEventError | OutboxError | AuditShutdownError):
+        return
+    text = str(error) if isinstance(error, AuditError | TypeError) else type(error).__name__
+    example = describe_arguments(payload) if isinstance(payload, Mapping) else "unknown"
     pipeline = current_pipeline()
-    text = error if isinstance(error, AuditError | TypeError) else type(error).__name__
-    level = CRITICAL if isinstance(error, OutboxError) else ERROR
-    say_once(level, _cause(error), "audit: an event was not recorded: %s", text)
-    if pipeline is None:
-        _Built.rejected += 1
-    elif not isinstance(error, AuditError):
-        pipeline.reject()
-
-
-def _cause(error: Exception) -> object:
-    return (type(error), *error.problems) if isinstance(error, AuditEventError) else type(error)
+    if pipeline is not None:
+        pipeline.reject(Cause(f"audit event not recorded, {text}", "correct the call"), example)
+        return
+    _Built.rejected += 1
+    said = "audit: an event was not recorded: %s. What to do: correct the setting. It was: %s"
+    say_once(ERROR, type(error), said, text, example)

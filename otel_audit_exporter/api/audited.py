@@ -19,7 +19,10 @@ from otel_audit_exporter.api.events import ActorType, Identifier, audit_event
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError, AuditEventError
 from otel_audit_exporter.event.context import overlay
 from otel_audit_exporter.event.json.encoder import Encoder
+from otel_audit_exporter.observability.delivery_log import describe_arguments
+from otel_audit_exporter.observability.losses import Cause
 from otel_audit_exporter.pipeline.configure import current_pipeline, say_once
+from otel_audit_exporter.runtime.log import rejections_logged_by_caller
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -187,9 +190,10 @@ class _Call:
         """Record that the function has returned."""
         unknown = {name: value for name, value in values.items() if isinstance(value, _Unknown)}
         if unknown:
-            _count_rejected()
             problems = {name: f"its source raised {_type_name(value.error)}" for name, value in unknown.items()}
-            raise AuditEventError(problems) from next(iter(unknown.values())).error
+            error = AuditEventError(problems)
+            _note_rejected(error, self._plan.fixed)
+            raise error from next(iter(unknown.values())).error
         self._record(values, outcome="success")
 
     def fail(self, error: BaseException, values: Mapping[str, Any]) -> None:
@@ -197,7 +201,8 @@ class _Call:
         known = {name: value for name, value in values.items() if not isinstance(value, _Unknown)}
         known = overlay(known, {"metadata": {"exception": _type_name(error)}})
         try:
-            self._record(known, outcome="failure" if isinstance(error, Exception) else "unknown")
+            with rejections_logged_by_caller():
+                self._record(known, outcome="failure" if isinstance(error, Exception) else "unknown")
         except Exception as problem:
             action, kind = self._plan.fixed.get("action"), _type_name(error)
             say_once(
@@ -360,7 +365,7 @@ def _type_name(error: BaseException) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _count_rejected() -> None:
+def _note_rejected(error: AuditEventError, said: Mapping[str, Any]) -> None:
     pipeline = current_pipeline()
     if pipeline is not None:
-        pipeline.reject()
+        pipeline.reject(Cause(str(error), "correct what audited() is given"), describe_arguments(said))

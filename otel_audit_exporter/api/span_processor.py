@@ -26,8 +26,11 @@ from opentelemetry.trace import (
 from otel_audit_exporter.errors import AuditError
 from otel_audit_exporter.event.context import Scope, current_scope, overlay
 from otel_audit_exporter.event.fields import AUDIT_ACTION, AUDIT_RECORD_ID, FIELD_OF
+from otel_audit_exporter.observability.delivery_log import describe_arguments
+from otel_audit_exporter.observability.losses import Cause
 from otel_audit_exporter.pipeline.configure import get_audit_pipeline, say_once
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+from otel_audit_exporter.runtime.log import rejections_logged_by_caller
 
 SPAN_EVENT_NAME: Final = "audit"
 _REFERENCE: Final = frozenset({AUDIT_RECORD_ID, AUDIT_ACTION})
@@ -111,10 +114,11 @@ class AuditSpanProcessor(SpanProcessor):
         scope = current_scope() if started_in is None else started_in[1]
         for event in events:
             try:
-                self._record(span, event, scope)
+                with rejections_logged_by_caller():
+                    self._record(span, event, scope)
             except Exception as error:
                 self._seen.discard(_normal((event.attributes or {}).get(AUDIT_RECORD_ID)) or "")
-                self._say_rejected(span, error)
+                self._say_rejected(span, event, error)
 
     def shutdown(self) -> None:
         """Do nothing: the pipeline has an end of its own."""
@@ -140,13 +144,14 @@ class AuditSpanProcessor(SpanProcessor):
     def _in_force(self) -> AuditPipeline:
         return get_audit_pipeline() if self._pipeline is None else self._pipeline
 
-    def _say_rejected(self, span: ReadableSpan, error: Exception) -> None:
+    def _say_rejected(self, span: ReadableSpan, event: Event, error: Exception) -> None:
         name, text = span.name, str(error) if isinstance(error, AuditError) else type(error).__name__
-        said = "audit: an event of the span %s was not recorded: %s"
-        say_once(ERROR, ("not recorded", name, type(error)), said, name, text)
+        said = "audit: an event of the span %s was not recorded: %s. It was: %s"
+        example = describe_arguments(_said_by(span, event))
+        say_once(ERROR, ("not recorded", name, type(error)), said, name, text, example)
         if not isinstance(error, AuditError):
-            with suppress(AuditError):
-                self._in_force().reject()
+            with suppress(AuditError), rejections_logged_by_caller():
+                self._in_force().reject(Cause(f"audit event of a span not recorded, {text}", "correct the span event"))
 
 
 def _context_of(span: ReadableSpan) -> SpanContext:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Final
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
 
 from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import INDEX
 from otel_audit_exporter.event.serialization import split
+from otel_audit_exporter.observability.losses import Cause
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.sinks.base import SinkError
 
@@ -29,21 +32,40 @@ class DeliveryLog:
         self._failing = _ComingAndGoing()
         self._held = _Alternating()
         self._parked = _Alternating()
+        self.waiting_cause: Cause | None = None  # why delivery fails now
+        self.held_cause: Cause | None = None  # why the latest events were held that were refused by themselves
+        self.parked_cause: Cause | None = None  # why the latest ones were parked
 
     def failing(self, error: SinkError, pending: int, example: bytes | None) -> None:
         """Say that events wait, why, and what to do."""
+        self.waiting_cause = _waiting_cause(error)
         if self._is_news(self._failing, error):
             self._log_waiting(error, pending, example)
 
     def holding(self, error: SinkError, count: int, example: bytes) -> None:
         """Say that events wait that were refused by themselves, while others may well be delivered."""
+        self.held_cause = _waiting_cause(error)
         if self._is_news(self._held, error):
             self._log_waiting(error, count, example)
 
     def _log_waiting(self, error: SinkError, count: int, example: bytes | None) -> None:
-        remedy = error.verdict.remedy or "nothing to do here: they are tried again until it works"
         logger.error(
             "audit %s: %d event(s) wait: %s. What to do: %s. One of them: %s",
+            self._lane,
+            count,
+            error,
+            _waiting_cause(error).remedy,
+            describe(example),
+        )
+
+    def parked(self, error: SinkError, count: int, example: bytes) -> None:
+        """Say that events went to the dead letters, why, and where to see them."""
+        remedy = f"{error.verdict.remedy or 'correct the event'}; then `otel-audit dead-letters retry`"
+        self.parked_cause = Cause(str(error), remedy)
+        if not self._is_news(self._parked, error):
+            return
+        logger.error(
+            "audit %s: %d event(s) parked in the dead letters: %s. What to do: %s. One of them: %s",
             self._lane,
             count,
             error,
@@ -51,22 +73,9 @@ class DeliveryLog:
             describe(example),
         )
 
-    def parked(self, error: SinkError, count: int, example: bytes) -> None:
-        """Say that events went to the dead letters, why, and where to see them."""
-        if not self._is_news(self._parked, error):
-            return
-        logger.error(
-            "audit %s: %d event(s) parked in the dead letters: %s. What to do: %s; then `otel-audit dead-letters "
-            "retry`. One of them: %s",
-            self._lane,
-            count,
-            error,
-            error.verdict.remedy or "correct the event",
-            describe(example),
-        )
-
     def delivering(self) -> None:
         """Say, where a failure was announced, that it is over."""
+        self.waiting_cause = None
         with self._lock:
             if self._failing.logged is None:
                 return
@@ -123,6 +132,20 @@ def describe(body: bytes | None) -> str:
     except (ValueError, IndexError):
         return "one that cannot be read"
     return " ".join(map(_name, said))
+
+
+def describe_arguments(said: Mapping[str, Any]) -> str:
+    """Return what :func:`describe` does, of the arguments of ``audit_event``; of a wrong one no more than its type."""
+    named = [said.get(name) for name in ("action", "entity_type", "entity_id")]
+    return " ".join(_name(value) if isinstance(value, str | int | uuid.UUID) else _kind(value) for value in named)
+
+
+def _kind(value: object) -> str:
+    return "(none)" if value is None else f"({type(value).__name__})"
+
+
+def _waiting_cause(error: SinkError) -> Cause:
+    return Cause(str(error), error.verdict.remedy or "nothing to do here: they are tried again until it works")
 
 
 def _name(value: object) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
-from otel_audit_exporter.observability.stats import AuditStats
+from otel_audit_exporter.observability.losses import Cause, RecentLosses
+from otel_audit_exporter.observability.stats import AuditStats, success_rate
 
 Level = Literal["good", "warning", "critical"]
 LEVELS: Final[tuple[Level, ...]] = ("good", "warning", "critical")
@@ -80,8 +81,10 @@ class AuditHealth:
 
     ``level`` is ``"good"``, ``"warning"`` or ``"critical"``; ``reasons`` says in words why it is not good, the worst
     first. ``overdue``: events pending for longer than one full export cycle (``cycle_seconds``: schedule delay and
-    export timeout). ``failed``: parked by this process and not dropped since, or lost with a damaged outbox file;
-    ``success_rate`` leaves out what was dropped, too. ``parked``: in the dead letters now, by whomever.
+    export timeout). ``failed`` (parked, or lost with a damaged outbox file), ``rejected`` and ``lost`` are those of the
+    last 24 hours that nobody has acknowledged, retried or dropped, of all processes that share the outbox directory;
+    ``success_rate`` is measured with them. ``parked``: in the dead letters now, by whomever. ``accepting``: False while
+    the outbox refuses events. ``problem``: why the outbox or the dead letters cannot be read.
     ``outbox_bytes_left`` of ``outbox_bytes_max``: the room that quota and disk leave, None where it is not known.
     ``slow_write_seconds``: how long the slow write took of which there is a warning, 0.0 while writes are fast.
     ``sinks`` has the same for every sink by name; the figures at the top are the first one's, and another's
@@ -95,7 +98,11 @@ class AuditHealth:
     oldest_pending_seconds: float = 0.0
     held: int = 0
     failed: int = 0
+    rejected: int = 0
+    lost: int = 0
     parked: int = 0
+    accepting: bool = True
+    problem: str = ""
     success_rate: float = 100.0
     outbox_bytes_left: int | None = None
     outbox_bytes_max: int | None = None
@@ -130,11 +137,41 @@ def assess(
         slow_write_seconds=slow_write_seconds,
         cycle_seconds=cycle_seconds,
     )
+    losses = RecentLosses(parked=stats.failed - lost, lost=lost, succeeded=stats.succeeded)
+    return _judged(replace(figures, lost=lost), thresholds, losses, Waiting())
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why events wait: ``failing`` where delivery fails now, ``held`` for those that were refused by themselves."""
+
+    failing: Cause | None = None
+    held: Cause | None = None
+
+
+def judge(
+    known: AuditHealth, thresholds: HealthThresholds, losses: RecentLosses, waiting: Waiting, *, accepting: bool
+) -> AuditHealth:
+    """Decide the health of one sink anew, from its figures, with what was lost in the last day and why events wait."""
+    figures = replace(
+        known,
+        failed=losses.parked + losses.lost,
+        rejected=losses.rejected,
+        lost=losses.lost,
+        success_rate=success_rate(losses.succeeded, losses.total),
+        accepting=accepting,
+    )
+    return _judged(figures, thresholds, losses, waiting)
+
+
+def _judged(figures: AuditHealth, thresholds: HealthThresholds, losses: RecentLosses, waiting: Waiting) -> AuditHealth:
     findings = [
-        *_success_rate(figures, thresholds),
-        *_failed(figures, thresholds, stats.succeeded + stats.failed, lost),
-        *_overdue(figures, thresholds),
-        *_held(figures, thresholds),
+        *_problem(figures),
+        *_accepting(figures),
+        *_success_rate(figures, thresholds, losses),
+        *_losses(thresholds, losses),
+        *_overdue(figures, thresholds, waiting),
+        *_held(figures, thresholds, waiting),
         *_outbox_left(figures, thresholds),
         *_slow_writes(figures),
     ]
@@ -150,8 +187,7 @@ def without_dropped(stats: AuditStats, parked: int, lost: int = 0) -> AuditStats
     failed = parked + lost
     if failed >= stats.failed:
         return stats
-    settled = stats.succeeded + failed
-    return replace(stats, failed=failed, success_rate=100.0 * stats.succeeded / settled if settled else 100.0)
+    return replace(stats, failed=failed, success_rate=success_rate(stats.succeeded, failed + stats.rejected))
 
 
 def combine(by_sink: Mapping[str, AuditHealth]) -> AuditHealth:
@@ -167,38 +203,64 @@ def combine(by_sink: Mapping[str, AuditHealth]) -> AuditHealth:
 
 def broken(known: AuditHealth, problem: str) -> AuditHealth:
     """Return the health of a sink whose outbox cannot be read, with the figures that are known all the same."""
-    return replace(known, level="critical", reasons=(problem, *known.reasons))
+    return replace(known, level="critical", problem=problem, reasons=(problem, *known.reasons))
 
 
-def _success_rate(health: AuditHealth, limits: HealthThresholds) -> Iterator[_Finding]:
+def _problem(health: AuditHealth) -> Iterator[_Finding]:
+    if health.problem:
+        yield "critical", health.problem
+
+
+def _accepting(health: AuditHealth) -> Iterator[_Finding]:
+    if not health.accepting:
+        yield "critical", "events are not accepted now: the outbox refuses them"
+
+
+def _success_rate(health: AuditHealth, limits: HealthThresholds, losses: RecentLosses) -> Iterator[_Finding]:
     rate = health.success_rate
     if rate < limits.success_rate_warning:
-        yield "critical", f"success rate {_percent(rate)}, below {limits.success_rate_warning:g} %"
+        level: Level = "critical" if losses.fresh else "warning"
+        yield level, f"success rate {_percent(rate)}, below {limits.success_rate_warning:g} %"
     elif rate <= limits.success_rate_good:
         yield "warning", f"success rate {_percent(rate)}, not above {limits.success_rate_good:g} %"
 
 
-def _failed(health: AuditHealth, limits: HealthThresholds, settled: int, lost: int) -> Iterator[_Finding]:
-    percent = 100.0 * health.failed / settled if settled else 0.0
-    ways = {"parked in the dead letters": health.failed - lost, "lost with a damaged outbox file": lost}
-    text = " and ".join(f"{_events(count)} {way}" for way, count in ways.items() if count)
-    if percent > limits.failed_critical_percent:
-        yield "critical", f"{text}, more than {limits.failed_critical_percent:g} %"
-    elif percent > limits.failed_warning_percent:
-        yield "warning", text
+_WAYS: Final = {
+    "parked": "parked in the dead letters",
+    "rejected": "rejected",
+    "lost": "lost with a damaged outbox file",
+}
 
 
-def _overdue(health: AuditHealth, limits: HealthThresholds) -> Iterator[_Finding]:
+def _losses(limits: HealthThresholds, losses: RecentLosses) -> Iterator[_Finding]:
+    percent = 100.0 - success_rate(losses.succeeded, losses.total)
+    level: Level = "critical" if percent > limits.failed_critical_percent and losses.fresh else "warning"
+    share = f", more than {limits.failed_critical_percent:g} %" if percent > limits.failed_critical_percent else ""
+    if percent <= limits.failed_warning_percent:
+        return
+    causes = dict(losses.causes)
+    for kind, count in (("parked", losses.parked), ("rejected", losses.rejected), ("lost", losses.lost)):
+        if count:
+            yield level, f"{_events(count)} {_WAYS[kind]}{share}{_because(causes.get(kind))}"
+
+
+def _overdue(health: AuditHealth, limits: HealthThresholds, waiting: Waiting) -> Iterator[_Finding]:
     text = f"{_events(health.overdue)} overdue: pending for longer than {health.cycle_seconds:.3g} s"
     if health.overdue > limits.overdue_critical:
-        yield "critical", text
+        yield "critical", text + _because(waiting.failing)
     elif health.overdue >= max(limits.overdue_warning, 1):
-        yield "warning", text
+        yield "warning", text + _because(waiting.failing)
 
 
-def _held(health: AuditHealth, limits: HealthThresholds) -> Iterator[_Finding]:
+def _held(health: AuditHealth, limits: HealthThresholds, waiting: Waiting) -> Iterator[_Finding]:
     if 0 < limits.held_warning <= health.held:
-        yield "warning", f"{_events(health.held)} held until a setting is mended or a row is proved to be at fault"
+        cause = waiting.failing or waiting.held
+        why = _because(cause) if cause else " until a setting is corrected or a row is proved to be at fault"
+        yield "warning", f"{_events(health.held)} held{why}"
+
+
+def _because(cause: Cause | None) -> str:
+    return "" if cause is None else f": {cause.text}. What to do: {cause.remedy}"
 
 
 def _outbox_left(health: AuditHealth, limits: HealthThresholds) -> Iterator[_Finding]:
@@ -206,7 +268,8 @@ def _outbox_left(health: AuditHealth, limits: HealthThresholds) -> Iterator[_Fin
     if left is None or not most:
         return
     percent = 100.0 * left / most
-    text = f"the outbox is nearly full: {left / 2**20:,.1f} MiB left ({_percent(percent)})"
+    text = f"the outbox is nearly full: {left / 2**20:,.1f} MiB left ({_percent(percent)}). What to do: "
+    text += "see why the sink takes no events, free disk, or raise OTEL_AUDIT_OUTBOX_MAX_BYTES"
     if percent < limits.outbox_left_critical_percent:
         yield "critical", text
     elif percent < limits.outbox_left_warning_percent:
@@ -215,7 +278,10 @@ def _outbox_left(health: AuditHealth, limits: HealthThresholds) -> Iterator[_Fin
 
 def _slow_writes(health: AuditHealth) -> Iterator[_Finding]:
     if health.slow_write_seconds > 0:
-        yield "warning", f"writes are slow: one took {health.slow_write_seconds:.1f} s"
+        yield (
+            "warning",
+            f"writes are slow: one took {health.slow_write_seconds:.1f} s. What to do: see the database's load",
+        )
 
 
 def _worst(findings: list[_Finding]) -> Level:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -11,6 +12,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 _REMEMBERED_ERRORS: Final = 20
+_HOUR: Final = 3600.0
+_DAY: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +22,13 @@ class AuditStats:
 
     ``submitted + recovered == succeeded + failed + pending``, always. ``submitted``: events that a call of this
     process had accepted; ``recovered``: taken over from an earlier process's outbox; ``succeeded``: in the
-    table; ``failed``: parked in the dead letters, or lost with an outbox file that was damaged; ``pending``: in the
-    outbox; ``held``: those of them that wait for a setting to be mended or for a proof; ``retried``: rows offered to
-    the sink again after a failure;
-    ``rejected``: events that were refused at the call and are recorded nowhere; ``transactional``: written in
-    the caller's own transaction. ``oldest_pending_seconds`` is 0.0 where nothing is pending,
-    ``success_rate`` a percentage (100.0 while nothing is settled), ``last_success_at`` aware and in UTC.
+    table; ``failed``: parked in the dead letters, or lost with an outbox file that was damaged; ``lost``: those of
+    them that were lost, at least; ``pending``: in the outbox; ``held``: those of them that wait for a setting to be
+    corrected or for a proof; ``retried``: rows offered to the sink again after a failure; ``rejected``: events that
+    were refused at the call and are recorded nowhere; ``transactional``: written in the caller's own transaction.
+    ``oldest_pending_seconds`` is 0.0 where nothing is pending.
+    ``success_rate`` is ``100 * succeeded / (succeeded + failed + rejected)``, 100.0 while these are 0;
+    ``last_success_at`` is aware and in UTC.
     ``sinks`` has the same for every sink by name; the top level is the first one's.
     """
 
@@ -32,6 +36,7 @@ class AuditStats:
     recovered: int = 0
     succeeded: int = 0
     failed: int = 0
+    lost: int = 0
     pending: int = 0
     held: int = 0
     retried: int = 0
@@ -60,7 +65,8 @@ def stats_document(stats: AuditStats) -> dict[str, Any]:
         "submitted": stats.submitted,
         "succeeded": stats.succeeded,
         "failed": stats.failed,
-        "success_rate": f"{stats.success_rate:.1f}%",
+        "lost": stats.lost,
+        "success_rate": shown_rate(stats.success_rate),
         "queue_size": stats.pending,
         "pending": stats.pending,
         "recovered": stats.recovered,
@@ -73,6 +79,17 @@ def stats_document(stats: AuditStats) -> dict[str, Any]:
         "last_success_at": None if stats.last_success_at is None else stats.last_success_at.isoformat(),
         "sinks": {name: stats_document(of_sink) for name, of_sink in stats.sinks.items()},
     }
+
+
+def success_rate(succeeded: int, unsuccessful: int) -> float:
+    """Return the percentage of what succeeded; 100.0 where there is nothing yet."""
+    total = succeeded + unsuccessful
+    return 100.0 * succeeded / total if total else 100.0
+
+
+def shown_rate(rate: float) -> str:
+    """Return a rate with one decimal, rounded down: 100.0% is shown only where nothing has failed."""
+    return f"{math.floor(rate * 10) / 10:.1f}%"
 
 
 class DeliveryCounters:
@@ -89,10 +106,12 @@ class DeliveryCounters:
         self.transactional = 0
         self.accepted_by_sink = 0  # rows: what a refusal is measured against
         self.lost = 0  # of the failed ones, those that a damaged file has swallowed
+        self._noted_lost = 0
         self.last_error: str | None = None
         self.errors: deque[NotedError] = deque(maxlen=_REMEMBERED_ERRORS)
         self.parked_ever = 0  # `failed` goes down when a dead letter is retried with success; this does not
         self.last_success: float | None = None
+        self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])  # what had succeeded, every hour
 
     def note_error(self, text: str) -> None:
         """Keep an error as the last one, and among the latest for people to see."""
@@ -110,6 +129,22 @@ class DeliveryCounters:
         """The latest errors, the oldest first."""
         with self.lock:
             return tuple(self.errors)
+
+    def succeeded_recently(self) -> int:
+        """Return how many have succeeded in the last 24 hours, to the hour."""
+        with self.lock:
+            now, succeeded = time.monotonic(), self.succeeded
+            if now - self._marks[-1][0] >= _HOUR:
+                self._marks.append((now, succeeded))
+            while len(self._marks) > 1 and now - self._marks[1][0] > _DAY:
+                self._marks.popleft()
+            return max(succeeded - self._marks[0][1], 0)
+
+    def take_unnoted_losses(self) -> int:
+        """Return how many were lost since this was asked last."""
+        with self.lock:
+            unnoted, self._noted_lost = self.lost - self._noted_lost, self.lost
+            return unnoted
 
     def submit(self) -> None:
         """Count one accepted event."""
@@ -152,20 +187,20 @@ class DeliveryCounters:
         """Return the counters of one instant."""
         with self.lock:
             pending = self.pending
-            settled = self.succeeded + self.failed
             at = self.last_success
             return AuditStats(
                 submitted=self.submitted,
                 recovered=self.recovered,
                 succeeded=self.succeeded,
                 failed=self.failed,
+                lost=self.lost,
                 pending=pending,
                 held=pending if all_held else min(held, pending),
                 retried=self.retried,
                 rejected=self.rejected,
                 transactional=self.transactional,
                 oldest_pending_seconds=oldest_pending_seconds if pending else 0.0,
-                success_rate=100.0 * self.succeeded / settled if settled else 100.0,
+                success_rate=success_rate(self.succeeded, self.failed + self.rejected),
                 last_error=self.last_error,
                 last_success_at=None if at is None else datetime.fromtimestamp(at, UTC),
             )

@@ -28,6 +28,9 @@ _CLOCK_SECONDS: Final = 2.0  # no file system's clock is coarser: a younger chan
 _WORD_SECONDS: Final = 7 * 86_400.0  # who has not asked for so long does not run any more
 
 
+Place = tuple[float, str]  # in the order of the dead letters: when it was parked, and its id
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """One parked event.
@@ -71,6 +74,25 @@ class StoredDeadLetter:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ParkedSince:
+    """How many events were parked after a time, when the newest one, and its error."""
+
+    count: int = 0
+    newest_at: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedCause:
+    """How many events are parked for one cause: the sink's code or, where there is none, its words."""
+
+    cause: str
+    error: str
+    count: int
+    newest_at: float
+
+
 class DeadLetterStore(Protocol):
     """Where parked events are kept."""
 
@@ -80,6 +102,18 @@ class DeadLetterStore(Protocol):
 
     def all(self, limit: int | None = None) -> list[StoredDeadLetter]:
         """Return them, the oldest first; no more than ``limit``."""
+        ...
+
+    def page(self, after: Place | None, limit: int) -> list[StoredDeadLetter]:
+        """Return the oldest ``limit`` of those after a place (:func:`place_of`); None: from the start."""
+        ...
+
+    def parked_since(self, at: float) -> ParkedSince:
+        """Return how many were parked after a time."""
+        ...
+
+    def causes(self, limit: int) -> list[ParkedCause]:
+        """Return the causes, the most frequent first."""
         ...
 
     def get(self, record_id: str) -> StoredDeadLetter | None:
@@ -95,6 +129,10 @@ class DeadLetterStore(Protocol):
 
         Tell whether it was there.
         """
+        ...
+
+    def settle_all(self, events: Sequence[StoredDeadLetter], by: str) -> list[StoredDeadLetter]:
+        """Do as :meth:`settle` does with several at once; return those that were there."""
         ...
 
     def settled_by_others(self, parked_by: str) -> int:
@@ -116,6 +154,7 @@ class SqliteDeadLetterStore:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._counted: tuple[tuple[int, ...], int] = ((), 0)
+        self._parked: tuple[tuple[float, ...], ParkedSince] = ((), ParkedSince())
         self._heard: tuple[int, ...] = ()
 
     def park(self, events: Iterable[StoredDeadLetter]) -> None:
@@ -164,6 +203,33 @@ class SqliteDeadLetterStore:
         most = -1 if limit is None else limit
         return self._select("SELECT * FROM dead_letter ORDER BY parked_at, record_id LIMIT ?", most)
 
+    def page(self, after: Place | None, limit: int) -> list[StoredDeadLetter]:
+        parked_at, record_id = after or (float("-inf"), "")
+        sql = "SELECT * FROM dead_letter WHERE (parked_at, record_id) > (?, ?) ORDER BY parked_at, record_id LIMIT ?"
+        return self._select(sql, parked_at, record_id, limit)
+
+    def parked_since(self, at: float) -> ParkedSince:
+        changed, settled = self._state()
+        if not changed:
+            return ParkedSince()
+        asked = (*changed, at)
+        if self._parked[0] != asked:
+            sql = "SELECT count(*), max(parked_at), error FROM dead_letter WHERE parked_at > ?"
+            with self._connected(create=False) as connection:
+                count, newest_at, error = connection.execute(sql, (at,)).fetchone()
+            self._parked = (asked if settled else (), ParkedSince(count, newest_at or 0.0, error or ""))
+        return self._parked[1]
+
+    def causes(self, limit: int) -> list[ParkedCause]:
+        if not os.path.exists(self.path):
+            return []
+        sql = (
+            "SELECT coalesce(code, error), error, count(*), max(parked_at) FROM dead_letter GROUP BY 1 "
+            "ORDER BY 3 DESC, 4 DESC LIMIT ?"
+        )
+        with self._connected(create=False) as connection:
+            return [ParkedCause(*row) for row in connection.execute(sql, (limit,))]
+
     def get(self, record_id: str) -> StoredDeadLetter | None:
         found = self._select("SELECT * FROM dead_letter WHERE record_id = ?", record_id)
         return found[0] if found else None
@@ -176,16 +242,20 @@ class SqliteDeadLetterStore:
             return connection.execute(sql, (record_id,)).rowcount > 0
 
     def settle(self, event: StoredDeadLetter, by: str) -> bool:
+        return bool(self.settle_all([event], by))
+
+    def settle_all(self, events: Sequence[StoredDeadLetter], by: str) -> list[StoredDeadLetter]:
         if not os.path.exists(self.path):
-            return False
+            return []
         now = time.time()
+        sql = "DELETE FROM dead_letter WHERE record_id = ?"
         with self._connected(create=True) as connection:
-            sql = "DELETE FROM dead_letter WHERE record_id = ?"
-            was_there = connection.execute(sql, (event.record_id,)).rowcount > 0
-            if was_there and event.parked_by != by:
+            there = [event for event in events if connection.execute(sql, (event.record_id,)).rowcount > 0]
+            of_others = [(event.parked_by, now) for event in there if event.parked_by != by]
+            if of_others:
                 connection.execute("DELETE FROM retried WHERE retried_at < ?", (now - _WORD_SECONDS,))
-                connection.execute("INSERT INTO retried VALUES (?, ?)", (event.parked_by, now))
-        return was_there
+                connection.executemany("INSERT INTO retried VALUES (?, ?)", of_others)
+        return there
 
     def settled_by_others(self, parked_by: str) -> int:
         changed, settled = self._state()
@@ -226,7 +296,7 @@ class SqliteDeadLetterStore:
         except OSError:
             return 0
 
-    def _select(self, sql: str, *parameters: str | int) -> list[StoredDeadLetter]:
+    def _select(self, sql: str, *parameters: str | float) -> list[StoredDeadLetter]:
         if not os.path.exists(self.path):
             return []
         with self._connected(create=False) as connection:
@@ -275,6 +345,25 @@ class MemoryDeadLetters:
         with self._lock:
             return list(self._events.values())[:limit]
 
+    def page(self, after: Place | None, limit: int) -> list[StoredDeadLetter]:
+        later = sorted((one for one in self.all() if after is None or place_of(one) > after), key=place_of)
+        return later[:limit]
+
+    def parked_since(self, at: float) -> ParkedSince:
+        found = [one for one in self.all() if one.parked_at > at]
+        newest = max(found, key=place_of, default=None)
+        return ParkedSince() if newest is None else ParkedSince(len(found), newest.parked_at, newest.error)
+
+    def causes(self, limit: int) -> list[ParkedCause]:
+        by_cause: dict[str, list[StoredDeadLetter]] = {}
+        for one in self.all():
+            by_cause.setdefault(one.code or one.error, []).append(one)
+        found = [
+            ParkedCause(cause, ones[-1].error, len(ones), max(one.parked_at for one in ones))
+            for cause, ones in by_cause.items()
+        ]
+        return sorted(found, key=lambda one: (-one.count, -one.newest_at))[:limit]
+
     def get(self, record_id: str) -> StoredDeadLetter | None:
         return self._events.get(record_id)
 
@@ -285,6 +374,9 @@ class MemoryDeadLetters:
     def settle(self, event: StoredDeadLetter, by: str) -> bool:
         return self.remove(event.record_id)
 
+    def settle_all(self, events: Sequence[StoredDeadLetter], by: str) -> list[StoredDeadLetter]:
+        return [event for event in events if self.remove(event.record_id)]
+
     def settled_by_others(self, parked_by: str) -> int:
         return 0  # there are none who could
 
@@ -294,6 +386,11 @@ class MemoryDeadLetters:
     def size_bytes(self) -> int:
         with self._lock:
             return sum(len(event.body) for event in self._events.values())
+
+
+def place_of(event: StoredDeadLetter) -> Place:
+    """Return where a dead letter stands in the order of :meth:`DeadLetterStore.page`."""
+    return event.parked_at, event.record_id
 
 
 def _schema() -> str:

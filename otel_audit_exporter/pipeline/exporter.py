@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Iterable, Sequence
-from logging import CRITICAL, ERROR
+from logging import ERROR
 from typing import Any, Final
 
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -18,11 +18,12 @@ from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportRes
 from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.delivery.channel import AnyStore, Lane, shape_error
 from otel_audit_exporter.delivery.relay import Relay, deliver_hot
-from otel_audit_exporter.errors import AuditConfigurationError, AuditError, AuditEventError
+from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
 from otel_audit_exporter.event.log_record import AuditLogRecord, event_arguments_from, is_audit_record, raw_body
 from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.outbox.store import Entry
 from otel_audit_exporter.pipeline.factory import ExporterParts, SinkFactory, build_parts, read_options
+from otel_audit_exporter.pipeline.rejections import Rejections
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.sinks.base import Sink, deadline_after
@@ -65,6 +66,8 @@ class AuditExporter(LogRecordExporter):
         self._lock = ForkSafeLock()
         self._parts = parts
         self._lane, self._relay, self._rules = parts.lane, parts.relay, parts.rules
+        self.losses = parts.losses
+        self.rejections = Rejections(parts.lane, parts.losses)
         self._owned = False
         self._shut_down = False
         parts.start()
@@ -189,6 +192,7 @@ class AuditExporter(LogRecordExporter):
         settled = self._lane.wait_until_settled(deadline, self._relay.deliver_now)
         self._relay.stop(deadline)
         self._lane.close()
+        self.losses.write()
         _standalone.pop(self, None)
         return settled
 
@@ -210,10 +214,7 @@ class AuditExporter(LogRecordExporter):
                 try:
                     self._commit(record, mine)
                 except Exception as error:  # whatever is wrong with one record, the others are taken
-                    said = "audit %s: an event is lost, the outbox refuses it: %s"
-                    shown = error if isinstance(error, AuditError) else type(error).__name__
-                    self._lane.repeats.say(CRITICAL, type(error), said, self._lane.name, shown)
-                    self._lane.books.count(rejected=1)
+                    self.rejections.refused(error, raw_body(record, self._rules.encoder))
                     refused += 1
         return mine, refused
 

@@ -14,12 +14,14 @@ from otel_audit_exporter.config.settings import Settings, default_outbox_dir, lo
 from otel_audit_exporter.delivery.channel import Lane, LaneOptions, RowsOf
 from otel_audit_exporter.delivery.dead_letters import StoredLetters
 from otel_audit_exporter.delivery.relay import Relay
-from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.errors import AuditConfigurationError, OutboxError
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.redaction import Redactor
 from otel_audit_exporter.event.validation import EventValidator
+from otel_audit_exporter.observability.losses import LossLedger
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, MemoryDeadLetters, SqliteDeadLetterStore
 from otel_audit_exporter.outbox.directory import DEAD_LETTERS, Destination, OutboxDirectory
+from otel_audit_exporter.outbox.loss_file import LossFile, MemoryLosses
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
@@ -79,6 +81,7 @@ class ExporterParts:
     sink: Sink
     lane: Lane
     relay: Relay
+    losses: LossLedger
 
     def start(self) -> None:
         """Take over what earlier processes have left, and start to deliver."""
@@ -113,7 +116,7 @@ def build_parts(
         cold_after_seconds=max(_COLD_AFTER_SECONDS, 5 * settings.schedule_delay_millis / 1000),
         hot=settings.mode == "batch",
     )
-    return ExporterParts(settings, mapping, rules, sink, lane, relay)
+    return ExporterParts(settings, mapping, rules, sink, lane, relay, _make_losses(lane))
 
 
 def make_sink(factory: SinkFactory, settings: Settings, mapping: TableMapping, unreadable: str | None = None) -> Sink:
@@ -152,6 +155,17 @@ def _make_lane(factory: SinkFactory, settings: Settings, sink: Sink, rows_of: Ro
             raise
         logger.error("audit %s: events are kept in memory only: %s", factory.name, error)
         return lane_in([])
+
+
+def _make_losses(lane: Lane) -> LossLedger:
+    if lane.folder is None:
+        return LossLedger(MemoryLosses(), lane.dead_letters)
+    file = LossFile(lane.folder.path)
+    try:
+        file.make()
+    except OutboxError as error:
+        logger.warning("audit %s: %s", lane.name, error)
+    return LossLedger(file, lane.dead_letters)
 
 
 def _delivery_options(factory: SinkFactory, settings: Settings) -> LaneOptions:

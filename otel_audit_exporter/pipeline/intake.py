@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from logging import CRITICAL, ERROR, WARNING
+from logging import WARNING
 from typing import Any, Final
 
 from opentelemetry._logs import Logger, NoOpLogger
@@ -22,6 +22,7 @@ from otel_audit_exporter.event.context import current_scope, overlay
 from otel_audit_exporter.event.encoded_event import EncodedEvent
 from otel_audit_exporter.event.fields import SCOPE_NAME
 from otel_audit_exporter.event.log_record import AuditLogRecord, AuditReadWriteLogRecord
+from otel_audit_exporter.observability.losses import Cause
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 
@@ -84,8 +85,9 @@ class EventIntake:
         where the outbox refuses the event (see ``on_outbox_error``).
         """
         if not isinstance(event, AuditEvent):
-            self.reject()
-            raise AuditEventError({"event": f"must be an AuditEvent, not {type(event).__name__}"})
+            error = AuditEventError({"event": f"must be an AuditEvent, not {type(event).__name__}"})
+            self._primary.rejections.invalid(error, {})
+            raise error
         said, scope = event.arguments(), current_scope()
         return self.submit(said if scope is None else overlay(scope.merged(), said))
 
@@ -95,8 +97,8 @@ class EventIntake:
             self._begin_in_child()
         try:
             event = self._primary.rules.compose(said)
-        except AuditEventError:
-            self._primary.lane.books.count(rejected=1)
+        except AuditEventError as error:
+            self._primary.rejections.invalid(error, said)
             raise
         if event.digest is not None:
             self._compare_with_earlier(event)
@@ -111,29 +113,19 @@ class EventIntake:
         lane = self._primary.lane
         try:
             tickets: dict[str, Ticket | None] = {lane.name: lane.accept(event.body)}
-        except AuditShutdownError:
-            lane.books.count(rejected=1)
-            raise
-        except OutboxError as error:
-            lane.books.count(rejected=1)
-            if self.settings.on_outbox_error == "raise":
+        except (AuditShutdownError, OutboxError) as error:
+            self._primary.rejections.refused(error, event.body)
+            if self.settings.on_outbox_error == "raise" or isinstance(error, AuditShutdownError):
                 raise
-            self.repeats.say(
-                CRITICAL,
-                (lane.name, type(error)),
-                "audit %s: an event is lost, the outbox refuses it: %s",
-                lane.name,
-                error,
-            )
             return {}
+        if self._primary.rejections.refused_at is not None:
+            self._primary.rejections.refused_at = None
         for secondary in self._exporters[1:]:
             try:
                 tickets[secondary.lane.name] = secondary.lane.accept(event.body)
             except AuditError as error:
-                secondary.lane.books.count(rejected=1)
-                name = secondary.lane.name
-                tickets[name] = None
-                self.repeats.say(ERROR, (name, type(error)), "audit %s: an event passed by this sink: %s", name, error)
+                tickets[secondary.lane.name] = None
+                secondary.rejections.passed_by(error, event.body)
         return tickets
 
     def _send(self, event: EncodedEvent, tickets: Mapping[str, Ticket | None]) -> None:
@@ -195,9 +187,9 @@ class EventIntake:
                 type(error).__name__,
             )
 
-    def reject(self) -> None:
-        """Count an event that was refused before it came here."""
-        self._primary.lane.books.count(rejected=1)
+    def reject(self, cause: Cause, example: str = "unknown") -> None:
+        """Count, log and note an event that was refused before it came here."""
+        self._primary.rejections.other(cause, example)
 
     def _hurry(self) -> None:
         for exporter in self._exporters:

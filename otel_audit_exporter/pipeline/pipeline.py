@@ -19,7 +19,9 @@ from otel_audit_exporter.observability.health import AuditHealth, combine
 from otel_audit_exporter.observability.health_monitor import HealthMonitor, Sample
 from otel_audit_exporter.observability.metrics import observe
 from otel_audit_exporter.observability.stats import AuditStats, DeliveryCounters, NotedError
+from otel_audit_exporter.outbox.loss_records import LossRecords
 from otel_audit_exporter.pipeline.exporter import AuditExporter
+from otel_audit_exporter.pipeline.health import health_of
 from otel_audit_exporter.pipeline.intake import EventIntake
 from otel_audit_exporter.runtime.call_thread import CallThread
 from otel_audit_exporter.runtime.fork_safety import register_renewed
@@ -88,7 +90,23 @@ class AuditPipeline(EventIntake):
         ``on_health_change`` and writes one log line when the level has changed.
         """
         thresholds = self.settings.health_thresholds
-        return combine({exporter.lane.name: exporter.lane.health(thresholds) for exporter in self._exporters})
+        return combine({exporter.lane.name: health_of(exporter, thresholds) for exporter in self._exporters})
+
+    def losses(self) -> LossRecords:
+        """Return what was rejected, or lost with a damaged file, in the last 24 hours, by all processes.
+
+        It is what nobody has acknowledged. What is parked is in :meth:`dead_letters`. Raises :class:`OutboxError`
+        where it cannot be read.
+        """
+        return self._primary.losses.records()
+
+    def acknowledge_losses(self, reason: str) -> int:
+        """Record that somebody has seen what was rejected, lost and parked so far; return how many events.
+
+        Health then judges by what comes later. Dead letters stay where they are. ``reason`` says what was found or
+        done, and must not be empty (ValueError). Raises :class:`OutboxError` where it cannot be written.
+        """
+        return sum(exporter.losses.acknowledge(reason) for exporter in self._exporters)
 
     @property
     def samples(self) -> tuple[Sample, ...]:

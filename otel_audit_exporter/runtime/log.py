@@ -4,11 +4,73 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Final
 
 logger: Final = logging.getLogger("otel_audit_exporter")
+FAILURE_PREFIX: Final = "Audit log write failed"
+# What is not about events that are lost, parked or held.
+_OTHER_PREFIXES: Final = ("audit: health", "audit: the health", "audit: on_health_change", "audit: the shutdown")
 _CAUSES: Final = 100
 _QUIET_SECONDS: Final = 60.0
+
+
+# Set where whoever offers an event logs by itself that it was rejected.
+_caller_logs: Final[ContextVar[bool]] = ContextVar("audit_caller_logs", default=False)
+
+
+@contextmanager
+def rejections_logged_by_caller() -> Iterator[None]:
+    """Have a rejected event logged by the caller alone, who knows more of it."""
+    token = _caller_logs.set(True)
+    try:
+        yield
+    finally:
+        _caller_logs.reset(token)
+
+
+def caller_logs_rejections() -> bool:
+    """Return whether the caller logs a rejected event by itself."""
+    return _caller_logs.get()
+
+
+class _NeverDisabled:
+    """Keeps a logger from being disabled by ``logging.config``, which does that to every logger that it does not name.
+
+    A lost event must not be silent. Who wants silence sets a level, a filter or a handler.
+    """
+
+    @property
+    def disabled(self) -> bool:
+        return False
+
+    @disabled.setter
+    def disabled(self, value: bool) -> None:
+        pass
+
+
+def _keep_enabled(one: logging.Logger) -> None:
+    kind = type(one)
+    if not issubclass(kind, _NeverDisabled):  # whatever class of logger the application has set
+        one.__class__ = type(kind.__name__, (_NeverDisabled, kind), {"__module__": kind.__module__})
+
+
+_keep_enabled(logger)
+
+
+def name_failures_as_before() -> None:
+    """Have the lines about lost, parked or held events begin as those of the functions that ``compat`` stands for."""
+    if _named_as_before not in logger.filters:
+        logger.addFilter(_named_as_before)
+
+
+def _named_as_before(record: logging.LogRecord) -> bool:
+    message = str(record.msg)
+    if record.levelno >= logging.ERROR and not message.startswith((FAILURE_PREFIX, *_OTHER_PREFIXES)):
+        record.msg = f"{FAILURE_PREFIX}: {message}"
+    return True
 
 
 class RateLimitedLogger:

@@ -106,7 +106,7 @@ def test_a_bad_payload_is_logged_and_counted_and_never_raised(
     write_audit_log_async(db, wrong)
     assert [record.levelno for record in caplog.records if "not recorded" in record.message] == [logging.ERROR]
     stats = get_audit_stats()
-    assert (stats["rejected"], stats["submitted"]) == (1, 0)
+    assert (stats["rejected"], stats["submitted"], stats["failed"], stats["success_rate"]) == (1, 1, 1, "0.0%")
     write_audit_log_async(db, payload())
     assert shutdown_audit_logger()
     assert audit_table.count() == 1
@@ -212,7 +212,7 @@ def test_an_outbox_that_refuses_is_logged_and_counted(
         write_audit_log_async(db, payload(new_values={"text": "x" * 20_000}))
     stats = get_audit_stats()
     assert stats["rejected"] > 0
-    assert stats["submitted"] + stats["rejected"] == 200
+    assert (stats["submitted"], stats["failed"]) == (200, stats["rejected"])
     assert any(record.levelno == logging.CRITICAL for record in caplog.records)
 
 

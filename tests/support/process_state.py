@@ -27,6 +27,7 @@ def forget_pipelines() -> None:
     compat._Built.db = compat._Built.pipeline = None
     compat._Built.warned = False
     compat._Built.rejected = 0
+    log.logger.removeFilter(log._named_as_before)
 
 
 @pytest.fixture
