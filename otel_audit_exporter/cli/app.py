@@ -14,6 +14,7 @@ from otel_audit_exporter.cli.dead_letters import dead_letters
 from otel_audit_exporter.cli.demo import demo
 from otel_audit_exporter.cli.emit import emit
 from otel_audit_exporter.cli.history import history, tail
+from otel_audit_exporter.cli.losses import losses
 from otel_audit_exporter.cli.outbox import outbox
 from otel_audit_exporter.cli.schema import schema
 from otel_audit_exporter.cli.status import status
@@ -77,6 +78,7 @@ app = typer.Typer(
 app.command()(emit)
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(outbox, name="outbox")
+app.add_typer(losses, name="losses")
 app.command()(status)
 app.command()(demo)
 app.command()(check)

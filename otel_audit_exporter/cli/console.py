@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from otel_audit_exporter.runtime.visible import visible_json
+
 # No table in a pipe is wrapped or cut: lines there are read by programs.
 _PLAIN_WIDTH = 100_000
 _READABLE_WIDTH = 100
@@ -99,11 +101,11 @@ def print_json(value: object, *, indent: bool = False) -> None:
 def json_text(value: object, options: int = 0) -> str:
     """Return JSON; what orjson cannot write (an integer beyond 64 bits, ...) is written by the slower encoder."""
     try:
-        return orjson.dumps(value, default=str, option=options).decode()
+        return visible_json(orjson.dumps(value, default=str, option=options).decode())
     except TypeError:
         import json
 
-        return json.dumps(value, default=_iso, ensure_ascii=False, indent=2 if options else None)
+        return visible_json(json.dumps(value, default=_iso, ensure_ascii=False, indent=2 if options else None))
 
 
 def _iso(value: object) -> str:

@@ -43,18 +43,25 @@ dead_letters = typer.Typer(
 
 @dead_letters.command("list")
 @with_destination
-def list_letters(arguments: Arguments, form: FormatOption = Format.table) -> None:
+def list_letters(
+    arguments: Arguments,
+    form: FormatOption = Format.table,
+    limit: Annotated[int, typer.Option(help="The longest table; JSON has all of them.", min=1)] = 1000,
+) -> None:
     """List the dead letters, the oldest first."""
     with _opened(arguments) as stored:
         if form is Format.json:
             for letter in DeadLetters(stored):
                 talk.print_json(asdict(letter))
             return
-        rows = [_summary(parked) for parked in stored.dead_letters.all()]
+        rows = [_summary(parked) for parked in stored.dead_letters.page(None, limit)]
+        left = stored.dead_letters.count() - len(rows)
     if rows:
         talk.print_table(("id", "action", "entity", "error", "tries", "parked"), rows, right=("tries",))
     else:
         talk.say("no dead letters")
+    if left > 0:
+        talk.say(f"and {left:,} more: --limit, or --format json")
 
 
 @dead_letters.command("show")
@@ -87,11 +94,11 @@ def retry(
     """
     with _opened(arguments) as stored:
         letters = DeadLetters(stored)
-        ids = [_the(letters, record_id).record_id] if record_id else [letter.record_id for letter in letters]
-        landed = sum(letters.retry(one) for one in ids)
-    talk.say(f"{landed:,} of {talk.amount(len(ids), 'dead letter')} in the table now")
-    if landed < len(ids):
-        talk.problem(f"{len(ids) - landed:,} refused again: see otel-audit dead-letters list")
+        asked = 1 if record_id else len(letters)
+        landed = letters.retry(_the(letters, record_id).record_id if record_id else None)
+    talk.say(f"{landed:,} of {talk.amount(asked, 'dead letter')} in the table now")
+    if landed < asked:
+        talk.problem(f"{asked - landed:,} refused again: see otel-audit dead-letters list")
         raise typer.Exit(1)
 
 

@@ -582,13 +582,13 @@ class Lane:
             self.books.count(failed=gone, parked_ever=gone)
         self._tell(store, seqs, settled=True)
 
-    def park_unsent(self, body: bytes, error: SinkError) -> None:
+    def park_unsent(self, body: bytes, error: SinkError, reasons: str | None = None) -> None:
         """Park an event that cannot become a row. It never is in the outbox, from where it could be delivered.
 
         Raises :class:`OutboxError` where the dead letters cannot take it.
         """
         now = time.time()
-        letter = StoredDeadLetter(record_id_of(body), body, str(error), error.code, 1, now, now, self.identity)
+        letter = StoredDeadLetter(record_id_of(body), body, str(error), error.code, 1, now, now, self.identity, reasons)
         self.dead_letters.park([letter])
         self.books.count(submitted=1, failed=1, parked_ever=1)
         self.books.note_error(str(error))

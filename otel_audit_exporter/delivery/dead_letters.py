@@ -6,20 +6,22 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import IO, Any, Protocol
+from typing import IO, Any, Final, Protocol
 
 import orjson
 
-from otel_audit_exporter.delivery.bisect_insert import no_row, unforeseen
+from otel_audit_exporter.delivery.bisect_insert import RejectedRow, attempt, no_row, unforeseen
 from otel_audit_exporter.delivery.channel import LaneOptions, RowsOf
 from otel_audit_exporter.errors import AuditDeliveryError
-from otel_audit_exporter.event.encoded_event import loads_exact
+from otel_audit_exporter.event.encoded_event import decode, loads_exact
 from otel_audit_exporter.observability.stats import DeliveryCounters
-from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, DeadLetterStore, StoredDeadLetter
+from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, DeadLetterStore, Place, StoredDeadLetter, place_of
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.verdict import Fault
+
+_PAGE: Final = 500
 
 
 class LetterChannel(Protocol):
@@ -82,7 +84,7 @@ class DeadLetters:
         self._lane = lane
 
     def __iter__(self) -> Iterator[DeadLetter]:
-        return (self._letter(parked) for parked in self._lane.dead_letters.all())
+        return (self._letter(parked) for page in self._pages() for parked in page)
 
     def __len__(self) -> int:
         return self._lane.dead_letters.count()
@@ -98,9 +100,67 @@ class DeadLetters:
         One that is refused again stays, with the new reason. Raises :class:`AuditDeliveryError` where the sink
         cannot be reached or its configuration is at fault: then nothing more is tried, and nothing changes.
         """
-        letters = self._lane.dead_letters
-        parked = letters.all() if id is None else [one for one in [letters.get(id)] if one]
-        return sum(self._retry(one) for one in parked)
+        if id is None:
+            return sum(self._retry_page(page) for page in self._pages())
+        parked = self._lane.dead_letters.get(id)
+        return int(parked is not None and self._retry(parked))
+
+    def retry_for(self, seconds: float) -> tuple[int, bool]:
+        """Retry all as :meth:`retry` does, for about so long; return how many are stored, and whether it is through."""
+        end, stored = time.monotonic() + seconds, 0
+        for page in self._pages():
+            if time.monotonic() >= end:
+                return stored, False
+            stored += self._retry_page(page)
+        return stored, True
+
+    def _pages(self) -> Iterator[list[StoredDeadLetter]]:
+        """Yield them all, the oldest first, so many at a time that they are one request."""
+        after: Place | None = None
+        while page := self._lane.dead_letters.page(after, _PAGE):
+            after = place_of(page[-1])
+            yield page
+
+    def _retry_page(self, page: Sequence[StoredDeadLetter]) -> int:
+        """Offer several at once; what is refused is narrowed down. Return how many are stored."""
+        stored = 0
+        left: Sequence[StoredDeadLetter] = page
+
+        def settle(offered: Sequence[StoredDeadLetter]) -> None:
+            nonlocal stored
+            stored += len(offered)
+            self._settle(offered)
+
+        while left:
+            deadline = time.monotonic() + self._lane.options.export_timeout_seconds
+            try:
+                outcome = attempt(self._lane.sink, left, self._rows, deadline, settle, doubts_sink=False)
+            finally:
+                self._close_after_shutdown()
+            self._park_again(outcome.refused)
+            if outcome.error is not None and len(outcome.waiting) == len(left):
+                raise AuditDeliveryError(outcome.waiting[0].record_id, "parked", str(outcome.error))
+            left = outcome.waiting
+        return stored
+
+    def _rows(self, letters: Sequence[StoredDeadLetter]) -> list[bytes]:
+        return [self._lane.row_of(letter.body) for letter in letters]
+
+    def _park_again(self, refused: Sequence[RejectedRow[StoredDeadLetter]]) -> None:
+        if refused:
+            self._lane.dead_letters.park(
+                replace(one.item, error=str(one.error), code=one.error.code, attempts=one.item.attempts + 1)
+                for one in refused
+            )
+
+    def _settle(self, letters: Sequence[StoredDeadLetter]) -> None:
+        there = self._lane.dead_letters.settle_all(letters, self._lane.identity)
+        own = sum(one.parked_by == self._lane.identity for one in there)  # others have counted what is not there
+        self._lane.books.count(failed=-own, recovered=len(there) - own, succeeded=len(there))
+
+    def _close_after_shutdown(self) -> None:
+        if self._lane.closed:  # nobody else closes what this has opened
+            self._lane.sink.close()
 
     def export(self, file: IO[str] | str | os.PathLike[str]) -> int:
         """Write every dead letter to ``file`` as a line of JSON; return how many there were.
@@ -125,6 +185,8 @@ class DeadLetters:
         return dropped
 
     def _letter(self, parked: StoredDeadLetter) -> DeadLetter:
+        if parked.kind == "invalid":
+            return parked.letter(None, _said(parked.body))
         try:
             row = _shown(self._lane.row_of(parked.body))
         except (ValueError, IndexError):  # no event: as its text
@@ -140,12 +202,7 @@ class DeadLetters:
             again = replace(parked, error=str(error), code=error.code, attempts=parked.attempts + 1)
             self._lane.dead_letters.park([again])
             return False
-        if not self._lane.dead_letters.settle(parked, self._lane.identity):
-            return True  # somebody else has retried or dropped it meanwhile, and counted it
-        if parked.parked_by == self._lane.identity:
-            self._lane.books.count(failed=-1, succeeded=1)
-        else:
-            self._lane.books.count(recovered=1, succeeded=1)
+        self._settle([parked])
         return True
 
     def _offer(self, parked: StoredDeadLetter) -> None:
@@ -160,8 +217,15 @@ class DeadLetters:
         except Exception as error:
             raise unforeseen(error) from error
         finally:
-            if self._lane.closed:  # after a shutdown nobody else closes what this has opened
-                self._lane.sink.close()
+            self._close_after_shutdown()
+
+
+def _said(body: bytes) -> dict[str, Any]:
+    """Return what an event says, as far as it can be read."""
+    try:
+        return {name: value for name, value in decode(body).items() if value is not None}
+    except (ValueError, IndexError):
+        return {"record": body.decode("utf-8", "backslashreplace")}
 
 
 def _private(path: str, flags: int) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.params import Depends as DependsParameter
 
 from otel_audit_exporter.operations.handler import OperationsHandler, OperationsRequest
+from otel_audit_exporter.operations.wsgi_asgi import form_of
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 
 __all__ = ["audit_router"]
@@ -26,8 +28,10 @@ def audit_router(
 ) -> APIRouter:
     """Return a router for operations, closed to everybody whom the application does not let in.
 
-    ``GET /`` is a page for people; ``GET /stats``, ``GET /health`` (503 while the level is critical) and
-    ``GET /dead-letters`` are JSON; ``POST /dead-letters/{id}/retry`` offers a dead letter to the sink again. ::
+    ``GET /`` is a page for people; ``GET /stats``, ``GET /health`` (503 while events are not accepted; with
+    ``?strict=1`` also for losses of the last day), ``GET /losses`` and ``GET /dead-letters`` are JSON.
+    ``POST /dead-letters/{id}/retry`` and ``POST /dead-letters/retry`` offer one or all dead letters to the sink again,
+    ``POST /losses/acknowledge`` says that somebody has seen the losses. ::
 
         app.include_router(audit_router(dependencies=[Depends(require_admin)]), prefix="/audit")
 
@@ -44,11 +48,12 @@ def audit_router(
     handler = OperationsHandler(pipeline, token=token, guarded=bool(guards), show_values=show_values, origins=origins)
     router = APIRouter(prefix=prefix, dependencies=guards, tags=["audit"], include_in_schema=include_in_schema)
 
-    def answer(request: Request, path: str) -> Response:
-        asked = OperationsRequest(request.method, path, dict(request.headers), dict(request.query_params))
+    def answer(request: Request, path: str, form: Mapping[str, str] | None = None) -> Response:
+        headers, query = dict(request.headers), dict(request.query_params)
+        asked = OperationsRequest(request.method, path, headers, query, form or {})
         response = handler.answer(asked)
-        headers = {**dict(response.headers), "content-length": str(len(response.body))}
-        return Response(b"" if request.method == "HEAD" else response.body, response.status, headers)
+        sized = {**dict(response.headers), "content-length": str(len(response.body))}
+        return Response(b"" if request.method == "HEAD" else response.body, response.status, sized)
 
     @router.api_route("/", methods=["GET", "HEAD"])
     def audit_page(request: Request) -> Response:
@@ -65,6 +70,19 @@ def audit_router(
     @router.api_route("/dead-letters", methods=["GET", "HEAD"])
     def audit_dead_letters(request: Request) -> Response:
         return answer(request, "/dead-letters")
+
+    @router.api_route("/losses", methods=["GET", "HEAD"])
+    def audit_losses(request: Request) -> Response:
+        return answer(request, "/losses")
+
+    @router.post("/losses/acknowledge")
+    async def acknowledge_audit_losses(request: Request) -> Response:
+        form = form_of(await request.body())
+        return await run_in_threadpool(answer, request, "/losses/acknowledge", form)
+
+    @router.post("/dead-letters/retry")
+    def retry_audit_dead_letters(request: Request) -> Response:
+        return answer(request, "/dead-letters/retry")
 
     @router.post("/dead-letters/{record_id}/retry")
     def retry_audit_dead_letter(request: Request, record_id: str) -> Response:

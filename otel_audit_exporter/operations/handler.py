@@ -12,26 +12,29 @@ import hmac
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import orjson
 
-from otel_audit_exporter.errors import AuditDeliveryError, AuditError, OutboxError
-from otel_audit_exporter.event.encoded_event import loads_exact
-from otel_audit_exporter.event.fields import INDEX
-from otel_audit_exporter.event.serialization import split
+from otel_audit_exporter.errors import AuditConfigurationError, AuditDeliveryError, AuditError, OutboxError
 from otel_audit_exporter.observability.health import AuditHealth
 from otel_audit_exporter.observability.stats import stats_document
+from otel_audit_exporter.operations.destinations import destination_document, utc_now
+from otel_audit_exporter.operations.documents import (
+    BadQueryError,
+    causes_document,
+    letters_document,
+    losses_document,
+)
 from otel_audit_exporter.operations.page import NOTICES, PageData, render_page
-from otel_audit_exporter.outbox.dead_letter_store import StoredDeadLetter
+from otel_audit_exporter.outbox.inspection import read_outbox_status
 from otel_audit_exporter.pipeline.configure import get_audit_pipeline
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 
 _RETRY: Final = re.compile(r"/dead-letters/([^/]+)/retry")
-_DEFAULT_LIMIT: Final = 100
-_MAX_LIMIT: Final = 1000
+_RETRY_SECONDS: Final = 20.0
+_FORGED: Final = "a change has to be asked for on this page itself (or name the other origin in `origins`)"
 _PAGE_LIMIT: Final = 50
 _CLOSED: Final = "closed: whoever mounts it has to say who may look, with a token or a dependency"
 
@@ -44,6 +47,7 @@ class OperationsRequest:
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
+    form: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def wants_html(self) -> bool:
@@ -58,6 +62,10 @@ class OperationsResponse:
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+
+
+T = TypeVar("T")
+Answer = Callable[[OperationsRequest], OperationsResponse]
 
 
 class OperationsHandler:
@@ -78,6 +86,11 @@ class OperationsHandler:
         show_values: bool = False,
         origins: Iterable[str] = (),
     ) -> None:
+        if token == "" and guarded:
+            raise AuditConfigurationError(
+                "token: is empty, so it would not be asked for: give one, or leave it out where who may look is "
+                "decided by `allow` or by dependencies alone"
+            )
         self._pipeline = pipeline
         self._token = token.encode() if token else None
         self._guarded = guarded
@@ -91,6 +104,8 @@ class OperationsHandler:
             return refusal
         try:
             return self._answer(request)
+        except BadQueryError as error:
+            return _json(400, {"error": str(error)})
         except AuditError as error:
             return _json(503, {"error": str(error)})
 
@@ -114,25 +129,40 @@ class OperationsHandler:
         fetch_site = request.headers.get("sec-fetch-site")
         if fetch_site is not None:
             return fetch_site != "same-origin"
-        return bool(origin) and urlsplit(origin).netloc != request.headers.get("host", "").lower()
+        try:
+            return bool(origin) and urlsplit(origin).netloc != request.headers.get("host", "").lower()
+        except ValueError:  # no origin that a browser sends
+            return True
 
     # --- what is answered ---------------------------------------------------------------------------------------
 
     def _answer(self, request: OperationsRequest) -> OperationsResponse:
-        retry = _RETRY.fullmatch(request.path)
-        if retry:
+        change = self._change(request.path)
+        if change is not None:
             if request.method != "POST":
                 return _not_allowed("POST")
-            return self._retry(request, unquote(retry[1]))
+            return _json(403, {"error": _FORGED}) if self._is_forged(request) else change(request)
         page = self._pages().get(request.path)
         if page is None:
-            return _json(404, {"error": "there is nothing here; see /, /stats, /health and /dead-letters"})
+            return _json(404, {"error": "there is nothing here; see /, /stats, /health, /losses and /dead-letters"})
         if request.method not in ("GET", "HEAD"):
             return _not_allowed("GET, HEAD")
         return page(request)
 
-    def _pages(self) -> dict[str, Callable[[OperationsRequest], OperationsResponse]]:
-        return {"/": self._page, "/stats": self._stats, "/health": self._health, "/dead-letters": self._dead_letters}
+    def _change(self, path: str) -> Answer | None:
+        retry = _RETRY.fullmatch(path)
+        if retry:
+            return lambda request: self._retry(request, unquote(retry[1]))
+        return {"/dead-letters/retry": self._retry_all, "/losses/acknowledge": self._acknowledge}.get(path)
+
+    def _pages(self) -> dict[str, Answer]:
+        return {
+            "/": self._page,
+            "/stats": self._stats,
+            "/health": self._health,
+            "/losses": self._losses,
+            "/dead-letters": self._dead_letters,
+        }
 
     def _in_force(self) -> AuditPipeline:
         return get_audit_pipeline() if self._pipeline is None else self._pipeline
@@ -142,69 +172,70 @@ class OperationsHandler:
 
     def _health(self, request: OperationsRequest) -> OperationsResponse:
         health = self._in_force().health()
-        return _json(503 if health.level == "critical" else 200, health_document(health))
+        strict = request.query.get("strict", "") not in ("", "0", "false")
+        lost = health.failed or health.rejected or health.level == "critical"
+        return _json(503 if not health.accepting or (strict and lost) else 200, health_document(health))
 
     def _dead_letters(self, request: OperationsRequest) -> OperationsResponse:
-        given = request.query.get("limit", "")
-        limit = min(int(given), _MAX_LIMIT) if given.isascii() and given.isdigit() else _DEFAULT_LIMIT
-        pipeline = self._in_force()
-        return _json(200, {"count": len(pipeline.dead_letters()), "dead_letters": self._letters(pipeline, limit)})
+        return _json(200, letters_document(self._in_force(), request.query, with_rows=self._show_values))
 
-    def _letters(self, pipeline: AuditPipeline, limit: int) -> list[dict[str, Any]]:
-        lane = pipeline.primary.lane
-        return [self._letter(pipeline, parked) for parked in lane.dead_letters.all(limit)]
+    def _losses(self, request: OperationsRequest) -> OperationsResponse:
+        return _json(200, losses_document(self._in_force()))
 
-    def _letters_or_none(self, pipeline: AuditPipeline) -> list[dict[str, Any]] | None:
+    def _acknowledge(self, request: OperationsRequest) -> OperationsResponse:
+        reason = request.form.get("reason", "").strip()
+        if not reason:
+            return _done(request, 400, {"error": "reason: say why the losses are acknowledged"}, "no-reason")
+        count = self._in_force().acknowledge_losses(reason)
+        return _done(request, 200, {"acknowledged": count}, "acknowledged")
+
+    def _retry_all(self, request: OperationsRequest) -> OperationsResponse:
+        letters = self._in_force().dead_letters()
         try:
-            return self._letters(pipeline, _PAGE_LIMIT)
-        except OutboxError:  # the page is there for such a time
+            stored, through = letters.retry_for(_RETRY_SECONDS)
+        except AuditDeliveryError as error:
+            return _done(request, 503, {"error": error.cause, "left": len(letters)}, "unreachable")
+        left = len(letters)
+        notice = "all-stored" if not left else "some-refused" if through else "more-left"
+        return _done(request, 200, {"stored": stored, "left": left, "through": through}, notice)
+
+    def _or_none(self, ask: Callable[[], T]) -> T | None:
+        try:
+            return ask()
+        except (OutboxError, OSError):  # the page is there for such a time
             return None
 
-    def _letter(self, pipeline: AuditPipeline, parked: StoredDeadLetter) -> dict[str, Any]:
-        fragments = split(parked.body)
-        letter = {
-            "record_id": parked.record_id,
-            **{name: loads_exact(fragments[INDEX[name]]) for name in ("action", "entity_type", "entity_id")},
-            "error": parked.error,
-            "code": parked.code,
-            "attempts": parked.attempts,
-            "first_failed_at": _moment(parked.first_failed_at),
-            "parked_at": _moment(parked.parked_at),
-        }
-        if self._show_values:
-            # As it was written: no encoder has to know its largest number or deepest value.
-            letter["row"] = orjson.Fragment(pipeline.primary.lane.row_of(parked.body))
-        return letter
-
     def _retry(self, request: OperationsRequest, record_id: str) -> OperationsResponse:
-        if self._is_forged(request):
-            said = "a retry has to be asked for on this page itself (or name the other origin in `origins`)"
-            return _json(403, {"error": said})
         letters = self._in_force().dead_letters()
         if letters.get(record_id) is None:
-            return _retried(request, 404, {"record_id": record_id, "error": "there is no such dead letter"}, "missing")
+            return _done(request, 404, {"record_id": record_id, "error": "there is no such dead letter"}, "missing")
         try:
             stored = letters.retry(record_id) == 1
         except AuditDeliveryError as error:
             document = {"record_id": record_id, "state": "parked", "error": error.cause}
-            return _retried(request, 503, document, "unreachable")
+            return _done(request, 503, document, "unreachable")
         if stored:
-            return _retried(request, 200, {"record_id": record_id, "state": "stored"}, "stored")
+            return _done(request, 200, {"record_id": record_id, "state": "stored"}, "stored")
         letter = letters.get(record_id)
         document = {"record_id": record_id, "state": "parked", "error": letter.error if letter else None}
-        return _retried(request, 409, document, "refused")
+        return _done(request, 409, document, "refused")
 
     def _page(self, request: OperationsRequest) -> OperationsResponse:
         pipeline = self._in_force()
         stats = pipeline.stats()
+        query = {"limit": str(_PAGE_LIMIT)}
+        letters = self._or_none(lambda: letters_document(pipeline, query, with_rows=self._show_values))
         data = PageData(
             target=pipeline.target,
             stats=stats,
             health=pipeline.health(),
             samples=pipeline.samples,
             errors=pipeline.latest_errors,
-            letters=self._letters_or_none(pipeline),
-            notice=request.query.get("retried", ""),
+            letters=None if letters is None else letters["dead_letters"],
+            causes=self._or_none(lambda: causes_document(pipeline)) or [],
+            losses=self._or_none(lambda: losses_document(pipeline)),
+            destinations=self._or_none(lambda: _destinations(pipeline)) or [],
+            notice=request.query.get("done", ""),
         )
         html, policy = render_page(data)
         return OperationsResponse(
@@ -241,12 +272,20 @@ def _given_token(authorization: str) -> bytes:
     return b""
 
 
-def _retried(request: OperationsRequest, status: int, document: dict[str, Any], notice: str) -> OperationsResponse:
+def _done(request: OperationsRequest, status: int, document: dict[str, Any], notice: str) -> OperationsResponse:
     """Answer a program with JSON, and send a browser back to the page."""
     assert notice in NOTICES
     if not request.wants_html:
         return _json(status, document)
-    return OperationsResponse(303, (("location", f"../../?retried={notice}"), *_ALWAYS), b"")
+    up = "../" * (request.path.strip("/").count("/")) or "./"
+    return OperationsResponse(303, (("location", f"{up}?done={notice}"), *_ALWAYS), b"")
+
+
+def _destinations(pipeline: AuditPipeline) -> list[dict[str, Any]]:
+    """Return every destination in this pipeline's outbox directory, with the processes that have files there."""
+    folder = pipeline.primary.lane.folder
+    now = utc_now()
+    return [] if folder is None else [destination_document(one, now) for one in read_outbox_status(folder.root)]
 
 
 def _json(status: int, document: object, *headers: tuple[str, str]) -> OperationsResponse:
@@ -256,7 +295,3 @@ def _json(status: int, document: object, *headers: tuple[str, str]) -> Operation
 
 def _not_allowed(methods: str) -> OperationsResponse:
     return _json(405, {"error": f"only {methods}"}, ("allow", methods))
-
-
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat()

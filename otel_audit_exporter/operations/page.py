@@ -22,6 +22,7 @@ import orjson
 from otel_audit_exporter.observability.health import AuditHealth
 from otel_audit_exporter.observability.health_monitor import SAMPLE_SECONDS, Sample
 from otel_audit_exporter.observability.stats import AuditStats, NotedError
+from otel_audit_exporter.runtime.visible import visible
 
 _HOUR: Final = 3600.0
 _WIDTH, _HEIGHT = 720.0, 160.0
@@ -43,13 +44,18 @@ NOTICES: Final[Mapping[str, tuple[str, str]]] = {
     "refused": ("critical", "The table refused it again; the new reason is below."),
     "unreachable": ("critical", "The sink cannot be reached, or its configuration is at fault. Nothing has changed."),
     "missing": ("warning", "There is no such dead letter any more."),
+    "all-stored": ("good", "All dead letters are in the table now."),
+    "some-refused": ("critical", "The table refused some again; the new reasons are below."),
+    "more-left": ("warning", "Some are stored, and others are left: retry again."),
+    "acknowledged": ("good", "The losses so far are acknowledged."),
+    "no-reason": ("warning", "Say why the losses are acknowledged."),
 }
 
 
 @dataclass(frozen=True)
 class PageData:
-    """What the page shows. ``letters`` are as in the JSON document, None where they cannot be read; ``notice`` is a
-    key of :data:`NOTICES`.
+    """What the page shows. ``letters``, ``causes``, ``losses`` and ``destinations`` are as in the JSON documents, None
+    where they cannot be read; ``notice`` is a key of :data:`NOTICES`.
     """
 
     target: str
@@ -58,6 +64,9 @@ class PageData:
     samples: Sequence[Sample]
     errors: Sequence[NotedError]
     letters: Sequence[Mapping[str, Any]] | None
+    causes: Sequence[Mapping[str, Any]] = ()
+    losses: Mapping[str, Any] | None = None
+    destinations: Sequence[Mapping[str, Any]] = ()
     notice: str = ""
 
 
@@ -80,7 +89,9 @@ def render_page(data: PageData, now: float | None = None) -> tuple[str, str]:
         chart=_chart(data.samples, data.stats.pending, now),
         sinks=_sinks(data.stats, data.health),
         errors=_errors(data.errors),
-        letters=_letters(data.letters, data.health.parked),
+        losses=_losses(data.losses),
+        destinations=_destinations(data.destinations),
+        letters=_causes(data.causes, data.health.parked) + _letters(data.letters, data.health.parked),
     )
     policy = (
         f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
@@ -103,7 +114,7 @@ def _tiles(data: PageData, now: float) -> str:
     stats, health = data.stats, data.health
     tiles = [
         ("Delivered", f"{stats.succeeded:,}", _rate(data.samples, now)),
-        ("Success rate", f"{_percent(stats.success_rate)}", "of what is settled"),
+        ("Success rate", f"{_percent(stats.success_rate)}", "of what was asked for"),
         ("Pending", f"{stats.pending:,}", _waiting(stats)),
         ("Overdue", f"{health.overdue:,}", f"pending for longer than {health.cycle_seconds:.3g} s"),
         ("Held", f"{stats.held:,}", "until a cause is mended"),
@@ -237,6 +248,79 @@ def _times(error: NotedError) -> str:
     return "" if error.times == 1 else f", {error.times:,} times in a row since {_moment(error.first_at)}"
 
 
+def _losses(losses: Mapping[str, Any] | None) -> str:
+    if losses is None:
+        return '<p class="none">They cannot be read.</p>'
+    items = "".join(_loss(loss) for loss in losses["losses"])
+    if losses["parked"]:
+        items += f'<li><p class="what"><b>{losses["parked"]:,} parked</b>: see the dead letters</p></li>'
+    acknowledged = "".join(
+        f'<li><p class="when">{_text(one["by"])} acknowledged at {_utc(one["at"])}: {_text(one["reason"])}</p></li>'
+        for one in losses["acknowledgements"][-1:]
+    )
+    if not items:
+        return f'<p class="none">None.</p><ul class="list">{acknowledged}</ul>'
+    form = (
+        '<form method="post" action="losses/acknowledge"><label for="reason">Reason</label> '
+        '<input id="reason" name="reason" required maxlength="160"/> '
+        '<button id="acknowledge">Acknowledge</button></form>'
+    )
+    return f'<ul class="list">{items}{acknowledged}</ul>{form}'
+
+
+def _loss(loss: Mapping[str, Any]) -> str:
+    return (
+        f'<li><p class="what"><b>{loss["count"]:,} {_text(loss["kind"])}</b></p>'
+        f'<p class="error">{_text(loss["cause"])}</p>'
+        f"<p>What to do: {_text(loss['remedy'])}</p>"
+        f'<p class="when">last at {_utc(loss["last_at"])}, one of them: {_text(loss["example"])}</p></li>'
+    )
+
+
+def _utc(moment: str) -> str:
+    return f"{_text(moment[:19].replace('T', ' '))} UTC"
+
+
+def _destinations(destinations: Sequence[Mapping[str, Any]]) -> str:
+    if not destinations:
+        return '<p class="none">The outbox is in memory: this process has nothing in common with others.</p>'
+    rows = "".join(
+        f"<tr><th>{_text(one['destination'])}</th><td>{process['pid'] or ''}</td>"
+        f"<td>{_state(process)}</td>"
+        f"<td>{_count(process['pending'])}</td><td>{_duration(process['oldest_pending_seconds'])}</td>"
+        f"<td>{_count(one['parked'])}</td></tr>"
+        for one in destinations
+        for process in one["processes"] or [_NO_PROCESS]
+    )
+    head = "<tr><th>Destination</th><th>Process</th><th>State</th><th>Pending</th><th>Oldest</th><th>Parked</th></tr>"
+    return f'<div class="wide"><table>{head}{rows}</table></div>'
+
+
+_NO_PROCESS: Final = {"pid": None, "live": True, "problem": "", "pending": 0, "oldest_pending_seconds": 0.0}
+
+
+def _state(process: Mapping[str, Any]) -> str:
+    return _text(", ".join(filter(None, ("live" if process["live"] else "orphaned", process["problem"]))))
+
+
+def _count(value: int | None) -> str:
+    return "?" if value is None else f"{value:,}"
+
+
+def _causes(causes: Sequence[Mapping[str, Any]], count: int) -> str:
+    if not count:
+        return ""
+    rows = "".join(
+        f"<tr><td>{cause['count']:,}</td><td>{_text(cause['error'], _MAX_NAME)}</td>"
+        f"<td>{_utc(cause['newest_at'])}</td></tr>"
+        for cause in causes
+    )
+    return (
+        f'<div class="wide"><table><tr><th>Events</th><th>Cause</th><th>Newest</th></tr>{rows}</table></div>'
+        f'<form method="post" action="dead-letters/retry"><button id="retry-all">Retry all {count:,}</button></form>'
+    )
+
+
 def _letters(letters: Sequence[Mapping[str, Any]] | None, count: int) -> str:
     if letters is None:
         return '<p class="none">They cannot be read.</p>'
@@ -244,13 +328,18 @@ def _letters(letters: Sequence[Mapping[str, Any]] | None, count: int) -> str:
         return '<p class="none">None.</p>'
     items = "".join(_letter(letter) for letter in letters)
     rest = max(count - len(letters), 0)
-    more = f'<p class="none">and {rest:,} more: <code>otel-audit dead-letters list</code></p>' if rest else ""
+    more = (
+        f'<p class="none">and {rest:,} more: <a href="dead-letters?limit=1000">all, page by page</a></p>'
+        if rest
+        else ""
+    )
     return f'<ul class="list">{items}</ul>{more}'
 
 
 def _letter(letter: Mapping[str, Any]) -> str:
     key = quote(str(letter["record_id"]), safe="")
-    action = f"retry {letter['action']} {letter['entity_type']} {letter['entity_id']}"
+    named = (letter["action"] or "(unreadable)", letter["entity_type"], letter["entity_id"])
+    action = f"retry {' '.join(str(one) for one in named if one)}"
     tries = f"{letter['attempts']:,} {'try' if letter['attempts'] == 1 else 'tries'}"
     row = ""
     if letter.get("row") is not None:
@@ -260,7 +349,7 @@ def _letter(letter: Mapping[str, Any]) -> str:
             f'<pre tabindex="0">{document}</pre></details>'
         )
     return (
-        f'<li class="letter"><div><p class="what"><b>{_name(letter["action"])}</b> {_name(letter["entity_type"])} '
+        f'<li class="letter"><div><p class="what"><b>{_name(named[0])}</b> {_name(letter["entity_type"])} '
         f'<code>{_name(letter["entity_id"])}</code></p><p class="error">{_text(letter["error"])}</p>'
         f'<p class="when">parked {_text(str(letter["parked_at"])[:19].replace("T", " "))} UTC, {tries}, '
         f"id <code>{_name(letter['record_id'])}</code></p>{row}</div>"
@@ -282,7 +371,7 @@ def _name(value: object) -> str:
 
 
 def _text(value: object, most: int = _MAX_TEXT) -> str:
-    text = "" if value is None else str(value)
+    text = "" if value is None else visible(str(value))
     return escape(text if len(text) <= most else f"{text[:most]}…")
 
 

@@ -1,7 +1,8 @@
 """Operations over HTTP for any framework: a WSGI and an ASGI application, to be mounted somewhere.
 
-``/`` is a page for people, ``/stats``, ``/health`` and ``/dead-letters`` are JSON, and a POST to
-``/dead-letters/<id>/retry`` offers a dead letter to the sink again. FastAPI has ``audit_router`` for the same.
+``/`` is a page for people, ``/stats``, ``/health``, ``/losses`` and ``/dead-letters`` are JSON. A POST to
+``/dead-letters/<id>/retry`` or ``/dead-letters/retry`` offers one or all dead letters to the sink again, one to
+``/losses/acknowledge`` says that somebody has seen the losses. FastAPI has ``audit_router`` for the same.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+MAX_FORM_BYTES = 16_384
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -86,7 +88,9 @@ def operations_asgi(
         elif allow is not None and not await _answered(allow(scope)):
             response = _forbidden()
         else:  # the outbox and the sink are waited for, which must not hold up the event loop
-            response = await asyncio.to_thread(handler.answer, _from_scope(scope, path))
+            response = await asyncio.to_thread(
+                handler.answer, _from_scope(scope, path, await _read_form(scope, receive))
+            )
         await send({"type": "http.response.start", "status": response.status, "headers": _encoded_headers(response)})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
 
@@ -111,13 +115,37 @@ def _with_slash_wsgi(application: WSGIApp) -> WSGIApp:
 def _from_environ(environ: Environ) -> OperationsRequest:
     headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
     path = str(environ.get("PATH_INFO", "")).encode("latin-1", "replace").decode("utf-8", "replace")
-    return OperationsRequest(environ["REQUEST_METHOD"], path, headers, dict(parse_qsl(environ.get("QUERY_STRING", ""))))
+    return OperationsRequest(
+        environ["REQUEST_METHOD"], path, headers, dict(parse_qsl(environ.get("QUERY_STRING", ""))), _form(environ)
+    )
 
 
-def _from_scope(scope: Scope, path: str) -> OperationsRequest:
+def _form(environ: Environ) -> dict[str, str]:
+    try:
+        length = min(int(environ.get("CONTENT_LENGTH") or 0), MAX_FORM_BYTES)
+    except ValueError:
+        return {}
+    return form_of(environ["wsgi.input"].read(length)) if environ["REQUEST_METHOD"] == "POST" and length > 0 else {}
+
+
+def form_of(body: bytes) -> dict[str, str]:
+    """Return the fields of a form that a browser sends."""
+    return dict(parse_qsl(body[:MAX_FORM_BYTES].decode("utf-8", "replace")))
+
+
+async def _read_form(scope: Scope, receive: Receive) -> dict[str, str]:
+    body, more = b"", scope["method"] == "POST"
+    while more and len(body) < MAX_FORM_BYTES:
+        message = await receive()
+        body += message.get("body", b"")
+        more = bool(message.get("more_body", False))
+    return form_of(body)
+
+
+def _from_scope(scope: Scope, path: str, form: Mapping[str, str]) -> OperationsRequest:
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
     query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
-    return OperationsRequest(scope["method"], path, headers, query)
+    return OperationsRequest(scope["method"], path, headers, query, form)
 
 
 def _path_below_mount(scope: Scope) -> str:

@@ -6,16 +6,17 @@ is then held over a fork. It keeps a rollback journal, as files that several pro
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from importlib import resources
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, quiet, register_renewed
@@ -28,6 +29,7 @@ _CLOCK_SECONDS: Final = 2.0  # no file system's clock is coarser: a younger chan
 _WORD_SECONDS: Final = 7 * 86_400.0  # who has not asked for so long does not run any more
 
 
+LetterKind = Literal["refused", "invalid"]
 Place = tuple[float, str]  # in the order of the dead letters: when it was parked, and its id
 
 
@@ -35,17 +37,21 @@ Place = tuple[float, str]  # in the order of the dead letters: when it was parke
 class DeadLetter:
     """One parked event.
 
-    ``row`` is the row as it was sent to the sink (column to value); ``error`` and ``code`` are the sink's
-    reason; times are aware and in UTC.
+    ``kind`` is ``"refused"`` (by the sink: ``row`` is the row as it was sent, column to value) or ``"invalid"`` (never
+    offered to the sink: ``row`` is None, ``fields`` is what the event said, and ``reasons`` what is wrong with each
+    field). ``error`` and ``code`` are the reason; times are aware and in UTC.
     """
 
     record_id: str
-    row: dict[str, Any]
+    row: dict[str, Any] | None
     error: str
     code: str | None
     attempts: int
     first_failed_at: datetime
     parked_at: datetime
+    kind: LetterKind = "refused"
+    fields: Mapping[str, Any] | None = None
+    reasons: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +66,14 @@ class StoredDeadLetter:
     first_failed_at: float
     parked_at: float
     parked_by: str
+    reasons: str | None = None  # of an event that is wrong by itself: JSON, field to what is wrong
 
-    def letter(self, row: dict[str, Any]) -> DeadLetter:
+    @property
+    def kind(self) -> LetterKind:
+        """Whether the sink refused it, or it was wrong by itself."""
+        return "refused" if self.reasons is None else "invalid"
+
+    def letter(self, row: dict[str, Any] | None, fields: Mapping[str, Any] | None = None) -> DeadLetter:
         """Return what people are shown."""
         return DeadLetter(
             self.record_id,
@@ -71,6 +83,9 @@ class StoredDeadLetter:
             self.attempts,
             datetime.fromtimestamp(self.first_failed_at, UTC),
             datetime.fromtimestamp(self.parked_at, UTC),
+            self.kind,
+            fields,
+            None if self.reasons is None else json.loads(self.reasons),
         )
 
 
@@ -158,10 +173,7 @@ class SqliteDeadLetterStore:
         self._heard: tuple[int, ...] = ()
 
     def park(self, events: Iterable[StoredDeadLetter]) -> None:
-        rows = [
-            (e.record_id, e.body, e.error, e.code, e.attempts, e.first_failed_at, e.parked_at, e.parked_by)
-            for e in events
-        ]
+        rows = [astuple(e) for e in events]
         seen = self._inode()
         try:
             self._keep(rows)
@@ -173,7 +185,7 @@ class SqliteDeadLetterStore:
 
     def _keep(self, rows: Sequence[tuple[Any, ...]]) -> None:
         with self._connected(create=True) as connection:
-            connection.executemany("INSERT OR REPLACE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            connection.executemany("INSERT OR REPLACE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def _inode(self) -> int | None:
         try:

@@ -18,7 +18,9 @@ from opentelemetry.sdk.resources import Resource
 from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.delivery.dead_letters import StoredLetters
 from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.observability.losses import LossLedger
 from otel_audit_exporter.outbox.directory import OutboxDirectory, orphans_elsewhere
+from otel_audit_exporter.pipeline import factory
 from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
 from otel_audit_exporter.pipeline.exporters import (
     EXPORTERS,
@@ -27,7 +29,7 @@ from otel_audit_exporter.pipeline.exporters import (
     expand_client,
     make_exporter,
 )
-from otel_audit_exporter.pipeline.factory import stored_letters as factory_letters
+from otel_audit_exporter.pipeline.factory import SinkFactory
 from otel_audit_exporter.pipeline.intake import UNLIMITED
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.pipeline.sink_factories import SINK_FACTORIES
@@ -324,12 +326,24 @@ def stored_letters(settings: Settings) -> StoredLetters:
 
     Raises :class:`AuditConfigurationError` where a setting is missing, or where that exporter keeps none on disk.
     """
+    return factory.stored_letters(_factory_on_disk(settings), settings)
+
+
+def stored_losses(settings: Settings) -> LossLedger:
+    """Return the losses of the destination that these settings configure; its outbox is not touched.
+
+    Raises :class:`AuditConfigurationError` where a setting is missing, or where that exporter keeps none on disk.
+    """
+    return factory.stored_losses(_factory_on_disk(settings), settings)
+
+
+def _factory_on_disk(settings: Settings) -> SinkFactory:
     first = (_chosen(settings.exporter or DEFAULT_EXPORTER) or [""])[0]
-    make_factory = SINK_FACTORIES.get(first) if isinstance(first, str) else None
-    factory = None if make_factory is None else make_factory()
-    if factory is None or not factory.adopts:
-        raise AuditConfigurationError(f"exporter {first!r} keeps no dead letters on disk")
-    return factory_letters(factory, settings)
+    make = SINK_FACTORIES.get(first) if isinstance(first, str) else None
+    made = None if make is None else make()
+    if made is None or not made.adopts:
+        raise AuditConfigurationError(f"exporter {first!r} keeps no dead letters on disk, and no losses")
+    return made
 
 
 def _unknown_exporter(given: Any) -> str:

@@ -6,6 +6,7 @@ pipeline's own records, which are in the outbox before the SDK sees them, it onl
 
 from __future__ import annotations
 
+import json
 import time
 import weakref
 from collections.abc import Iterable, Sequence
@@ -223,7 +224,8 @@ class AuditExporter(LogRecordExporter):
         try:
             body = self._rules.compose(event_arguments_from(record)).body
         except AuditEventError as error:
-            self._lane.park_unsent(raw_body(record, self._rules.encoder), shape_error(str(error)))
+            reasons = json.dumps(dict(error.problems), ensure_ascii=False)
+            self._lane.park_unsent(raw_body(record, self._rules.encoder), shape_error(str(error)), reasons)
             return
         ticket = self._lane.accept(body)
         mine.setdefault(ticket.store, []).append((ticket.seq, body))

@@ -192,6 +192,13 @@ def stored_letters(factory: SinkFactory, settings: Settings) -> StoredLetters:
     return StoredLetters(sink, factory.rows_of(mapping), letters, _delivery_options(factory, settings))
 
 
+def stored_losses(factory: SinkFactory, settings: Settings) -> LossLedger:
+    """Return the losses of a destination, and nothing else of it."""
+    make_sink(factory, settings, make_mapping(settings)).close()  # after which it knows its place
+    folder = factory.folders(settings)[0]
+    return LossLedger(LossFile(folder.path), stored_dead_letters(folder))
+
+
 def _mapping_or_default(settings: Settings, strict: bool) -> tuple[TableMapping, str | None]:
     """Return the mapping, or the default one and why the environment's settings do not fit a mapping."""
     try:

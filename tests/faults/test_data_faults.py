@@ -301,6 +301,7 @@ def assert_one_parked(running: Running, code: str | None) -> DeadLetter:
     (bad,) = running.said.keys() - running.good
     assert (letter.record_id, letter.code) == (bad, code)
     assert letter.error
+    assert letter.row is not None
     assert letter.row.get("id", bad) == bad  # one that is nested too deeply is shown as its text
     stats = running.pipeline.stats()
     assert (stats.failed, stats.pending) == (1, 0)

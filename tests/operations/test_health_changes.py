@@ -99,8 +99,10 @@ def test_a_dead_letter_that_is_dropped_is_trouble_no_more(
     assert drop(parked[0])
     assert pipeline.health().reasons == (
         "success rate 50 %, below 98 %",
-        "1 event parked in the dead letters, more than 1 %: invalid input syntax for type uuid (22P02). "
-        "What to do: correct the event; then `otel-audit dead-letters retry`",
+        (
+            "1 event parked in the dead letters, more than 1 %: invalid input syntax for type uuid (22P02). "
+            "What to do: correct the event; then `otel-audit dead-letters retry`"
+        ),
     )
     assert drop(parked[1])
     wait_until(lambda: levels == ["critical", "good"], "nothing is left")

@@ -65,6 +65,7 @@ def test_what_cannot_be_read_is_parked_and_holds_nobody_up(tmp_path: Path, left:
     assert len(sqlite_rows(tmp_path / "away" / "rows.db")) == 2
     (letter,) = pipeline.dead_letters()
     assert "no row" in letter.error
+    assert letter.row is not None
     assert "record" in letter.row
     assert pipeline.dead_letters().retry() == 0
     exported = io.StringIO()

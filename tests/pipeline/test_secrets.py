@@ -139,6 +139,7 @@ def test_a_refused_row_s_values_are_in_no_log(
     assert pipeline.stats().failed == 1
     (letter,) = pipeline.dead_letters()
     check(caplog.text, letter.error, str(pipeline.stats()))
+    assert letter.row is not None
     assert letter.row["new_values"] == {"note": "S3CRET"}
 
 

@@ -1,0 +1,118 @@
+"""What operations answer as JSON: dead letters, a page of them at a time, and losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+from otel_audit_exporter.event.encoded_event import loads_exact
+from otel_audit_exporter.event.fields import INDEX
+from otel_audit_exporter.event.serialization import split
+from otel_audit_exporter.outbox.dead_letter_store import Place, StoredDeadLetter, place_of
+from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 1000
+_MAX_DIGITS: Final = 9
+_CAUSES: Final = 20
+
+
+class BadQueryError(ValueError):
+    """Say what is wrong with the query of a request."""
+
+
+def limit_of(query: Mapping[str, str]) -> int:
+    """Return how many are asked for. Raises :class:`BadQueryError`."""
+    given = query.get("limit", "")
+    if not given:
+        return DEFAULT_LIMIT
+    if not (given.isascii() and given.isdigit() and len(given) <= _MAX_DIGITS):
+        raise BadQueryError(f"limit: must be a whole number, {MAX_LIMIT} or less")
+    return min(int(given), MAX_LIMIT)
+
+
+def place_in(query: Mapping[str, str]) -> Place | None:
+    """Return after which dead letter the page begins; None: at the start. Raises :class:`BadQueryError`."""
+    given = query.get("after", "")
+    if not given:
+        return None
+    at, _, record_id = given.partition("_")
+    try:
+        return float.fromhex(at), record_id
+    except (ValueError, OverflowError):
+        raise BadQueryError("after: must be what `next` of the page before says") from None
+
+
+def letters_document(pipeline: AuditPipeline, query: Mapping[str, str], *, with_rows: bool) -> dict[str, Any]:
+    """Return one page of the dead letters: ``next`` is the ``after`` of the page that follows, None at the end."""
+    limit = limit_of(query)
+    store = pipeline.primary.lane.dead_letters
+    found = store.page(place_in(query), limit + 1)
+    shown = found[:limit]
+    more = len(found) > limit and bool(shown)
+    return {
+        "count": store.count(),
+        "dead_letters": [letter_document(pipeline, parked, with_row=with_rows) for parked in shown],
+        "next": f"{place_of(shown[-1])[0].hex():s}_{shown[-1].record_id:s}" if more else None,
+    }
+
+
+def letter_document(pipeline: AuditPipeline, parked: StoredDeadLetter, *, with_row: bool) -> dict[str, Any]:
+    """Return one dead letter; where the event's bytes cannot be read, what is known of it."""
+    letter = {
+        "record_id": parked.record_id,
+        **_named(parked.body),
+        "kind": parked.kind,
+        "error": parked.error,
+        "code": parked.code,
+        "attempts": parked.attempts,
+        "first_failed_at": _moment(parked.first_failed_at),
+        "parked_at": _moment(parked.parked_at),
+    }
+    if with_row:
+        letter["row"] = _row(pipeline, parked.body)
+    return letter
+
+
+def _named(body: bytes) -> dict[str, Any]:
+    try:
+        fragments = split(body)
+        named = {name: loads_exact(fragments[INDEX[name]]) for name in ("action", "entity_type", "entity_id")}
+    except (ValueError, IndexError):
+        return {"action": None, "entity_type": None, "entity_id": None, "unreadable": True}
+    return {**named, "unreadable": False}
+
+
+def _row(pipeline: AuditPipeline, body: bytes) -> object:
+    """Return the row as it was written: no encoder has to know its largest number or deepest value."""
+    try:
+        return orjson.Fragment(pipeline.primary.lane.row_of(body))
+    except (ValueError, IndexError):
+        return {"record": body.decode("utf-8", "backslashreplace")}
+
+
+def causes_document(pipeline: AuditPipeline) -> list[dict[str, Any]]:
+    """Return why events are parked, the most frequent cause first."""
+    causes = pipeline.primary.lane.dead_letters.causes(_CAUSES)
+    return [{**asdict(cause), "newest_at": _moment(cause.newest_at)} for cause in causes]
+
+
+def losses_document(pipeline: AuditPipeline) -> dict[str, Any]:
+    """Return what was rejected, lost and parked in the last day and not acknowledged, and the acknowledgements."""
+    records, parked = pipeline.losses(), pipeline.primary.losses.parked()
+    return {
+        "losses": [
+            {**asdict(loss), "first_at": _moment(loss.first_at), "last_at": _moment(loss.last_at)}
+            for loss in records.losses
+        ],
+        "parked": parked.count,
+        "acknowledgements": [{**asdict(one), "at": _moment(one.at)} for one in records.acknowledgements],
+    }
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
