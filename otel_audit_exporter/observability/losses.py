@@ -15,7 +15,7 @@ from typing import Final
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, ParkedSince
 from otel_audit_exporter.outbox.loss_file import LossStore
-from otel_audit_exporter.outbox.loss_records import KEPT_SECONDS, Loss, LossKind, LossRecords
+from otel_audit_exporter.outbox.loss_records import KEPT_SECONDS, SEVERAL_CAUSES, Loss, LossKind, LossRecords
 from otel_audit_exporter.runtime.fork_safety import register_renewed
 
 WHAT_TO_DO_WITH_PARKED: Final = (
@@ -23,6 +23,7 @@ WHAT_TO_DO_WITH_PARKED: Final = (
 )
 _HOUR: Final = 3600.0
 _GRAIN_SECONDS: Final = 60.0
+_CAUSES_AT_ONCE: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,13 @@ class LossLedger:
     def note(self, kind: LossKind, cause: Cause, example: str, count: int = 1) -> None:
         """Note events that are kept nowhere."""
         now = self._clock()
-        loss = Loss(kind, cause.text, cause.remedy, example, count, now, now)
         with self._lock:
-            first = (kind, cause.text) not in self._noted
-            self._noted.add((kind, cause.text))
+            first = (kind, cause.text) not in self._noted and len(self._noted) < _CAUSES_AT_ONCE
+            if not first and len(self._unwritten.losses) >= _CAUSES_AT_ONCE:
+                cause = Cause(SEVERAL_CAUSES, cause.remedy)
+            if first:
+                self._noted.add((kind, cause.text))
+            loss = Loss(kind, cause.text, cause.remedy, example, count, now, now)
             self._unwritten = self._unwritten.added([loss], now)
         if first:
             self.write()

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 LossKind = Literal["rejected", "lost"]
 KEPT_SECONDS: Final = 86_400.0
+SEVERAL_CAUSES: Final = "several causes: see the log"
 FILE_BYTES: Final = 4096  # one page: it is written whole or not at all
 _MAGIC: Final = "otel-audit losses 1"
 _TEXT_LENGTH: Final = 160
@@ -101,7 +102,7 @@ class LossRecords:
             return replace(self, acknowledgements=self.acknowledgements[1:])
         if len(self.losses) > 1:
             *others, rarer, rarest = sorted(self.losses, key=lambda loss: -loss.count)
-            joined = replace(rarer + rarest, kind=rarer.kind, cause="several causes: see the log", example="")
+            joined = replace(rarer + rarest, kind=rarer.kind, cause=SEVERAL_CAUSES, example="")
             return replace(self, losses=(*others, joined))
         return LossRecords()
 

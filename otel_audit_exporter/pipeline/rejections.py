@@ -17,7 +17,10 @@ _DOUBT_SECONDS: Final = 30.0
 _LEAST_ROOM_BYTES: Final = 65_536
 _CORRECT_THE_CALL: Final = "correct the call"
 _REMEDIES: Final[tuple[tuple[type[Exception], str], ...]] = (
-    (OutboxFullError, "see why the sink takes no events, free disk, or raise OTEL_AUDIT_OUTBOX_MAX_BYTES"),
+    (
+        OutboxFullError,
+        "see `otel-audit status`; have the sink take events, free disk, or raise OTEL_AUDIT_OUTBOX_MAX_BYTES",
+    ),
     (AuditShutdownError, "call configure_audit() again, or keep the outbox on disk (OTEL_AUDIT_OUTBOX=disk)"),
     (AuditError, "see that the outbox directory (OTEL_AUDIT_OUTBOX_DIR) is there and can be written to"),
 )
@@ -75,6 +78,8 @@ class Rejections:
 
 
 def _cause_of(error: Exception) -> Cause:
+    if isinstance(error, OutboxFullError):  # whose own words name a file, and are longer than what is written down
+        return Cause("the outbox is full: the sink takes no events, or the disk is full", _REMEDIES[0][1])
     text = str(error) if isinstance(error, AuditError) else type(error).__name__
     remedy = next((remedy for kind, remedy in _REMEDIES if isinstance(error, kind)), "see the log at level DEBUG")
     return Cause(text, remedy)

@@ -43,6 +43,8 @@ LOCKS: Final[dict[str, tuple[str, Callable[[audit.AuditPipeline], Any], bool]]] 
         lambda pipeline: lane_of(pipeline).announcer._lock,
         False,
     ),
+    "observability.losses.LossLedger._lock": ("memory", lambda pipeline: pipeline.primary.losses._lock, False),
+    "observability.losses.LossLedger._writing": ("memory", lambda pipeline: pipeline.primary.losses._writing, False),
     "observability.metrics._Registry.lock": ("memory", lambda pipeline: metrics._registry.lock, False),
     "observability.stats.DeliveryCounters.lock": ("memory", lambda pipeline: lane_of(pipeline).books.lock, True),
     "outbox.checkpointer.Housekeeper._lock": ("sqlite", lambda pipeline: housekeeper._lock, False),

@@ -44,7 +44,7 @@ class Observer:
             figures == tuple(sums[f"audit.{name}"] for name in names)
             and figures == tuple(document[key] for key in keys)
             and health.level == answer.json()["level"] == ("good", "warning", "critical")[int(sums["audit.health"])]
-            and answer.status_code == (503 if health.level == "critical" else 200)
+            and answer.status_code == (200 if health.accepting else 503)
             and f'<div class="level {health.level}">' in page
         )
 

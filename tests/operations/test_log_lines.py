@@ -147,7 +147,7 @@ def test_events_that_a_full_outbox_refuses_give_one_line(caplog: pytest.LogCaptu
             refused += 1
     lost = [line for line in lines(caplog) if "an event is lost" in line]
     assert len(lost) == 1
-    assert "What to do: see why the sink takes no events" in lost[0]
+    assert "What to do: see `otel-audit status`" in lost[0]
     assert lost[0].endswith("It was: update_part part part-0")
     assert pipeline.health().level == "critical"
 

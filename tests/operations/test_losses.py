@@ -216,7 +216,7 @@ def test_a_full_outbox_is_503_until_it_takes_events_again() -> None:
     assert flush_audit(60_000)
     status, health = ask("/health")
     assert (status, health["accepting"], health["rejected"]) == (200, True, 1)
-    assert "What to do: see why the sink takes no events" in str(health["reasons"])
+    assert "What to do: see `otel-audit status`" in str(health["reasons"])
 
 
 def test_held_events_name_their_cause_and_remedy(configured: Configure, stub: StubExporter) -> None:
