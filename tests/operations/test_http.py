@@ -452,7 +452,7 @@ def test_the_page_shows_level_figures_picture_errors_and_a_button_for_each_dead_
         attributes["action"] for tag, attributes in tags if tag == "form"
     }
     assert any(tag == "path" and attributes["class"] == "line" for tag, attributes in tags)
-    assert html.count("invalid input syntax for type uuid") == 4  # in the reason, too
+    assert html.count("invalid input syntax for type uuid") == 5  # in the reason and among the causes, too
 
 
 @KINDS
