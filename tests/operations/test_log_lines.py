@@ -180,7 +180,7 @@ def test_the_same_mistake_in_every_call_gives_one_line(
     configured()
     for _ in range(500):
         mistake()
-    assert len(lines(caplog)) == most
+    assert len([line for line in lines(caplog) if not line.startswith("audit: health")]) == most  # that is told, too
     assert not any(SECRET in line for line in lines(caplog))
 
 
