@@ -16,6 +16,7 @@ from otel_audit_exporter.cli.emit import emit
 from otel_audit_exporter.cli.history import history, tail
 from otel_audit_exporter.cli.losses import losses
 from otel_audit_exporter.cli.outbox import outbox
+from otel_audit_exporter.cli.redact_check import redact_check
 from otel_audit_exporter.cli.schema import schema
 from otel_audit_exporter.cli.status import status
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError
@@ -83,5 +84,6 @@ app.command()(status)
 app.command()(demo)
 app.command()(check)
 app.command()(schema)
+app.command()(redact_check)
 app.command()(tail)
 app.command()(history)

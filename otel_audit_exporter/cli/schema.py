@@ -32,8 +32,18 @@ def schema(
         str | None,
         typer.Option(metavar="NAME", help="A role that can insert and nothing else; made if it is not there."),
     ] = None,
+    writer_per_tenant: Annotated[
+        bool, typer.Option("--writer-per-tenant", help="The writer writes rows of the yachts in its token only.")
+    ] = False,
+    received_at: Annotated[
+        bool, typer.Option("--received-at", help="When a row arrived, by the database's clock; nobody can set it.")
+    ] = False,
     append_only: Annotated[
         bool, typer.Option("--append-only", help="No UPDATE, DELETE or TRUNCATE, for the owner neither.")
+    ] = False,
+    event_triggers: Annotated[
+        bool,
+        typer.Option("--event-triggers", help="No ALTER or DROP of the table, where the platform allows it."),
     ] = False,
     partitioned: Annotated[
         bool, typer.Option("--partitioned", help="Partitions by month, made ahead, and a default one.")
@@ -72,7 +82,10 @@ def schema(
         reader_role=reader_role,
         yacht_claim=yacht_claim,
         writer_role=writer_role,
+        writer_per_tenant=writer_per_tenant,
+        received_at=received_at,
         append_only=append_only,
+        event_triggers=event_triggers,
         partitioned=partitioned,
         retention_months=retention_months,
     )

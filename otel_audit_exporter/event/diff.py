@@ -12,7 +12,8 @@ from uuid import UUID
 
 import uuid_utils
 
-from otel_audit_exporter.event.json.types import Items, Members, StandIn, key_text, scalar_text, shape_of
+from otel_audit_exporter.event.json.shapes import Items, Members, StandIn
+from otel_audit_exporter.event.json.types import is_opaque, key_text, scalar_text, shape_of
 
 _NOTHING: Final = object()
 _SCALARS: Final = (str, bytes, int, float, Decimal, date, time, UUID)
@@ -22,13 +23,14 @@ _STAND_INS: Final = 16  # as in the walk: more than anyone means
 def changed(old: Any, new: Any) -> tuple[Any, Any]:
     """Return ``(old, new)`` with only what differs, to be recorded as ``old_values`` and ``new_values``.
 
-    Of two objects (mappings, dataclasses, models) the keys whose values differ are kept, inside nested objects too,
-    and the keys that only one of them has. Lists are values: they are kept whole where anything in them differs.
-    Values are compared by what they mean, so that these are no change: a Decimal and its float or text, a datetime
-    and its ISO text in another zone, a date or time and its text, a UUID and its text, an Enum and its value, NaN
-    and NaN. ``None`` and a key that is missing differ, as do ``True`` and ``1``. Where nothing differs, two objects
-    leave ``({}, {})``, and anything else ``(None, None)``. Never raises for a value's sake; what cannot be compared
-    is a change. The arguments are not changed, nor are their values copied.
+    Of two objects (mappings, dataclasses, models, rows of an ORM) the keys whose values differ are kept, inside
+    nested objects too, and the keys that only one of them has. The members that an event records are compared, not
+    the objects themselves: two objects of one row are equal to Django whatever they say. Lists are values: they are
+    kept whole where anything in them differs. Values are compared by what they mean, so that these are no change: a
+    Decimal and its float or text, a datetime and its ISO text in another zone, a date or time and its text, a UUID
+    and its text, an Enum and its value, NaN and NaN. ``None`` and a key that is missing differ, as do ``True`` and
+    ``1``. Where nothing differs, two objects leave ``({}, {})``, and anything else ``(None, None)``. Never raises
+    for a value's sake; what cannot be compared is a change. The arguments are not changed, nor are their values copied.
 
     ::
 
@@ -113,6 +115,8 @@ def _compared(one: Any, other: Any) -> bool:
     items, others = _items(one), _items(other)
     if items is not None and others is not None:
         return len(items) == len(others) and all(map(same, items, others))
+    if is_opaque(one) or is_opaque(other):  # its own word on equality may be about a key only
+        return one is other
     return bool(one == other)
 
 

@@ -1,27 +1,29 @@
-"""Which values are secrets of users, told by the key that they stand under."""
+"""Which values are secrets of users, by the key that they stand under or by their form."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-REDACTED = "[REDACTED]"
+from otel_audit_exporter.event.secret_keys import DEFAULT_REDACT_KEYS, SecretNames
+from otel_audit_exporter.event.secret_texts import REDACTED, hide_in_text, may_hold_secret
 
-DEFAULT_REDACT_KEYS: tuple[str, ...] = (
-    "password", "passwords", "password1", "password2", "passwd", "pwd", "passphrase", "passcode",
-    "secret", "secrets", "secret_key", "secret_keys", "client_secret",
-    "token", "access_token", "refresh_token", "auth_token", "csrf_token", "jwt", "jwts",
-    "api_key", "api_keys", "access_key", "access_keys", "private_key", "private_keys",
-    "credential", "credentials", "authorization", "cookie", "cookies", "set_cookie",
-)  # fmt: skip
+__all__ = ["DEFAULT_REDACT_KEYS", "REDACTED", "RedactionHook", "Redactor"]
 
 RedactionHook = Callable[[tuple[str, ...], object], object]
 
 _CACHED_KEYS = 4096
 _CACHED_KEY_LENGTH = 256
-_SEPARATORS = re.compile(r"[\W_]+")
-_HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+# Of {"name": "password", "value": ...}, {"field": "password", "old": ..., "new": ...}: what names, and what holds.
+_NAMING_KEYS = frozenset({
+    "name", "key", "field", "fieldname", "header", "k", "n", "param", "parameter", "variable", "attribute", "attr",
+    "column", "property", "setting", "option",
+})  # fmt: skip
+_HOLDING_KEYS = frozenset({
+    "value", "values", "val", "v", "old", "new", "oldvalue", "newvalue", "oldval", "newval", "previous", "current",
+    "before", "after", "from", "to", "was", "is", "default", "stringvalue", "rawvalue",
+})  # fmt: skip
+_JOINTS = str.maketrans("", "", "_- ")
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,11 @@ class Redactor:
     """Decide which values never reach the record.
 
     A key is hidden where a name of the list is the whole key or its last words: `user_password`, `apiKey`,
-    `X-Api-Key`, not `token_count`. Words are joined before they are compared, so that a listed `apikey` hides
-    `api_key` too. Safe to share between threads.
+    `X-Api-Key`, not `token_count`; also behind a word that is often run together with it (`dbpassword`), before a
+    word that says it is the secret still (`password_hash`), and in look-alike letters. Words are joined before they
+    are compared, so that a listed `apikey` hides `api_key` too. With the key go what a pair names
+    (`{"name": "password", "value": ...}`), what a text says of it (`password=...`), and secrets that are known by
+    their form (a JWT, a private key, the password in a URL). Safe to share between threads.
 
     Args:
         keys: the names whose values are hidden; an empty list switches this off.
@@ -41,21 +46,19 @@ class Redactor:
 
     keys: Iterable[str] = DEFAULT_REDACT_KEYS
     hook: RedactionHook | None = None
-    _names: frozenset[str] = field(init=False, repr=False, compare=False)
+    _names: SecretNames = field(init=False, repr=False, compare=False)
     _verdicts: dict[str, bool] = field(init=False, repr=False, compare=False, default_factory=dict)
     _shown: set[str] = field(init=False, repr=False, compare=False, default_factory=set)
 
     def __post_init__(self) -> None:
         keys = (self.keys,) if isinstance(self.keys, str) else tuple(self.keys)
-        # Words are joined before they are compared, so that a listed "apikey" and the key "api_key" meet.
-        names = frozenset(filter(None, ("".join(_words(key)) for key in keys)))
         object.__setattr__(self, "keys", keys)
-        object.__setattr__(self, "_names", names)
+        object.__setattr__(self, "_names", SecretNames(keys))
 
     @property
     def enabled(self) -> bool:
         """Whether any key is hidden at all."""
-        return bool(self._names)
+        return bool(self._names.names)
 
     def hides(self, key: str) -> bool:
         """Say whether the value under this key is to be hidden."""
@@ -63,10 +66,51 @@ class Redactor:
         return self._decide(key) if verdict is None else verdict
 
     def clears(self, keys: Collection[str]) -> bool:
-        """Say whether none of these keys is hidden: `hides` for a whole dict at once, and faster."""
-        if not self._names or self._shown.issuperset(keys):
+        """Say whether none of these keys is hidden: `hides` for a whole dict at once, and faster.
+
+        Given the dict itself, it also says no where the dict is a pair that names a secret.
+        """
+        if self._shown.issuperset(keys) or not self._names.names:
             return True
-        return not any(map(self.hides, keys))
+        if any(map(self.hides, keys)):
+            return False
+        return not (isinstance(keys, dict) and self.names_secret(keys.items()))
+
+    def names_secret(self, members: Iterable[tuple[object, object]]) -> bool:
+        """Say whether members such as `name` and `value` are a pair whose value is a secret."""
+        names, holds = [], False
+        for key, value in members:
+            if isinstance(key, str):
+                plain = _plain_key(key)
+                holds = holds or plain in _HOLDING_KEYS
+                if plain in _NAMING_KEYS:
+                    names.append(value)
+        return holds and any(map(self.is_secret_name, names))
+
+    def is_secret_name(self, value: object) -> bool:
+        """Say whether a value, of a pair, is a key that would be hidden."""
+        if isinstance(value, bytes):
+            value = value[:_CACHED_KEY_LENGTH].decode("latin-1")
+        return isinstance(value, str) and len(value) <= _CACHED_KEY_LENGTH and self.hides(value)
+
+    def holds_pair_value(self, key: str) -> bool:
+        """Say whether a member of this name is what a pair's name speaks of."""
+        return _plain_key(key) in _HOLDING_KEYS
+
+    def text(self, text: str) -> str:
+        """Return a text without its secrets; the text itself where it has none."""
+        if self.enabled and may_hold_secret(text, self._names.endings):
+            return hide_in_text(text, self.hides)
+        return text
+
+    def clears_texts(self, texts: list[str]) -> bool:
+        """Say whether none of these texts holds a secret: all at once, as one look through a long text is quicker."""
+        if not texts or not self.enabled:
+            return True
+        endings = self._names.endings
+        if not may_hold_secret("\n".join(texts), endings):
+            return True
+        return not any(may_hold_secret(text, endings) and self.text(text) is not text for text in texts)
 
     def ask_hook(self, path: tuple[str, ...], value: object) -> object:
         """Return what the hook wants recorded for a value; `"[REDACTED]"` where the hook raises."""
@@ -78,7 +122,7 @@ class Redactor:
             return REDACTED
 
     def _decide(self, key: str) -> bool:
-        verdict = _ends_in(_words(key), self._names)
+        verdict = self.enabled and self._names.include(key)
         if len(key) <= _CACHED_KEY_LENGTH:
             self._remember(key, verdict)
         return verdict
@@ -88,21 +132,9 @@ class Redactor:
             self._verdicts.clear()
             self._shown.clear()
         self._verdicts[key] = verdict
-        if not verdict:
+        if not verdict and not self.holds_pair_value(key):  # such a key has its dict looked at
             self._shown.add(key)
 
 
-def _words(key: str) -> list[str]:
-    """Split a key into lower-case words: at whatever is no letter or digit, and at camelCase."""
-    return [word.lower() for part in _SEPARATORS.split(key) for word in _HUMPS.split(part) if word]
-
-
-def _ends_in(words: list[str], names: frozenset[str]) -> bool:
-    """Say whether the last words, joined, are one of the names."""
-    longest = max(map(len, names), default=0)
-    ending = ""
-    for word in reversed(words):
-        ending = word + ending
-        if ending in names or len(ending) > longest:
-            break
-    return ending in names
+def _plain_key(key: str) -> str:
+    return key.translate(_JOINTS).lower()

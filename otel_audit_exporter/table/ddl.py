@@ -41,7 +41,10 @@ class TablePlan:
     reader_role: str = "authenticated"
     yacht_claim: str = "yacht_id"
     writer_role: str | None = None
+    writer_per_tenant: bool = False
+    received_at: bool = False
     append_only: bool = False
+    event_triggers: bool = False
     partitioned: bool = False
     retention_months: int | None = None
 
@@ -53,6 +56,14 @@ class TablePlan:
                 raise AuditConfigurationError(f"{name!r} is longer than the {_NAME_BYTES} bytes of a name")
         if self.retention_months is not None and not self.partitioned:
             raise AuditConfigurationError("--retention-months goes with --partitioned: it drops whole partitions")
+        if self.writer_per_tenant and self.writer_role is None:
+            raise AuditConfigurationError(
+                "--writer-per-tenant goes with --writer-role: it says what that role may write"
+            )
+        if self.event_triggers and self.partitioned:
+            raise AuditConfigurationError(
+                "--event-triggers goes without --partitioned: partitions are made by altering the table"
+            )
         if self.writer_role == self.reader_role and self.rls:
             raise AuditConfigurationError("--writer-role and --reader-role must be two roles")
 
@@ -92,15 +103,20 @@ class TablePlan:
     def _parts(self) -> Iterator[str]:
         chosen = {
             "table_schema": self.schema != "public",
+            "table_event_triggers_off": self.event_triggers,
             "table_plain": not self.partitioned,
             "table_partitioned": self.partitioned,
             "table_full": self.full,
             "table_indexes": self.indexes,
             "table_append_only": self.append_only,
             "table_append_only_partitions": self.append_only and self.partitioned,
+            "table_received_at": self.received_at,
+            "table_yachts": self.rls or self.writer_per_tenant,
             "table_rls": self.rls,
             "table_writer": self.writer_role is not None,
+            "table_writer_per_tenant": self.writer_per_tenant,
             "table_retention": self.retention_months is not None,
+            "table_event_triggers": self.event_triggers,
         }
         return (part for part, wanted in chosen.items() if wanted)
 
@@ -135,6 +151,11 @@ class TablePlan:
             "claim_literal": _literal(self.yacht_claim),
             "writer": quoted(self.writer_role or ""),
             "writer_literal": _literal(self.writer_role or ""),
+            "writer_check": f"yacht_id in (select {self._qualified(inside('reader_yachts'))}())"
+            if self.writer_per_tenant
+            else "true",
+            "name_literal": _literal(self.table),
+            **self._identities(),
             "default_name_literal": _literal(inside("default")),
             "default_partition_literal": _literal(self._qualified(inside("default"))),
             "default_partition_in_string": _in_string(self._qualified(inside("default"))),
@@ -145,12 +166,22 @@ class TablePlan:
             "refuse_change_literal": _literal(self._qualified(inside("refuse_change"))),
             "refuse_change_in_format": _in_format(self._qualified(inside("refuse_change"))),
         }
-        for index in ("yacht_index", "entity_index", "user_index", "no_change", "no_row_change"):
+        for index in ("yacht_index", "entity_index", "user_index", "no_change", "no_row_change", "stamp_trigger"):
             names[index] = quoted(inside(index))
         for policy in ("readers_policy", "writer_inserts_policy", "writer_finds_policy"):
             names[policy] = quoted(inside(policy.removesuffix("_policy")))
-        for function in ("make_partition", "make_partitions", "drop_partitions", "refuse_change", "reader_yachts"):
+        for function in (
+            "make_partition",
+            "make_partitions",
+            "drop_partitions",
+            "refuse_change",
+            "reader_yachts",
+            "stamp",
+            "guard",
+        ):
             names[function] = self._qualified(inside(function))
+        for trigger in ("guard_alter", "guard_rewrite", "guard_drop"):  # these have no schema of their own
+            names[trigger] = quoted(inside(trigger) if self.schema == "public" else self._of_schema(trigger))
         arguments = {
             "make_partition": "text, text",
             "make_partitions": "integer, integer",
@@ -159,6 +190,18 @@ class TablePlan:
         for function, types in arguments.items():
             names[f"{function}_signature"] = _literal(f"{names[function]}({types})")
         return names
+
+    def _identities(self) -> dict[str, str]:
+        """Return the table's name as PostgreSQL prints it of an object that was dropped: quoted only where needed."""
+        identity = ".".join(map(_quoted_if_needed, (self.schema, self.table)))
+        return {
+            "on_table_identity_literal": _literal(f" on {identity}"),
+            "identity_length": str(len(f" on {identity}")),
+        }
+
+    def _of_schema(self, suffix: str) -> str:
+        digest = hashlib.blake2b(f"{self.schema}.{self.table}".encode(), digest_size=6).hexdigest()
+        return f"otel_audit_{digest}_{suffix}"
 
     def _qualified(self, name: str) -> str:
         return f"{quoted(self.schema)}.{quoted(name)}"
@@ -182,6 +225,14 @@ def columns_text(columns: Mapping[str, str]) -> str:
 
 def _fill(template: str, names: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda found: names[found[1]], template)
+
+
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _quoted_if_needed(name: str) -> str:
+    return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else quoted(name)
 
 
 def _literal(text: str) -> str:

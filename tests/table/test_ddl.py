@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import orjson
 import psycopg
 import pytest
@@ -30,6 +31,8 @@ FLAGS: list[dict[str, Any]] = [
     {},
     *({name: value} for name, value in EVERYTHING.items()),
     {"ids": "text"},
+    {"received_at": True},
+    {"writer_role": "audit_writer", "writer_per_tenant": True},
     EVERYTHING,
     EVERYTHING | {"ids": "text"},
 ]
@@ -447,3 +450,101 @@ def test_retention_drops_whole_months_and_keeps_the_rest(stack: Stack) -> None:
     assert sorted(table.partitions()) == [*months(stack, -1, 3), "default"]
     with pytest.raises(psycopg.Error, match="1 or more"):
         stack.sql(statement(table, "select {drop}(0)"))
+
+
+# --- stricter variants ------------------------------------------------------------------------------------------------
+
+STRICT: dict[str, Any] = EVERYTHING | {"received_at": True, "writer_per_tenant": True}
+
+
+@pytest.mark.parametrize("partitioned", [{}, {"partitioned": True}], ids=flags)
+def test_when_a_row_arrived_is_nobodys_to_say(stack: Stack, partitioned: dict[str, Any]) -> None:
+    table = make_table(stack, writer_role="audit_writer", received_at=True, append_only=True, **partitioned)
+    table.insert_directly([table.row(created_at="2001-01-01T00:00:00Z")])
+    statement_text = "insert into {table} (id, yacht_id, entity_type, action, entity_id, received_at) select {ids}"
+    ids = SQL("gen_random_uuid(), gen_random_uuid(), 'part', 'receive', gen_random_uuid(), '2001-01-01'")
+    text = SQL(statement_text).format(table=table.name, ids=ids)
+    with psycopg.connect(stack.dsn("audit_writer")) as connection, pytest.raises(errors.InsufficientPrivilege):
+        connection.execute(text)
+    stack.sql(text)  # the owner's is overwritten
+    rows = stack.sql(SQL("select now() - received_at < interval '1 hour' as recent from {}").format(table.name))
+    assert [row["recent"] for row in rows] == [True, True]
+
+
+@pytest.mark.parametrize("partitioned", [{}, {"partitioned": True}], ids=flags)
+def test_a_writer_with_a_tenants_token_writes_for_that_tenant_only(stack: Stack, partitioned: dict[str, Any]) -> None:
+    table = make_table(stack, **STRICT, **partitioned)
+    stack.reload_schema_cache()
+    mine, other = str(uuid4()), str(uuid4())
+    key = ",".join(table.plan.key_columns)
+
+    def write(yacht: str, **claims: Any) -> int:
+        row = orjson.loads(table.row(yacht_id=yacht))
+        headers = {
+            "apikey": stack.anon_key,
+            "Authorization": f"Bearer {stack.token('audit_writer', **claims)}",
+            "Prefer": "resolution=ignore-duplicates,return=minimal",
+        }
+        url = f"{stack.url}/rest/v1/{table.plan.table}?on_conflict={key}"
+        codes = {httpx.post(url, headers=headers, json=[row], timeout=20).status_code for _ in range(2)}
+        return 201 if codes <= {200, 201} else codes.pop()
+
+    assert [write(mine, yacht_id=mine), write(mine, app_metadata={"yacht_id": [other, mine]})] == [201] * 2
+    assert [write(other, yacht_id=mine), write(other), write(other, yacht_id="nonsense")] == [403] * 3
+    assert [str(row["yacht_id"]) for row in table.rows()] == [mine, mine]
+
+
+GUARDED = [
+    "alter table {table} alter column action type text using 'nothing'",
+    "alter table {table} disable trigger all",
+    "alter table {table} disable row level security",
+    "alter table {table} drop column action",
+    "alter table {table} rename to gone",
+    "drop table {table}",
+    "drop trigger {trigger} on {table}",
+    "drop policy {policy} on {table}",
+]
+
+
+@pytest.mark.parametrize("name", [None, 'Au"dit log'], ids=["plain", "quoted"])
+def test_event_triggers_keep_the_owner_from_altering_the_table(stack: Stack, name: str | None) -> None:
+    table = make_table(stack, **EVERYTHING, event_triggers=True, **({"table": f"{name} {new_name()}"} if name else {}))
+    table.insert_directly([table.row()])
+    other = make_table(stack)
+    named = {
+        "table": table.name,
+        "trigger": Identifier(f"{table.plan.table}_no_change"),
+        "policy": Identifier(f"{table.plan.table}_readers"),
+    }
+    try:
+        for text in GUARDED:
+            with pytest.raises(errors.InsufficientPrivilege, match="guarded"):
+                stack.sql(SQL(text).format(**named))
+        stack.sql(SQL("alter table {} add more text; drop table {}").format(other.name, other.name))
+        table.run()  # which takes the guards away, and puts them back
+        with pytest.raises(errors.InsufficientPrivilege, match="guarded"):
+            stack.sql(SQL("alter table {} add more text").format(table.name))
+        assert [row["action"] for row in table.rows()] == ["receive"]
+    finally:
+        for guard in ("alter", "rewrite", "drop"):
+            stack.sql(SQL("drop event trigger {}").format(Identifier(f"{table.plan.table}_guard_{guard}")))
+
+
+def test_where_event_triggers_are_not_allowed_the_rest_is_made_all_the_same(stack: Stack) -> None:
+    role, schema = new_name(), new_name()
+    names = list(map(Identifier, (role, schema, role)))
+    stack.sql(SQL("create role {} login createrole; create schema {} authorization {}").format(*names))
+    plan = TablePlan(schema=schema, event_triggers=True, append_only=True)
+    warned: list[str] = []
+    with stack.postgres.connect() as connection:
+        connection.execute(SQL("set session authorization {}").format(names[0]))
+        connection.add_notice_handler(lambda notice: warned.append(str(notice.message_primary)))
+        for _ in range(2):
+            connection.execute(plan.sql().encode())
+    assert any("event triggers are not for" in text for text in warned)
+    assert stack.sql(SQL("select count(*) as rows from {}").format(Identifier(schema, plan.table))) == [{"rows": 0}]
+
+
+def test_each_part_of_the_script_says_what_it_does_not_stop() -> None:
+    script = TablePlan(**STRICT, event_triggers=True).sql()
+    assert script.count("does not stop") >= 6

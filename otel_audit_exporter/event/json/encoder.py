@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -30,11 +30,15 @@ class Encoder:
     Args:
         redactor: hides the values of secret keys, at any depth; None hides nothing.
         max_value_bytes: longer strings and bytes are cut there, and say how much was cut; None cuts nothing.
+        members: record an object of the application's own by its members; False: by its text.
     """
 
-    __slots__ = ("_is_quick", "_max_value_bytes", "_redactor")
+    __slots__ = ("_is_quick", "_max_value_bytes", "_members", "_redactor")
 
-    def __init__(self, redactor: Redactor | None = None, max_value_bytes: int | None = None) -> None:
+    def __init__(
+        self, redactor: Redactor | None = None, max_value_bytes: int | None = None, *, members: bool = True
+    ) -> None:
+        self._members = members
         self._redactor = redactor or Redactor(keys=())
         self._max_value_bytes = max_value_bytes
         self._is_quick = self._redactor.hook is None
@@ -56,8 +60,9 @@ class Encoder:
         inside = parse_json(content) if content[:1] in JSON_OPENERS else NOT_JSON
         if inside is not NOT_JSON:
             return self._any_value(inside)
-        if content[:1] in JSON_OPENERS or not self._is_quick or self._max_value_bytes is not None:
-            return ValueWalk(self._redactor, self._max_value_bytes).run(content)
+        is_plain = content[:1] not in JSON_OPENERS and self._redactor.text(content) is content
+        if not is_plain or not self._is_quick or self._max_value_bytes is not None:
+            return self._walk(content)
         return json_string(content)
 
     def _any_value(self, value: object) -> bytes:
@@ -66,7 +71,10 @@ class Encoder:
             limit = self._max_value_bytes
             if written is not None and (limit is None or len(written) <= limit):
                 return written
-        return ValueWalk(self._redactor, self._max_value_bytes).run(value)
+        return self._walk(value)
+
+    def _walk(self, value: object) -> bytes:
+        return ValueWalk(self._redactor, self._max_value_bytes, members=self._members).run(value)
 
 
 def quick_json(value: object, redactor: Redactor) -> bytes | None:
@@ -74,12 +82,11 @@ def quick_json(value: object, redactor: Redactor) -> bytes | None:
 
     What it does return is byte for byte what the walk would.
     """
+    texts: list[str] = []
     try:
-        clears = redactor.clears
-        if type(value) is dict:  # nearly always, so without a detour
-            if not (clears(value) and _are_plain(value.values(), clears, _QUICK_DEPTH)):
-                return None
-        elif not _are_plain((value,), clears, _QUICK_DEPTH):
+        if not _are_plain((value,), redactor, texts, _QUICK_DEPTH):
+            return None
+        if not redactor.clears_texts(texts):
             return None
         written = orjson.dumps(value, _quick_leaf, _OPTIONS)
     except Exception:  # a huge int, a surrogate, a change by another thread: for the walk
@@ -87,29 +94,37 @@ def quick_json(value: object, redactor: Redactor) -> bytes | None:
     return None if may_hold_nul(written) else written
 
 
-def _are_plain(values: Iterable[Any], clears: Callable[[dict[str, Any]], bool], depth: int) -> bool:
-    """Say whether orjson writes all of these values as the walk would; one pass, no lookups by class."""
-    if depth == 0:
+def _are_plain(values: Iterable[Any], redactor: Redactor, texts: list[str], depth: int) -> bool:
+    """Say whether orjson writes all of these values as the walk would; one pass, no lookups by class.
+
+    The texts among them are added to `texts`, to be looked through together.
+    """
+    if depth < 0:
         return False
     for value in values:
         kind = type(value)
         if kind is str:
             if value and value[0] in JSON_OPENERS:
                 return False
+            texts.append(value)
         elif kind in _QUICK_LEAVES:
             continue
         elif kind is float:
             if value - value != 0:  # NaN and Infinity, which orjson would turn into null
                 return False
         elif kind is dict:
-            if not (clears(value) and _are_plain(value.values(), clears, depth - 1)):
+            if not (redactor.clears(value) and _are_plain(value.values(), redactor, texts, depth - 1)):
                 return False
         elif kind is list or kind is tuple:
-            if not _are_plain(value, clears, depth - 1):
+            if _may_be_secret_pair(value, redactor) or not _are_plain(value, redactor, texts, depth - 1):
                 return False
         elif kind is not UUID or not hasattr(value, "int"):  # without it orjson takes the process down
             return False
     return True
+
+
+def _may_be_secret_pair(value: list[Any] | tuple[Any, ...], redactor: Redactor) -> bool:
+    return len(value) == 2 and type(value[0]) is str and redactor.is_secret_name(value[0])
 
 
 def _quick_leaf(value: object) -> object:

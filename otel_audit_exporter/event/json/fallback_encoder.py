@@ -6,24 +6,14 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 
 from otel_audit_exporter.event.json.parser import JSON_OPENERS, NOT_JSON, JsonNumber, JsonObject, parse_json
+from otel_audit_exporter.event.json.shapes import UNPRINTABLE, Binary, Items, Members, Ready, Shape, StandIn, Text
 from otel_audit_exporter.event.json.strings import json_string, visible
-from otel_audit_exporter.event.json.types import (
-    UNPRINTABLE,
-    Binary,
-    Items,
-    Members,
-    Ready,
-    Shape,
-    StandIn,
-    Text,
-    base64_object,
-    key_text,
-    shape_of,
-)
+from otel_audit_exporter.event.json.types import base64_object, key_text, shape_of
 from otel_audit_exporter.event.redaction import REDACTED, Redactor
 
 _CYCLE = b'"<cycle>"'
 _REDACTED = json_string(REDACTED)
+_HIDDEN = object()  # stands for what a pair or a named tuple says is a secret
 _STAND_INS = 16  # an enum of an enum of ...: more than anyone means
 
 # What is written before a value, the key that it stands under (None in an array), and the value.
@@ -50,8 +40,16 @@ class ValueWalk:
     `changed` says afterwards whether anything was redacted.
     """
 
-    def __init__(self, redactor: Redactor, max_value_bytes: int | None, path: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        redactor: Redactor,
+        max_value_bytes: int | None,
+        path: Iterable[str] = (),
+        *,
+        members: bool = True,
+    ) -> None:
         self.changed = False
+        self._members = members
         self._redactor = redactor
         self._asks = redactor.hook is not None
         self._searches = redactor.enabled or self._asks
@@ -90,16 +88,20 @@ class ValueWalk:
             self._put(value, level.asks)
 
     def _put(self, value: object, asks: bool) -> None:
+        if value is _HIDDEN:
+            self.changed = True
+            self._parts.append(_REDACTED)
+            return
         if asks:
             value, asks = self._ask_hook(value)
         if type(value) is str:  # nearly always, so without a detour
             self._parts.append(self._string(value, asks))
             return
         sources = [value]
-        shape = shape_of(value)
+        shape = shape_of(value, members=self._members)
         while isinstance(shape, StandIn) and len(sources) <= _STAND_INS:
             sources.append(shape.value)
-            shape = shape_of(shape.value)
+            shape = shape_of(shape.value, members=self._members)
         if isinstance(shape, (Members, Items)):
             self._open(shape, sources, asks)
         else:
@@ -110,6 +112,7 @@ class ValueWalk:
             case Text(text):
                 return self._string(text, asks)
             case Binary(data):
+                data = self._bytes(data, asks)
                 kept = data if self._limit is None else data[: self._limit]
                 return base64_object(kept, cut=len(data) - len(kept))
             case Ready(json):
@@ -117,9 +120,29 @@ class ValueWalk:
         return UNPRINTABLE.json
 
     def _string(self, text: str, asks: bool) -> bytes:
-        if self._searches and text[:1] in JSON_OPENERS:
-            text = self._search(text, asks)
+        if self._searches:
+            text = self._without_secrets(text, asks)
         return json_string(text if self._limit is None else _cut(text, self._limit))
+
+    def _bytes(self, data: bytes, asks: bool) -> bytes:
+        """Redact inside bytes that are text."""
+        if not self._searches:
+            return data
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return data
+        shown = self._without_secrets(text, asks)
+        return data if shown is text else shown.encode(errors="surrogatepass")
+
+    def _without_secrets(self, text: str, asks: bool) -> str:
+        if text[:1] in JSON_OPENERS:
+            inside = self._parsed(text, asks)
+            if inside is not NOT_JSON:
+                return self._search(text, inside, asks)
+        shown = self._redactor.text(text)
+        self.changed |= shown is not text
+        return shown
 
     def _open(self, shape: Members | Items, sources: list[object], asks: bool) -> None:
         ids = {id(source) for source in sources}
@@ -127,6 +150,7 @@ class ValueWalk:
             self._parts.append(_CYCLE)
             return
         self._on_the_way |= ids
+        self._hide_pairs(shape, type(sources[-1]))
         level = _Level(sources, asks, len(self._path))
         if isinstance(shape, Members):
             level.children, level.closing = _members(shape), b"}"
@@ -136,6 +160,25 @@ class ValueWalk:
             level.starts = [] if shape.unordered else None
             self._parts.append(b"[")
         self._levels.append(level)
+
+    def _hide_pairs(self, shape: Members | Items, cls: type) -> None:
+        """Hide what stands beside the name of a secret, not under it."""
+        redactor = self._redactor
+        if isinstance(shape, Members):
+            if redactor.enabled and redactor.names_secret(shape.pairs):
+                shape.pairs = [(key, self._hidden(key, value)) for key, value in shape.pairs]
+            return
+        values, names, hidden = shape.values, getattr(cls, "_fields", None), list[int]()
+        if isinstance(names, tuple):
+            hidden = [index for index, name in enumerate(names[: len(values)]) if redactor.is_secret_name(name)]
+        in_array = bool(self._levels) and self._levels[-1].closing == b"]"
+        if in_array and len(values) == 2 and redactor.is_secret_name(values[0]):
+            hidden.append(1)
+        for index in hidden:
+            values[index] = _HIDDEN if values[index] is not None else None
+
+    def _hidden(self, key: object, value: object) -> object:
+        return _HIDDEN if value is not None and self._redactor.holds_pair_value(key_text(key)) else value
 
     def _close(self) -> None:
         level = self._levels.pop()
@@ -161,12 +204,13 @@ class ValueWalk:
         self.changed = True
         return answer, False
 
-    def _search(self, text: str, asks: bool) -> str:
-        """Redact inside a string whose JSON is an object or an array; any other comes back as it is."""
-        if not asks and ":" not in text and "\\" not in text:  # no object, so no key
-            return text
-        inside = parse_json(text, lenient=True)
-        if inside is NOT_JSON or (not asks and not self._may_hide(inside)):
+    def _parsed(self, text: str, asks: bool) -> object:
+        """Return what a text is as JSON; `NOT_JSON` also where nothing in it can be a secret."""
+        return parse_json(text, lenient=True) if asks or '"' in text else NOT_JSON
+
+    def _search(self, text: str, inside: object, asks: bool) -> str:
+        """Redact inside a text whose JSON has been read; where nothing is hidden it comes back as it is."""
+        if not asks and not self._may_hide(inside):
             return text
         walk = ValueWalk(self._redactor, self._limit, self._path)
         walk._asks = asks
@@ -183,9 +227,14 @@ class ValueWalk:
                 if not self._redactor.clears(value):
                     return True
                 rest.extend(value.values())
-            elif isinstance(value, JsonObject) or (isinstance(value, str) and value[:1] in JSON_OPENERS):
+            elif isinstance(value, JsonObject):
                 return True
+            elif isinstance(value, str):
+                if value[:1] in JSON_OPENERS or self._redactor.text(value) is not value:
+                    return True
             elif isinstance(value, list):
+                if len(value) == 2 and self._redactor.is_secret_name(value[0]):
+                    return True
                 rest.extend(value)
         return False
 

@@ -6,7 +6,6 @@ import dataclasses
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -16,68 +15,36 @@ from uuid import UUID
 
 import orjson
 
+from otel_audit_exporter.event.json.libraries import named_reader, standard_reader
+from otel_audit_exporter.event.json.objects import database_object_reader, plain_members, warn_once
 from otel_audit_exporter.event.json.parser import JsonNumber, JsonObject
+from otel_audit_exporter.event.json.shapes import UNPRINTABLE, Binary, Items, Members, Ready, Shape, StandIn, Text
 from otel_audit_exporter.event.json.strings import json_string
 
+_PLAIN_DEPTH = 4  # of containers in a member that is plain
 _STR_SAFE_BITS = 2000  # str(int) works up to here under the lowest sys.set_int_max_str_digits (640 digits)
 
 
-@dataclass(slots=True)
-class Ready:
-    """JSON that is finished."""
+def shape_of(value: object, *, members: bool = True) -> Shape:
+    """Return the JSON shape of any value; `"<unprintable>"` where the value's own code raises.
 
-    json: bytes
-
-
-@dataclass(slots=True)
-class Text:
-    """A string as the caller gave it: may hold JSON of its own, may be too long."""
-
-    text: str
-
-
-@dataclass(slots=True)
-class Binary:
-    """Bytes, which become base64."""
-
-    data: bytes
-
-
-@dataclass(slots=True)
-class Members:
-    """An object; `verbatim` where repeated keys are what was said."""
-
-    pairs: list[tuple[object, object]]
-    verbatim: bool = False
-
-
-@dataclass(slots=True)
-class Items:
-    """An array; `unordered` where it was a set."""
-
-    values: list[object]
-    unordered: bool = False
-
-
-@dataclass(slots=True)
-class StandIn:
-    """Another value that is to be recorded instead."""
-
-    value: object
-
-
-Shape = Ready | Text | Binary | Members | Items | StandIn
-
-UNPRINTABLE = Ready(b'"<unprintable>"')
-
-
-def shape_of(value: object) -> Shape:
-    """Return the JSON shape of any value; `"<unprintable>"` where the value's own code raises."""
+    `members` False records an object of the application's own by its text, not by its members.
+    """
     try:
         cls: type = type(value)
-        return _reader_for(cls)(value)
+        reader = _reader_for(cls)
+        return _described(value) if reader is _object and not members else reader(value)
     except Exception:  # whatever a stranger's code raises, the event is recorded
         return UNPRINTABLE
+
+
+def is_opaque(value: object) -> bool:
+    """Say whether nothing but the text of a value is recorded, from which two values cannot be told apart."""
+    try:
+        cls: type = type(value)
+        return _reader_for(cls) in (_object, _described) and not isinstance(_object(value), Members)
+    except Exception:  # as in shape_of
+        return True
 
 
 def key_text(key: object) -> str:
@@ -222,12 +189,36 @@ def _old_model(value: Any) -> Shape:
     return StandIn(value.dict())
 
 
-def _unknown(value: object) -> Shape:
+def _object(value: object) -> Shape:
+    pairs = plain_members(value, _is_plain)
+    if pairs is not None:
+        return Members(pairs)
+    warn_once(
+        type(value),
+        "an audit event has no more of it than its text: name its values in old_values and new_values",
+    )
+    return _described(value)
+
+
+def _is_plain(value: object, depth: int = _PLAIN_DEPTH) -> bool:
+    """Say whether a value is recorded whole: a scalar, or a container or model of scalars."""
+    cls: type = type(value)
+    reader = _reader_for(cls)
+    if reader is _object or reader is _described:
+        return False
+    if not issubclass(cls, _HOLDERS):
+        return True
+    held = value.values() if isinstance(value, Mapping) else value
+    return depth > 0 and all(_is_plain(member, depth - 1) for member in list(held))  # type: ignore[call-overload]
+
+
+def _described(value: object) -> Shape:
     cls = type(value)
     return Text("".join((f"<{cls.__module__}.{cls.__qualname__}> ", str(value))))
 
 
 _Reader = Callable[[Any], Shape]
+_HOLDERS: tuple[type, ...] = (Mapping, list, tuple, deque, set, frozenset)
 
 _SCALARS: tuple[tuple[type | tuple[type, ...], _Reader], ...] = (
     (JsonNumber, _number),
@@ -240,6 +231,8 @@ _SCALARS: tuple[tuple[type | tuple[type, ...], _Reader], ...] = (
     ((Decimal, datetime, date, time, UUID), _scalar),
     ((bytes, bytearray, memoryview), _binary),
 )
+# Of these the text is what there is to say.
+_KNOWN_BY_TEXT: tuple[type, ...] = (BaseException, range)
 _CONTAINERS: tuple[tuple[type | tuple[type, ...], _Reader], ...] = (
     (dict, _dict),
     (list, _list),
@@ -253,7 +246,15 @@ _CONTAINERS: tuple[tuple[type | tuple[type, ...], _Reader], ...] = (
 @lru_cache(maxsize=1024)
 def _reader_for(cls: type) -> _Reader:
     """Choose by the class alone, so that an object which answers to every attribute cannot mislead."""
-    return _listed(cls, _SCALARS) or _by_attributes(cls) or _listed(cls, _CONTAINERS) or _unknown
+    return (
+        named_reader(cls)
+        or _listed(cls, _SCALARS)
+        or database_object_reader(cls)
+        or _by_attributes(cls)
+        or _listed(cls, _CONTAINERS)
+        or standard_reader(cls)
+        or (_described if issubclass(cls, _KNOWN_BY_TEXT) else _object)
+    )
 
 
 def _listed(cls: type, table: tuple[tuple[type | tuple[type, ...], _Reader], ...]) -> _Reader | None:

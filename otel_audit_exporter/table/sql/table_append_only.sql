@@ -1,5 +1,7 @@
--- No UPDATE, DELETE or TRUNCATE, by anybody, the owner and superusers included. Who owns the table can still drop
--- it, or drop the triggers: write as another role.
+-- No UPDATE, DELETE or TRUNCATE, by anybody, the owner and superusers included: write as another role.
+-- It does not stop the owner from dropping the table or the triggers, nor from ALTER TABLE ... ALTER COLUMN ... USING,
+-- which rewrites rows past all triggers (--event-triggers refuses these, where the platform allows it), nor whoever
+-- reads and writes the files of the server. To notice that, keep a second copy elsewhere (two exporters).
 create or replace function {refuse_change}() returns trigger
 language plpgsql set search_path = pg_catalog as $function$
 begin

@@ -18,7 +18,7 @@ HIDDEN = (
     " secrets cookies PassWord pass_word user[password] password: SECRET_KEY new_password1"
 )
 SHOWN = (
-    "token_count tokens max_tokens passwordHash password_changed_at secretary cookie_policy author authority"
+    "token_count tokens max_tokens password_changed_at secretary cookie_policy author authority"
     " key keyboard apikey_id compassword status notes quantity keys monkey __ - . 1 é"
 )
 

@@ -227,7 +227,7 @@ THING = f"<{__name__}.Thing> a thing"
         (BrokenMapping(), "<unprintable>"),
         (Model(ValueError("no")), "<unprintable>"),
         (datetime(2026, 7, 1, tzinfo=BrokenZone()), "<unprintable>"),
-        (timedelta(days=1), "<datetime.timedelta> 1 day, 0:00:00"),
+        (timedelta(days=1), "P1D"),
         (range(3), "<builtins.range> range(0, 3)"),
         (Part, f"<builtins.type> {Part}"),
         (Text("text"), "text"),
