@@ -216,6 +216,15 @@ class TablePlan:
         return f"{self.table.encode()[:room].decode(errors='ignore')}_{digest}_{suffix}"
 
 
+def add_key_sql(schema: str, table: str, column: str, exporter: str) -> str:
+    """Return the SQL that adds a unique column for the record's id to a table that has rows."""
+    if exporter == "sqlite":
+        name = quoted(table)
+        index = quoted(f"{table}_{column}_key")
+        return f"alter table {name} add column {column} text;\ncreate unique index {index} on {name} ({column});"
+    return f"alter table {quoted(schema)}.{quoted(table)} add column {column} uuid unique;"
+
+
 def columns_text(columns: Mapping[str, str]) -> str:
     """Return a mapping of columns as ``OTEL_AUDIT_COLUMNS`` has it."""
     if any("," in column or column != column.strip() for column in columns):
@@ -225,10 +234,6 @@ def columns_text(columns: Mapping[str, str]) -> str:
 
 def _fill(template: str, names: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda found: names[found[1]], template)
-
-
-def quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _quoted_if_needed(name: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from otel_audit_exporter.sinks.base import SinkError
-from otel_audit_exporter.sinks.verdict import Fault, Verdict, classify_sqlstate, describe_sqlstate
+from otel_audit_exporter.sinks.sqlstate_rules import classify_sqlstate, describe_sqlstate
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from otel_audit_exporter.table.compatibility import CheckReport, ColumnMapping, TableDescription
 
 _NO_TABLE: Final = "42P01"
@@ -22,6 +23,12 @@ class TableCatalog(Protocol):
 
     def describe(self) -> TableDescription | None:
         """Return what the table has; None where that cannot be known, or the table is made on first use."""
+
+    untold: str
+    """What the description does not tell; empty where it tells all."""
+
+    def read_row(self, column: str, record_id: str) -> dict[str, Any] | None:
+        """Return the row with this id, by column; None where there is none."""
 
     def try_insert(self, fit: ColumnMapping, row: bytes) -> CheckReport:
         """Say what an insert by these settings would be refused for, without leaving a row."""

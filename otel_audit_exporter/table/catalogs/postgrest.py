@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -15,9 +16,31 @@ from otel_audit_exporter.sinks.supabase.id_lookup import quoted_list
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from otel_audit_exporter.table.catalogs.base import no_such_table, note_refusal
 from otel_audit_exporter.table.compatibility import CheckReport, Column, ColumnMapping, TableDescription
+from otel_audit_exporter.table.defaults import COMPUTED, constant_of, described_constant
 from otel_audit_exporter.table.mapping import TableMapping
 
 _GENERATED: Final = "428C9"
+
+
+def _constant(default: Any, type_: str) -> Any:
+    """Return a default of the description as JSON has it; a text with a call in it is computed."""
+    if not isinstance(default, str):
+        return default
+    if re.search(r"\w\(.*\)|^(?:now|current_\w+|localtime\w*)$", default, re.IGNORECASE):
+        return COMPUTED
+    if default[:1] == "'":
+        return constant_of(default, type_)
+    return described_constant(default.replace("''", "'"), type_)
+
+
+def _may_be_filled(said: dict[str, Any], type_: str) -> bool:
+    """Tell of which columns a default is not described: sequences and identities, documents, arrays."""
+    return said.get("type") in ("integer", "number", "array") or type_.startswith("json") or type_.endswith("[]")
+
+
+def _referenced(note: str) -> str | None:
+    found = re.search(r"<fk table='([^']*)' column='([^']*)'/>", note)
+    return f"{found[1]} ({found[2]})" if found else None
 
 
 @dataclass
@@ -40,11 +63,15 @@ class PostgrestTable:
     """
 
     finds_key = False
+    untold = (
+        "PostgREST's description tells no CHECK constraints, triggers, policies, defaults of json and array columns, "
+        "or keys but the primary one: unique columns were asked for one by one, of the rest only a trial event tells"
+    )
 
     def __init__(self, settings: Settings) -> None:
-        from otel_audit_exporter.sinks.supabase.rest_client import PostgREST
+        from otel_audit_exporter.sinks.supabase.rest_client import RestClient
 
-        self._rest = PostgREST(settings.url, settings.key, token=settings.token, schema=settings.schema)
+        self._rest = RestClient(settings.url or "", settings.key or "", token=settings.token, schema=settings.schema)
         self._table = settings.table
         self._schema = settings.schema
         self.target = f"{settings.url} {settings.schema}.{settings.table}"
@@ -74,7 +101,7 @@ class PostgrestTable:
         """Try inserts that cannot succeed."""
         findings = CheckReport()
         for trial in self._trials(fit, row):
-            refusal = self._rest.insert(quote(self._table, safe=""), trial.parameters, trial.rows, trial.prefer)
+            refusal = self._rest.insert(self._table, trial.parameters, trial.rows, trial.prefer)
             if refusal is None and trial.expected is not None:
                 findings.faults.append("a trigger of the table drops rows or changes ids: a trial row may be stored")
             if refusal is not None and refusal.verdict.fault is Fault.TRANSIENT:
@@ -85,8 +112,13 @@ class PostgrestTable:
                 break
         return findings
 
+    def read_row(self, column: str, record_id: str) -> dict[str, Any] | None:
+        """Read the row by its id, with the rights of the configured token."""
+        rows = self._rest.get(quote(self._table, safe=""), {quoted_list((column,)): f"eq.{record_id}"})
+        return rows[0] if rows else None
+
     def _trials(self, fit: ColumnMapping, row: bytes) -> Iterator[_Trial]:
-        columns = quoted_list(TableMapping(fit.columns, fit.defaults).columns)
+        columns = quoted_list(TableMapping(fit.columns, fit.defaults, "drop").columns)
         upsert = {"columns": columns, "on_conflict": quoted_list(fit.key_columns or (fit.id_column,))}
         ignoring = "resolution=ignore-duplicates,return=minimal,tx=rollback"
         yield _Trial(upsert, b"[]", ignoring, None)
@@ -109,11 +141,21 @@ class PostgrestTable:
             type_ = str(said.get("format", "text"))
             if "maxLength" in said:
                 type_ = f"{type_}({said['maxLength']})"
-            # Sequences and identities are not described, so a number may be filled.
-            filled = True if "default" in said else None if said.get("type") in ("integer", "number") else False
+            filled = True if "default" in said else None if _may_be_filled(said, type_) else False
             labels = tuple(map(str, said.get("enum", ())))
-            columns.append(Column(name, type_, name in required, filled, labels=labels))
-            if "<pk/>" in str(said.get("description", "")):
+            note = str(said.get("description", ""))
+            columns.append(
+                Column(
+                    name,
+                    type_,
+                    name in required,
+                    filled,
+                    labels=labels,
+                    default=_constant(said["default"], type_) if "default" in said else COMPUTED,
+                    references=_referenced(note),
+                )
+            )
+            if "<pk/>" in note:
                 primary.append(name)
         keys = [tuple(primary)] if primary else []
         keys += [(column.name,) for column in columns if (column.name,) not in keys and self._is_unique(column)]
@@ -140,7 +182,7 @@ class PostgrestTable:
     def _insert_nothing(
         self, parameters: Mapping[str, str], prefer: str = "return=minimal,tx=rollback"
     ) -> SinkError | None:
-        return self._rest.insert(quote(self._table, safe=""), parameters, b"[]", prefer)
+        return self._rest.insert(self._table, parameters, b"[]", prefer)
 
     def _require_table(self) -> None:
         refusal = self._insert_nothing({})

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from otel_audit_exporter.config.settings import Settings
@@ -16,6 +16,7 @@ from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault
 from otel_audit_exporter.table.catalogs.base import note_refusal
 from otel_audit_exporter.table.compatibility import CheckReport, Column, ColumnMapping, TableDescription
+from otel_audit_exporter.table.defaults import COMPUTED, constant_of
 from otel_audit_exporter.table.mapping import TableMapping
 
 _SQLITE_GENERATED: Final = (2, 3)
@@ -26,6 +27,7 @@ class SQLiteTable:
     """The embedded table, which is made on first use where it is missing."""
 
     finds_key = False
+    untold = ""
 
     def __init__(self, settings: Settings) -> None:
         self._path = Path(settings.path).absolute()
@@ -56,10 +58,19 @@ class SQLiteTable:
             self._insert_and_roll_back(fit, row, findings)
         return findings
 
+    def read_row(self, column: str, record_id: str) -> dict[str, Any] | None:
+        """Read the row by its id."""
+        table, key = (name.replace('"', '""') for name in (self._table, column))
+        with closing(sqlite3.connect(f"file:{quote(str(self._path))}?mode=ro", uri=True)) as connection:
+            connection.row_factory = sqlite3.Row
+            query = f'SELECT * FROM "{table}" WHERE "{key}" = ?'  # noqa: S608  # quoted names
+            found = connection.execute(query, [record_id]).fetchone()
+        return None if found is None else dict(found)
+
     def _insert_and_roll_back(self, fit: ColumnMapping, row: bytes, findings: CheckReport) -> None:
         from otel_audit_exporter.sinks.sqlite import SQLiteSink
 
-        mapping = TableMapping(fit.columns, fit.defaults)
+        mapping = TableMapping(fit.columns, fit.defaults, "drop")
         sink = SQLiteSink(
             self._path,
             table=self._table,
@@ -97,6 +108,7 @@ class SQLiteTable:
                     bool(not_null),
                     default is not None or rowid or hidden in _SQLITE_GENERATED,
                     hidden in _SQLITE_GENERATED,
+                    default=constant_of(default, type_.lower()) if default is not None else COMPUTED,
                     any_type=not rowid and not (strict and type_.upper() != "ANY"),
                 )
             )

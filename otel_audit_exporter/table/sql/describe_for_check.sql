@@ -21,6 +21,19 @@ select pg_catalog.json_build_object(
             ),
             'not_null', a.attnotnull or t.typnotnull,
             'filled', a.atthasdef or a.attidentity <> '' or t.typdefault is not null,
+            'default', case when a.attgenerated = '' then pg_catalog.pg_get_expr(d.adbin, d.adrelid) end,
+            'identity', a.attidentity <> '',
+            'references', (
+                select pg_catalog.format('%%s (%%s)', f.confrelid::pg_catalog.regclass, r.attname)
+                from pg_catalog.pg_constraint f
+                join pg_catalog.pg_attribute r on r.attrelid = f.confrelid and r.attnum = f.confkey[1]
+                where f.conrelid = c.oid and f.contype = 'f' and f.conkey = array[a.attnum] limit 1
+            ),
+            'checks', (
+                select pg_catalog.json_agg(pg_catalog.pg_get_constraintdef(k.oid))
+                from pg_catalog.pg_constraint k
+                where k.conrelid = c.oid and k.contype = 'c' and k.conkey = array[a.attnum]
+            ),
             'generated', a.attgenerated <> '' or a.attidentity = 'a',
             'labels', (
                 select pg_catalog.json_agg(e.enumlabel order by e.enumsortorder)
@@ -31,6 +44,7 @@ select pg_catalog.json_build_object(
             'select', pg_catalog.has_column_privilege(c.oid, a.attnum, 'select')
         ) order by a.attnum), '[]')
         from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
+        left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
         where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     ),
     -- A view has no keys of its own: any column may be one of the table behind it, which the server knows.

@@ -13,12 +13,12 @@ from otel_audit_exporter.table.compatibility import (
     ColumnMapping,
     TableDescription,
     examine,
-    suggest,
     values_that_fit,
     wrong_type,
 )
 from otel_audit_exporter.table.ddl import columns_text
 from otel_audit_exporter.table.mapping import TableMapping
+from otel_audit_exporter.table.suggestion import suggest
 
 DEFAULT = ColumnMapping(DEFAULT_COLUMNS, {}, "uuid")
 TIME = "timestamp with time zone"
@@ -45,6 +45,7 @@ TABLES = [
         "id=record_id,tenant_id=yacht_id,resource_type=entity_type,event=action,resource_id=entity_id,"
         "actor_id=user_id,occurred_at=timestamp,before=old_values,after=new_values",
         {"OTEL_AUDIT_IDS": "text"},
+        (),
         id="a tenant's",
     ),
     pytest.param(
@@ -64,6 +65,7 @@ TABLES = [
         "record_id=record_id,table_name=entity_type,operation=action,row_id=entity_id,performed_by=user_id,"
         "timestamp=timestamp,old_data=old_values,new_data=new_values",
         {"OTEL_AUDIT_IDS": "text"},
+        (),
         id="a trigger's",
     ),
     pytest.param(
@@ -81,8 +83,9 @@ TABLES = [
             ("status", "integer"),
         ),
         "id=record_id,orgId=yacht_id,entityType=entity_type,verb=action,record_id=entity_id,userId=user_id,"
-        "createdAt=timestamp,metadata=metadata",
-        {"OTEL_AUDIT_COLUMN_DEFAULTS": '{"metadata":{}}'},
+        "createdAt=timestamp,metadata=metadata,ip_address=source_ip",
+        {},
+        ("metadata",),
         id="camel case",
     ),
     pytest.param(
@@ -98,21 +101,24 @@ TABLES = [
             ("computed", "text", True, True, True),
         ),
         "id=record_id,yacht_id=yacht_id,action=action,created_at=timestamp,logged_at=timestamp",
-        {"OTEL_AUDIT_COLUMN_DEFAULTS": '{"level":0,"done":false}', "OTEL_AUDIT_KEY_COLUMNS": "id,created_at"},
+        {"OTEL_AUDIT_KEY_COLUMNS": "id,created_at"},
+        ("level", "done"),
         id="partitioned",
     ),
 ]
 
 
-@pytest.mark.parametrize(("facts", "columns", "others"), TABLES)
-def test_the_usual_names_are_known_and_what_is_suggested_fits(
-    facts: TableDescription, columns: str, others: dict[str, str]
+@pytest.mark.parametrize(("facts", "columns", "others", "todo"), TABLES)
+def test_the_usual_names_are_known_and_what_is_suggested_fits_but_for_what_it_says(
+    facts: TableDescription, columns: str, others: dict[str, str], todo: tuple[str, ...]
 ) -> None:
-    fit = suggest(facts, DEFAULT)
-    assert fit is not None
+    suggested = suggest(facts, DEFAULT)
+    fit = suggested.fit
     assert columns_text(fit.columns) == columns
     assert fit.variables() == {"OTEL_AUDIT_COLUMNS": columns, **others}
-    assert examine(facts, fit).faults == []
+    assert tuple(suggested.todo) == todo
+    faults = examine(facts, fit).faults
+    assert sorted(fault.split('"')[1] for fault in faults) == sorted(todo)
     assert examine(facts, DEFAULT).faults != []
     assert TableMapping(fit.columns, fit.defaults, "drop").key_column == fit.id_column
 
@@ -120,21 +126,21 @@ def test_the_usual_names_are_known_and_what_is_suggested_fits(
 def test_what_fits_already_stays() -> None:
     facts = table("id", *((name, "text", True) for name in DEFAULT_COLUMNS), ("event", "text"))
     present = ColumnMapping({**DEFAULT_COLUMNS, "event": "action"}, {"old_values": {}, "new_values": {}}, "uuid")
-    fit = suggest(facts, present)
-    assert fit is not None
+    fit = suggest(facts, present).fit
     assert (dict(fit.columns), dict(fit.defaults)) == (dict(present.columns), dict(present.defaults))
 
 
 @pytest.mark.parametrize(
-    "facts",
+    ("facts", "new_key"),
     [
-        table("id", ("id", "bigint", True, True), ("action", "text")),
-        table("", ("id", "uuid"), ("action", "text"), keys=()),
-        table("id", ("id", "character varying(20)", True)),
+        (table("id", ("id", "bigint", True, True), ("action", "text")), "audit_id"),
+        (table("", ("audit_id", "uuid"), ("action", "text"), keys=()), "audit_record_id"),
+        (table("id", ("id", "character varying(20)", True)), "audit_id"),
     ],
 )
-def test_nothing_is_suggested_where_no_column_can_be_the_key(facts: TableDescription) -> None:
-    assert suggest(facts, DEFAULT) is None
+def test_a_new_column_is_named_where_none_can_be_the_key(facts: TableDescription, new_key: str) -> None:
+    suggested = suggest(facts, DEFAULT)
+    assert suggested.new_key == suggested.fit.id_column == new_key
     assert examine(facts, DEFAULT).faults
 
 

@@ -1,0 +1,48 @@
+"""Where the fields of one event are in the row that was stored of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from otel_audit_exporter.event.diff import same
+
+
+def places(said: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return for each field that was said where in the row it is, such as `new_values._audit.outcome`; None: lost.
+
+    The place that is named after the field is preferred, as one value may stand for two fields.
+    """
+    found = {field: [place for place, value in _values(row) if _holds(value, wanted)] for field, wanted in said.items()}
+    return {field: _best(field, there) for field, there in found.items()}
+
+
+def _best(field: str, there: list[str]) -> str | None:
+    named = (place for place in there if place.rpartition(".")[2] == field)
+    return next(named, min(there, key=lambda place: place.count("."), default=None))
+
+
+def _values(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, str) and value[:1] == "{":  # a document in a column of text
+        with suppress(orjson.JSONDecodeError):
+            value = orjson.loads(value)
+    if path:
+        yield path, value
+    if isinstance(value, Mapping):
+        for key, member in value.items():
+            yield from _values(member, f"{path}.{key}" if path else str(key))
+
+
+def _holds(value: Any, wanted: Any) -> bool:
+    """Say whether a value is what was said; an object may hold more beside it, where other fields are kept."""
+    if isinstance(wanted, Mapping) and isinstance(value, Mapping):
+        return all(key in value and _holds(value[key], member) for key, member in wanted.items())
+    return same(wanted, value) or str(value) == str(wanted) or _same_moment(wanted, value)
+
+
+def _same_moment(wanted: Any, value: Any) -> bool:
+    """Compare a time with one of a column that has no time zone, which is in UTC."""
+    return isinstance(value, str) and len(value) >= 19 and same(wanted, f"{value}+00:00")
