@@ -21,8 +21,16 @@ class Ids(str, Enum):  # noqa: UP042  # typer shows the values of a str enum
 def schema(
     full: Annotated[
         bool,
-        typer.Option("--full", help="Columns for outcome, actor_type, metadata, signature, trace_id and span_id, too."),
+        typer.Option("--full", help="A column for everything else that an event says, source and trace included."),
     ] = False,
+    add: Annotated[
+        bool,
+        typer.Option(
+            "--add", help="Add to a table that is there what the full one has, and move there what lies in _audit."
+        ),
+    ] = False,
+    tenant_column: Annotated[str, typer.Option(metavar="NAME", help="The column for the tenant.")] = "yacht_id",
+    actor_column: Annotated[str, typer.Option(metavar="NAME", help="The column for who did it.")] = "created_by",
     indexes: Annotated[bool, typer.Option("--indexes", help="Indexes: by yacht and time, by entity, by user.")] = False,
     rls: Annotated[
         bool,
@@ -76,7 +84,10 @@ def schema(
         table=settings.table,
         schema=settings.schema,
         ids=settings.ids,
-        full=full,
+        full=full or add,
+        add=add,
+        tenant_column=tenant_column,
+        actor_column=actor_column,
         indexes=indexes,
         rls=rls,
         reader_role=reader_role,

@@ -12,12 +12,13 @@ from typing import Final, Literal
 import orjson
 
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
+from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, FIELDS
 from otel_audit_exporter.sinks.sql_names import quoted
 
 FULL_COLUMNS: Final[Mapping[str, str]] = {
     **DEFAULT_COLUMNS,
-    **{name: name for name in ("outcome", "actor_type", "metadata", "signature", "trace_id", "span_id")},
+    **{name: name for name in ("outcome", "actor_type", "metadata", "signature")},
+    **{name: name for name in ("source_ip", "user_agent", "request_id", "trace_id", "span_id")},
 }
 MONTHS_AHEAD: Final = 3
 
@@ -36,6 +37,9 @@ class TablePlan:
     schema: str = "public"
     ids: Literal["uuid", "text"] = "uuid"
     full: bool = False
+    add: bool = False
+    tenant_column: str = "yacht_id"
+    actor_column: str = "created_by"
     indexes: bool = False
     rls: bool = False
     reader_role: str = "authenticated"
@@ -49,13 +53,18 @@ class TablePlan:
     retention_months: int | None = None
 
     def __post_init__(self) -> None:
-        for name in (self.table, self.schema, self.reader_role, self.yacht_claim, self.writer_role or "writer"):
+        names = (self.table, self.schema, self.reader_role, self.yacht_claim, self.writer_role or "writer")
+        for name in (*names, self.tenant_column, self.actor_column):
             if not name.strip() or not name.isprintable() or _DOLLAR_QUOTE.search(name):
                 raise AuditConfigurationError(f"{name!r} is no name: it is empty, or holds control characters or $$")
             if len(name.encode()) > _NAME_BYTES:
                 raise AuditConfigurationError(f"{name!r} is longer than the {_NAME_BYTES} bytes of a name")
         if self.retention_months is not None and not self.partitioned:
             raise AuditConfigurationError("--retention-months goes with --partitioned: it drops whole partitions")
+        if self.add and not self.full:
+            raise AuditConfigurationError("--add goes with --full: it adds what the full table has")
+        if len(self.columns) < len(FULL_COLUMNS if self.full else DEFAULT_COLUMNS):
+            raise AuditConfigurationError("--tenant-column and --actor-column must be names of their own")
         if self.writer_per_tenant and self.writer_role is None:
             raise AuditConfigurationError(
                 "--writer-per-tenant goes with --writer-role: it says what that role may write"
@@ -70,7 +79,9 @@ class TablePlan:
     @property
     def columns(self) -> Mapping[str, str]:
         """Which column takes which field."""
-        return FULL_COLUMNS if self.full else DEFAULT_COLUMNS
+        renamed = {"yacht_id": self.tenant_column, "created_by": self.actor_column}
+        columns = FULL_COLUMNS if self.full else DEFAULT_COLUMNS
+        return {renamed.get(column, column): field for column, field in columns.items()}
 
     @property
     def key_columns(self) -> tuple[str, ...]:
@@ -84,7 +95,7 @@ class TablePlan:
             settings["OTEL_AUDIT_TABLE"] = self.table
         if self.schema != "public":
             settings["OTEL_AUDIT_SCHEMA"] = self.schema
-        if self.full:
+        if dict(self.columns) != dict(DEFAULT_COLUMNS):
             settings["OTEL_AUDIT_COLUMNS"] = columns_text(self.columns)
         if self.partitioned:
             settings["OTEL_AUDIT_KEY_COLUMNS"] = ",".join(self.key_columns)
@@ -102,11 +113,12 @@ class TablePlan:
 
     def _parts(self) -> Iterator[str]:
         chosen = {
-            "table_schema": self.schema != "public",
+            "table_schema": self.schema != "public" and not self.add,
             "table_event_triggers_off": self.event_triggers,
-            "table_plain": not self.partitioned,
-            "table_partitioned": self.partitioned,
+            "table_plain": not self.partitioned and not self.add,
+            "table_partitioned": self.partitioned and not self.add,
             "table_full": self.full,
+            "table_take_over": self.add,
             "table_indexes": self.indexes,
             "table_append_only": self.append_only,
             "table_append_only_partitions": self.append_only and self.partitioned,
@@ -143,7 +155,11 @@ class TablePlan:
             "id_pattern": _UUID if self.ids == "uuid" else "<> ''",
             "months_ahead": str(MONTHS_AHEAD),
             "retention_months": str(self.retention_months),
-            "columns": ", ".join(self.columns),
+            "columns": ", ".join(map(quoted, self.columns)),
+            "tenant": quoted(self.tenant_column),
+            "actor": quoted(self.actor_column),
+            "key": "id",
+            "fields": ", ".join(map(_literal, FIELDS)),
             "keys": ", ".join(self.key_columns),
             "reader": quoted(self.reader_role),
             "reader_literal": _literal(self.reader_role),
@@ -151,7 +167,7 @@ class TablePlan:
             "claim_literal": _literal(self.yacht_claim),
             "writer": quoted(self.writer_role or ""),
             "writer_literal": _literal(self.writer_role or ""),
-            "writer_check": f"yacht_id in (select {self._qualified(inside('reader_yachts'))}())"
+            "writer_check": f"{quoted(self.tenant_column)} in (select {self._qualified(inside('reader_yachts'))}())"
             if self.writer_per_tenant
             else "true",
             "name_literal": _literal(self.table),

@@ -548,3 +548,57 @@ def test_where_event_triggers_are_not_allowed_the_rest_is_made_all_the_same(stac
 def test_each_part_of_the_script_says_what_it_does_not_stop() -> None:
     script = TablePlan(**STRICT, event_triggers=True).sql()
     assert script.count("does not stop") >= 6
+
+
+# --- adding to a table that is there --------------------------------------------------------------------------------
+
+FOLDED: list[tuple[Any, dict[str, Any], Any]] = [
+    ({"a": 1, "_audit": {"outcome": "failure"}}, {"outcome": "failure"}, {"a": 1}),
+    ({"_audit": {"metadata": {"m": 1}, "actor_type": "system"}}, {"metadata": {"m": 1}, "actor_type": "system"}, None),
+    ({"value": [1], "_audit": {"signature": {"s": 1}}}, {"signature": {"s": 1}}, [1]),
+    ({"_audit": {"on_behalf_of": "ada", "metadata": {"m": 1}}}, {"metadata": {"on_behalf_of": "ada", "m": 1}}, None),
+    ({"_audit": {"source_ip": "10.0.0.1", "user_agent": "x", "request_id": "r"}},
+     {"source_ip": "10.0.0.1", "user_agent": "x", "request_id": "r"}, None),
+    ({"_audit": {"source_ip": "no address", "trace_id": "t", "span_id": "s"}},
+     {"source_ip": None, "trace_id": "t", "span_id": "s"}, {"_audit": {"source_ip": "no address"}}),
+    ({"_audit": {"mine": 1}}, {"outcome": "success"}, {"_audit": {"mine": 1}}),
+    ({"a": 1}, {"outcome": "success"}, {"a": 1}),
+]  # fmt: skip
+
+
+def test_what_lies_in_audit_moves_into_the_columns_that_are_added(stack: Stack) -> None:
+    plain = make_table(stack)
+    rows = [plain.row(new_values=new_values) for new_values, _, _ in FOLDED]
+    plain.insert_directly(rows, "postgres")
+    for _ in range(2):
+        make_table(stack, table=plain.plan.table, full=True, add=True)
+    found = {str(row["id"]): row for row in plain.rows()}
+    for row, (_, columns, new_values) in zip(rows, FOLDED, strict=True):
+        stored = found[orjson.loads(row)["id"]]
+        assert stored["new_values"] == new_values
+        assert {name: stored[name] if name != "source_ip" else _text(stored[name]) for name in columns} == columns
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def test_rows_that_are_append_only_stay_as_they_are(stack: Stack) -> None:
+    plain = make_table(stack, append_only=True)
+    plain.insert_directly([plain.row(new_values={"_audit": {"outcome": "failure"}})], "postgres")
+    later = make_table(stack, table=plain.plan.table, full=True, add=True)
+    (row,) = later.rows()
+    assert (row["outcome"], row["new_values"]) == ("success", {"_audit": {"outcome": "failure"}})
+
+
+@pytest.mark.parametrize("partitioned", [{}, {"partitioned": True}], ids=flags)
+def test_tenant_and_actor_have_the_names_that_are_asked_for(stack: Stack, partitioned: dict[str, Any]) -> None:
+    plan = EVERYTHING | {"tenant_column": "org id", "actor_column": "actor_id", "writer_per_tenant": True}
+    table = make_table(stack, **plan, **partitioned)
+    table.run()
+    assert list(table.plan.columns)[:2] == ["id", "org id"]
+    assert "org id=yacht_id" in table.plan.settings()["OTEL_AUDIT_COLUMNS"]
+    assert "actor_id=user_id" in table.plan.settings()["OTEL_AUDIT_COLUMNS"]
+    stack.sql(SQL("select id, {}, actor_id, source_ip from {}").format(Identifier("org id"), table.name))
+    with pytest.raises(AuditConfigurationError, match="names of their own"):
+        TablePlan(tenant_column="action")

@@ -6,5 +6,8 @@ alter table {table}
         check (actor_type in ('user', 'service', 'system')),
     add column if not exists metadata jsonb,
     add column if not exists signature jsonb,
+    add column if not exists source_ip inet, -- personal data, as user_agent is: see how long you may keep it
+    add column if not exists user_agent text,
+    add column if not exists request_id text,
     add column if not exists trace_id text,
     add column if not exists span_id text;

@@ -1,10 +1,10 @@
 create table if not exists {table} (
     id uuid not null,
-    yacht_id {id_type} not null,
+    {tenant} {id_type} not null,
     entity_type text not null,
     action text not null,
     entity_id {id_type} not null,
-    created_by {id_type}, -- null where no user acts, but a service
+    {actor} {id_type}, -- null where no user acts, but a service
     created_at timestamptz not null default now(),
     old_values jsonb,
     new_values jsonb,

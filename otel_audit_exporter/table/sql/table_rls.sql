@@ -26,4 +26,4 @@ grant execute on function {reader_yachts}() to {reader};
 
 drop policy if exists {readers_policy} on {table};
 create policy {readers_policy} on {table} for select to {reader}
-    using (yacht_id in (select {reader_yachts}()));
+    using ({tenant} in (select {reader_yachts}()));
