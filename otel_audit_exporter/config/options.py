@@ -260,6 +260,14 @@ SETTINGS: Final = (
         "longer strings and bytes are cut there, and say how much was cut",
     ),
     Setting(
+        "objects",
+        ("OTEL_AUDIT_OBJECTS",),
+        parsers.choice_of("members", "text"),
+        "members",
+        "`members`",
+        "an object of the application's own that holds only plain values is recorded by its members, or by its text",
+    ),
+    Setting(
         "handle_sigterm",
         ("OTEL_AUDIT_HANDLE_SIGTERM",),
         parsers.parse_boolean,

@@ -55,6 +55,7 @@ class Settings:
     redact_keys: tuple[str, ...]
     redact_hook: RedactionHook | None
     max_value_bytes: int | None
+    objects: Literal["members", "text"]
     handle_sigterm: bool
     health_thresholds: HealthThresholds
     slow_write_seconds: float

@@ -38,7 +38,7 @@ _OWN: Final = frozenset(
         *("url", "key", "token", "dsn", "path", "endpoint", "format", "table", "schema", "columns", "column_defaults"),
         *("key_columns", "unmapped", "surroundings", "ip", "tenants", "optional", "ids"),
         *("outbox", "outbox_dir", "outbox_max_bytes", "foreign_key_grace_seconds"),
-        *("redact_keys", "redact_hook", "max_value_bytes", "slow_write_seconds"),
+        *("redact_keys", "redact_hook", "max_value_bytes", "objects", "slow_write_seconds"),
     }
 )
 

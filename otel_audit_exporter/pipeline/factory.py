@@ -276,7 +276,8 @@ def make_mapping(settings: Settings) -> TableMapping:
 
 def make_rules(settings: Settings, mapping: TableMapping) -> EventValidator:
     """Return what these settings ask of an event."""
-    encoder = Encoder(Redactor(settings.redact_keys, settings.redact_hook), settings.max_value_bytes)
+    redactor = Redactor(settings.redact_keys, settings.redact_hook)
+    encoder = Encoder(redactor, settings.max_value_bytes, members=settings.objects == "members")
     optional = {*settings.optional, *(() if settings.tenants else ("yacht_id",))}
     return EventValidator(
         ids=settings.ids,

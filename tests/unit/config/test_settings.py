@@ -63,6 +63,7 @@ PRECEDENCE: list[tuple[str, str, str, Any, Any, Any, Any]] = [
     ("foreign_key_grace_seconds", "OTEL_AUDIT_FOREIGN_KEY_GRACE", "1.5", 1.5, 2, 2.0, 60.0),
     ("redact_keys", "OTEL_AUDIT_REDACT_KEYS", "pin, iban", ("pin", "iban"), ["x"], ("x",), DEFAULT_REDACT_KEYS),
     ("max_value_bytes", "OTEL_AUDIT_MAX_VALUE_BYTES", "1 KiB", 1024, 5, 5, None),
+    ("objects", "OTEL_AUDIT_OBJECTS", "text", "text", "members", "members", "members"),
     ("slow_write_seconds", "OTEL_AUDIT_SLOW_WRITE", "0.5", 0.5, 2, 2.0, 1.0),
     ("handle_sigterm", "OTEL_AUDIT_HANDLE_SIGTERM", "off", False, True, True, True),
     ("shutdown_timeout_millis", "OTEL_AUDIT_SHUTDOWN_TIMEOUT", "0", 0, 5, 5, 10_000),
