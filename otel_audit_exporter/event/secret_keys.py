@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Final
 
 DEFAULT_REDACT_KEYS: Final[tuple[str, ...]] = (
@@ -42,7 +43,7 @@ _RUN_TOGETHER: Final = (
 _FOLLOWING: Final = frozenset({
     "hash", "hashed", "hashes", "digest", "salt", "value", "header", "headers", "plain", "plaintext", "raw",
     "confirmation", "confirm", "repeat", "again", "old", "new", "current", "previous", "encrypted", "ciphertext",
-    "base64", "b64", "hex", "pem", "string", "str", "field", "input",
+    "base64", "hex", "pem", "string", "str", "field", "input",
 })  # fmt: skip
 _SEPARATORS: Final = re.compile(r"[\W_]+")
 _HUMPS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -52,6 +53,7 @@ _LOOK_ALIKES: Final = str.maketrans(
 )
 _LEET: Final = str.maketrans("@$0134578", "asoieastb")
 _DIGITS: Final = "0123456789"
+_NO_LETTERS: Final = _DIGITS + " \t\"'\\])%_-."
 _HAS_LEET: Final = re.compile(r"[A-Za-z][@$0134578]+[A-Za-z]")
 
 
@@ -103,7 +105,15 @@ class SecretNames:
 
 def last_letters(key: str) -> str:
     """Return the last three letters of a key, without what is no letter among them."""
+    end = key[-16:].rstrip(_NO_LETTERS)[-3:].lower()
+    if len(end) == 3 and end.isalpha():  # nearly always
+        return end if end.isascii() else _folded_end(end)
     return "".join(filter(str.isalpha, folded(key[-16:])))[-3:].lower()
+
+
+@lru_cache(maxsize=1024)
+def _folded_end(end: str) -> str:
+    return folded(end).lower()[-3:]
 
 
 def folded(key: str) -> str:

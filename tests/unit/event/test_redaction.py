@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_audit_exporter.event.redaction import DEFAULT_REDACT_KEYS, REDACTED, Redactor
+from otel_audit_exporter.event.secret_texts import may_hold_secret
 
 HIDDEN = (
     "password passwords user_password userPassword new-password passwd PWD passphrase secret clientSecret"
@@ -112,3 +113,14 @@ def test_a_hook_that_raises_hides_the_value() -> None:
         raise LookupError("4111 1111 1111 1111")
 
     assert Redactor(hook=broken).ask_hook((), "4111 1111 1111 1111") == REDACTED
+
+
+def test_plain_words_and_times_are_told_from_secrets_at_the_first_look() -> None:
+    redactor = Redactor()
+    texts = [
+        "2026-05-01T12:30:00Z",
+        "Note: ok, see part_no A-12",
+        "Größe: 3, geprüft: ja",
+        "https://example.org/?page=2",
+    ]
+    assert not any(may_hold_secret(text, redactor._names.endings) for text in texts)
