@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from otel_audit_exporter.api.audited import audited
     from otel_audit_exporter.api.events import audit_event, flush_audit, get_audit_stats, shutdown_audit
     from otel_audit_exporter.api.executor import audit_executor
+    from otel_audit_exporter.api.reading import count_events, read_events, read_events_async
     from otel_audit_exporter.api.span_processor import AuditSpanProcessor
     from otel_audit_exporter.api.transactional import write_audit_event, write_audit_event_async
     from otel_audit_exporter.delivery.receipts import AuditReceipt, PendingReceipt
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         SupabaseAuditExporter,
     )
     from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+    from otel_audit_exporter.table.readers.stored_event import EventCount, StoredEvent
 
 __all__ = [
     "NOBODY",
@@ -51,12 +53,14 @@ __all__ = [
     "AuditSpanProcessor",
     "AuditStats",
     "DeadLetter",
+    "EventCount",
     "InMemoryAuditExporter",
     "OutboxError",
     "OutboxFullError",
     "PendingReceipt",
     "PostgresAuditExporter",
     "SQLiteAuditExporter",
+    "StoredEvent",
     "SupabaseAuditExporter",
     "attach_audit",
     "audit_context",
@@ -65,9 +69,12 @@ __all__ = [
     "audited",
     "changed",
     "configure_audit",
+    "count_events",
     "flush_audit",
     "get_audit_pipeline",
     "get_audit_stats",
+    "read_events",
+    "read_events_async",
     "shutdown_audit",
     "update_audit_context",
     "write_audit_event",
@@ -83,6 +90,15 @@ _NAMES = {
         "flush_audit",
         "get_audit_stats",
         "shutdown_audit",
+    ),
+    "api.reading": (
+        "count_events",
+        "read_events",
+        "read_events_async",
+    ),
+    "table.readers.stored_event": (
+        "EventCount",
+        "StoredEvent",
     ),
     "api.audited": ("audited",),
     "api.executor": ("audit_executor",),

@@ -13,7 +13,7 @@ from otel_audit_exporter.cli.check import check
 from otel_audit_exporter.cli.dead_letters import dead_letters
 from otel_audit_exporter.cli.demo import demo
 from otel_audit_exporter.cli.emit import emit
-from otel_audit_exporter.cli.history import history, tail
+from otel_audit_exporter.cli.events import events, history, tail
 from otel_audit_exporter.cli.losses import losses
 from otel_audit_exporter.cli.outbox import outbox
 from otel_audit_exporter.cli.redact_check import redact_check
@@ -85,5 +85,6 @@ app.command()(demo)
 app.command()(check)
 app.command()(schema)
 app.command()(redact_check)
+app.command()(events)
 app.command()(tail)
 app.command()(history)

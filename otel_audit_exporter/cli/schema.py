@@ -31,7 +31,12 @@ def schema(
     ] = False,
     tenant_column: Annotated[str, typer.Option(metavar="NAME", help="The column for the tenant.")] = "yacht_id",
     actor_column: Annotated[str, typer.Option(metavar="NAME", help="The column for who did it.")] = "created_by",
-    indexes: Annotated[bool, typer.Option("--indexes", help="Indexes: by yacht and time, by entity, by user.")] = False,
+    indexes: Annotated[
+        bool, typer.Option("--indexes", help="Indexes for everything that events are asked for by.")
+    ] = False,
+    search: Annotated[
+        bool, typer.Option("--search", help="A column and an index for text in the values (extension pg_trgm).")
+    ] = False,
     rls: Annotated[
         bool,
         typer.Option("--rls", help="Row-level security: who reads, reads the rows of the yachts in the token."),
@@ -89,6 +94,7 @@ def schema(
         tenant_column=tenant_column,
         actor_column=actor_column,
         indexes=indexes,
+        search=search,
         rls=rls,
         reader_role=reader_role,
         yacht_claim=yacht_claim,

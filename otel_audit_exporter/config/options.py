@@ -98,6 +98,15 @@ SETTINGS: Final = (
         "`+` before the first column (in code: before each) adds to the nine",
     ),
     Setting(
+        "columns_before",
+        ("OTEL_AUDIT_COLUMNS_BEFORE",),
+        parsers.parse_columns_before,
+        None,
+        "",
+        "for reading: which columns rows from before a time were written with, a JSON object of time and columns "
+        '(`{"2026-03-01T00:00:00Z": {"id": "record_id", ...}}`)',
+    ),
+    Setting(
         "column_defaults",
         ("OTEL_AUDIT_COLUMN_DEFAULTS",),
         parsers.parse_json_object,

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -98,6 +99,25 @@ def parse_columns(value: Any) -> dict[str, str]:
     if any(name.startswith("+") for name in columns):
         raise ValueError("must begin with one +, which stands for all columns of the list")
     return _checked_columns({f"+{name}": source for name, source in columns.items()})
+
+
+def parse_columns_before(value: Any) -> dict[datetime, dict[str, str]]:
+    """Read the mappings of columns by the time up to which each was in force."""
+    try:
+        given = orjson.loads(value) if isinstance(value, str) else dict(value)
+        return {_parse_moment(time): parse_columns(columns) for time, columns in given.items()}
+    except (TypeError, AttributeError, orjson.JSONDecodeError):
+        raise ValueError("must be a JSON object of time and columns") from None
+
+
+def _parse_moment(value: Any) -> datetime:
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        raise ValueError(f"{str(value)[:40]!r} is no time in ISO 8601") from None
+    if moment.tzinfo is None:
+        raise ValueError(f"{str(value)[:40]!r} says no time zone (2026-03-01T00:00:00Z)")
+    return moment.astimezone(UTC)
 
 
 def _columns_of_text(text: str) -> dict[Any, Any]:

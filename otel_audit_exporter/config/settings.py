@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from otel_audit_exporter.config.options import MAY_BE_EMPTY, SETTINGS, Setting
@@ -35,6 +36,7 @@ class Settings:
     table: str
     schema: str
     columns: Mapping[str, str] | None
+    columns_before: Mapping[datetime, Mapping[str, str]] | None
     column_defaults: Mapping[str, Any] | None
     key_columns: tuple[str, ...] | None
     unmapped: Literal["fold", "drop", "error"]
@@ -117,6 +119,10 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | Non
     problems.extend(f"{name}: there is no such setting" for name in arguments.keys() - _BY_ARGUMENT.keys())
     if not problems:
         values["columns"] = _resolved_columns(values["columns"], tenants=values["tenants"])
+        before = values["columns_before"] or {}
+        values["columns_before"] = {
+            until: _resolved_columns(columns, tenants=values["tenants"]) for until, columns in before.items()
+        } or None
         problems.extend(_fit_batch_to_queue(values, sources))
     return Settings(**values, sources=sources), problems
 

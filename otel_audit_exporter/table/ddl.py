@@ -22,6 +22,12 @@ FULL_COLUMNS: Final[Mapping[str, str]] = {
 }
 MONTHS_AHEAD: Final = 3
 
+_INDEXES: Final = (
+    *("yacht_index", "entity_index", "user_index", "action_index", "time_index"),
+    *("action_text_index", "entity_type_text_index", "entity_id_text_index", "user_text_index"),
+    *("folded_outcome_index", "folded_request_index", "folded_trace_index"),
+    *("outcome_index", "trace_index", "request_index", "search_index"),
+)
 _TEMPLATES: Final = files(__package__).joinpath("sql")
 _PLACEHOLDER: Final = re.compile(r"\{([a-z_]+)\}")
 _DOLLAR_QUOTE: Final = re.compile(r"\$\w*\$")
@@ -41,6 +47,7 @@ class TablePlan:
     tenant_column: str = "yacht_id"
     actor_column: str = "created_by"
     indexes: bool = False
+    search: bool = False
     rls: bool = False
     reader_role: str = "authenticated"
     yacht_claim: str = "yacht_id"
@@ -120,6 +127,8 @@ class TablePlan:
             "table_full": self.full,
             "table_take_over": self.add,
             "table_indexes": self.indexes,
+            "table_indexes_full": self.indexes and self.full,
+            "table_search": self.search,
             "table_append_only": self.append_only,
             "table_append_only_partitions": self.append_only and self.partitioned,
             "table_received_at": self.received_at,
@@ -152,6 +161,7 @@ class TablePlan:
             "table_in_string": _in_string(self._qualified(self.table)),
             "table_in_format": _in_format(self._qualified(self.table)),
             "id_type": self.ids,
+            "id_operators": "" if self.ids == "uuid" else " text_pattern_ops",
             "id_pattern": _UUID if self.ids == "uuid" else "<> ''",
             "months_ahead": str(MONTHS_AHEAD),
             "retention_months": str(self.retention_months),
@@ -182,7 +192,7 @@ class TablePlan:
             "refuse_change_literal": _literal(self._qualified(inside("refuse_change"))),
             "refuse_change_in_format": _in_format(self._qualified(inside("refuse_change"))),
         }
-        for index in ("yacht_index", "entity_index", "user_index", "no_change", "no_row_change", "stamp_trigger"):
+        for index in (*_INDEXES, "no_change", "no_row_change", "stamp_trigger"):
             names[index] = quoted(inside(index))
         for policy in ("readers_policy", "writer_inserts_policy", "writer_finds_policy"):
             names[policy] = quoted(inside(policy.removesuffix("_policy")))

@@ -1,4 +1,4 @@
-"""`otel-audit tail` and `otel-audit history`: every readable sink, every question, every format."""
+"""`otel-audit events`, `tail` and `history`: every readable sink, every question, every format."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ import orjson
 import pytest
 
 from otel_audit_exporter import audit_event, configure_audit
-from otel_audit_exporter.cli.history import changed_fields
-from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
-from otel_audit_exporter.table import readers as reading
+from otel_audit_exporter.cli.event_printers import changed_fields
+from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, FIELDS
 from otel_audit_exporter.table.ddl import columns_text
+from otel_audit_exporter.table.readers import reader as reading
 from tests.cli.conftest import Workspace
 from tests.stack import AuditTable, Stack
 
@@ -111,7 +111,8 @@ def test_history_answers_every_question(workspace: Workspace, kind: str) -> None
     assert asked("--since", "2026-03-04T05:06", "--until", (START + timedelta(seconds=2)).isoformat()) == [0, 1]
     assert asked("--since", "2026-03-04", "--limit", 2) == [4, 5]
     assert asked("--since", "1h") == []
-    assert asked("--entity", "part", "no-uuid-at-all") == []
+    done = workspace.run("history", "--entity", "part", "no-uuid-at-all")
+    assert (done.code, "is no UUID" in done.err) == (2, True)
 
 
 def test_pages_join_without_a_gap_and_without_a_double_where_times_are_equal(
@@ -150,7 +151,7 @@ def test_what_was_folded_into_new_values_is_read_where_it_belongs(workspace: Wor
         {"new_values": {"_audit": "the user's own"}},
     )
     lines = workspace.run("tail", "--format", "json").lines
-    assert [line.get("outcome") for line in lines] == ["failure", "failure", None, None]
+    assert [line.get("outcome") for line in lines] == ["failure", "failure", "success", "success"]
     assert [line["new_values"] for line in lines] == [{"a": 1}, [1], None, {"_audit": "the user's own"}]
     assert lines[2]["metadata"] == {"job": "x"}
     assert "receive (failure)" in workspace.run("tail").out
@@ -317,6 +318,101 @@ def test_nothing_in_a_row_can_steer_the_terminal(workspace: Workspace, kind: str
         assert orjson.loads(out)["action"] == hostile
 
 
+def test_nothing_is_left_out_in_a_pipe(workspace: Workspace, kind: str) -> None:
+    written = write(*({} for _ in range(250)))
+    for command in (["events"], ["history", "--user", USERS[0]]):
+        assert ids(workspace.run(*command, "--format", "json").lines) == written
+        assert len(workspace.run(*command, "--format", "csv").out.splitlines()) == 251
+        assert workspace.run(*command).out.count("receive") == 250
+    cut = workspace.run("tail", "--format", "csv")
+    assert (len(cut.out.splitlines()), "20 of 250" in cut.err) == (21, True)
+    assert workspace.run("tail", "--limit", 250).err == ""
+
+
+def test_every_field_is_in_every_format(workspace: Workspace, kind: str) -> None:
+    said = {"on_behalf_of": "b-1", "metadata": {"why": "m-1"}, "signature": {"by": "s-1"}, "actor_type": "service"}
+    (written,) = write(said)
+    (row,) = csv.DictReader(io.StringIO(workspace.run("events", "--format", "csv").out))
+    (line,) = workspace.run("events", "--format", "json").lines
+    table = workspace.run("events").out
+    for name, value in said.items():
+        assert line[name] == value
+        assert row[name] == (value if isinstance(value, str) else orjson.dumps(value).decode())
+    assert set(row) == set(line) == set(FIELDS)
+    for word in ("b-1", "m-1", "s-1", "service", written):
+        assert word in table
+
+
+def test_columns_are_chosen(workspace: Workspace, kind: str) -> None:
+    write({"new_values": {"qty": 1}})
+    out = workspace.run("events", "--columns", "action,new_values", "--format", "csv").out
+    assert list(csv.reader(io.StringIO(out))) == [["action", "new_values"], ["receive", '{"qty":1}']]
+    assert workspace.run("events", "--columns", "tenant_id,action", "--format", "json").lines == [
+        {"yacht_id": YACHTS[0], "action": "receive"}
+    ]
+    assert workspace.run("events", "--columns", "entity_type,action").out.split() == [
+        *("entity_type", "action"),
+        *("part", "receive"),
+    ]
+    done = workspace.run("events", "--columns", "nonsense")
+    assert (done.code, "nonsense" in done.err) == (2, True)
+
+
+def test_an_id_is_found_in_upper_case(workspace: Workspace, kind: str) -> None:
+    written = write({})
+    for question in (["--entity", "part", PARTS[0].upper()], ["--user", USERS[0].upper()], ["--tenant", YACHTS[0]]):
+        assert ids(workspace.run("history", *question, "--format", "json").lines) == written
+
+
+def test_all_questions_of_the_reader_can_be_asked(workspace: Workspace, kind: str) -> None:
+    written = write({"outcome": "failure"}, {"action": "dispose"})
+    asked = {("--outcome", "failure"): 0, ("--outcome", "success"): 1, ("--text", "disp"): 1}
+    for question, found in asked.items():
+        assert ids(workspace.run("events", *question, "--format", "json").lines) == [written[found]]
+    for wrong in (["--trail", "ledger"], ["--database", "acme"], ["--outcome", "done"]):
+        assert workspace.run("events", *wrong).code == 2
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_following_on_a_narrow_terminal_breaks_no_id(workspace: Workspace, kind: str) -> None:
+    now = datetime.now(UTC)
+    write({"timestamp": now})
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
+    command = [sys.executable, "-m", "otel_audit_exporter.cli", "tail", "--follow", "--interval", "0.05"]
+    environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    with subprocess.Popen(command, stdout=theirs, env=environ | {"TERM": "xterm-256color"}) as process:
+        os.close(theirs)
+        with open(ours, "rb", buffering=0) as screen:
+            shown = read_until(screen, b"record_id=")
+            write({"timestamp": now + timedelta(seconds=1), "action": "dispose", "new_values": {"note": "z" * 70}})
+            shown = read_until(screen, b"record_id=")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n").splitlines()
+    assert max(map(len, lines)) <= 80
+    for whole in ("dispose", f"part {PARTS[0]}", USERS[0], YACHTS[0]):
+        assert any(whole in line for line in lines), whole
+
+
+def read_until(screen: Any, mark: bytes) -> bytes:
+    """What a terminal shows up to the end of the line that has ``mark`` in it."""
+    shown = b""
+    while mark not in shown or not shown.endswith(b"\n"):
+        shown += screen.read(65536)
+    return bytes(shown)
+
+
+def test_tags_and_full_width_formulas_are_shown_and_not_obeyed(workspace: Workspace, kind: str) -> None:
+    write({"action": "\uff1dcmd", "entity_type": "a\U000e0041b", "new_values": {"k": "\u200d\u061c\x85"}})
+    (row,) = csv.DictReader(io.StringIO(workspace.run("events", "--format", "csv").out))
+    assert (row["action"], row["entity_type"]) == ("'\uff1dcmd", "a\\U000e0041b")
+    out = workspace.run("events", "--format", "json").out
+    assert out.rstrip("\n").isprintable()
+    assert orjson.loads(out)["new_values"] == {"k": "\u200d\u061c\x85"}
+    assert orjson.loads(out)["entity_type"] == "a\U000e0041b"
+
+
 def test_with_follow_what_comes_is_printed_once(workspace: Workspace, kind: str) -> None:
     now = datetime.now(UTC)
     before = write({"timestamp": now})
@@ -373,7 +469,8 @@ def test_a_role_that_may_not_read_is_told_so(
     environment("OTEL_AUDIT_POSTGRES_DSN", stack.dsn("audit_writer"))
     done = workspace.run("tail")
     assert (done.code, done.out) == (1, "")
-    assert "42501" in done.err
+    assert "may not read" in done.err
+    assert "grant usage on its schema and select" in done.err
 
 
 def test_what_cannot_be_read_is_told(workspace: Workspace, environment: Environment) -> None:

@@ -17,6 +17,7 @@ BUILT = {
     "audit_executor", "NOBODY",
     "audit_event", "audit_context", "update_audit_context", "audited", "changed",
     "get_audit_stats", "flush_audit", "shutdown_audit",
+    "read_events", "read_events_async", "count_events", "StoredEvent", "EventCount",
     "AuditEvent", "AuditPipeline", "AuditReceipt", "PendingReceipt", "AuditStats", "DeadLetter", "AuditSpanProcessor",
     "SupabaseAuditExporter", "PostgresAuditExporter", "SQLiteAuditExporter", "InMemoryAuditExporter",
     "AuditError", "AuditEventError", "AuditConfigurationError", "AuditDeliveryError", "AuditShutdownError",

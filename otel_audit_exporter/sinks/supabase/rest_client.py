@@ -106,13 +106,25 @@ class RestClient:
 
     def get(self, path: str, parameters: Parameters = (), accept: str = "*/*") -> Any:
         """Return the JSON of an answer; raise :class:`SinkError` for any other answer and where there is none."""
-        headers = {"Accept-Profile": self.schema, "Accept": accept}
+        return self._get(path, parameters, {"Accept": accept})[0]
+
+    def count(self, path: str, parameters: Parameters = ()) -> int:
+        """Return how many rows there are in all; raise :class:`SinkError` where nobody says so."""
+        _, answer = self._get(path, parameters, {"Prefer": "count=exact"})
+        total = answer.headers.get("content-range", "").rpartition("/")[2]
+        if not total.isdigit():
+            raise not_postgrest(answer.status)
+        return int(total)
+
+    def _get(self, path: str, parameters: Parameters, headers: Mapping[str, str]) -> tuple[Any, RestAnswer]:
+        """Return the JSON of an answer, and the answer."""
+        asked = {"Accept-Profile": self.schema, **headers}
         with self.requests(time.monotonic() + _SECONDS) as requests:
-            answer = requests.ask("GET", self.address(path, parameters), headers, max_bytes=math.inf)
+            answer = requests.ask("GET", self.address(path, parameters), asked, max_bytes=math.inf)
         if answer.status not in (200, 206):
             raise answer.refusal()
         try:
-            return loads_exact(answer.body)
+            return loads_exact(answer.body), answer
         except ValueError:
             raise not_postgrest(answer.status) from None
 

@@ -1,4 +1,21 @@
--- What happened on this yacht, to this entity, by this user: the newest first.
+-- What happened on this yacht, to this entity, by this user, of this kind, or at all: the newest first.
 create index if not exists {yacht_index} on {table} ({tenant}, created_at desc, id desc);
 create index if not exists {entity_index} on {table} (entity_type, entity_id, created_at desc, id desc);
 create index if not exists {user_index} on {table} ({actor}, created_at desc, id desc);
+create index if not exists {action_index} on {table} (action, created_at desc, id desc);
+create index if not exists {time_index} on {table} (created_at desc, id desc);
+-- Text with which an action, an entity or a user begins.
+create index if not exists {action_text_index} on {table} (action text_pattern_ops);
+create index if not exists {entity_type_text_index} on {table} (entity_type text_pattern_ops);
+create index if not exists {entity_id_text_index} on {table} (entity_id{id_operators});
+create index if not exists {user_text_index} on {table} ({actor}{id_operators});
+-- What is kept under `_audit` where no column takes it. Few rows have it, so these are small.
+create index if not exists {folded_outcome_index} on {table}
+    ((new_values -> '_audit' ->> 'outcome'), created_at desc, id desc)
+    where (new_values -> '_audit' ->> 'outcome') is not null;
+create index if not exists {folded_request_index} on {table}
+    ((new_values -> '_audit' ->> 'request_id'), created_at desc, id desc)
+    where (new_values -> '_audit' ->> 'request_id') is not null;
+create index if not exists {folded_trace_index} on {table}
+    ((new_values -> '_audit' ->> 'trace_id'), created_at desc, id desc)
+    where (new_values -> '_audit' ->> 'trace_id') is not null;

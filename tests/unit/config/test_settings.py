@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,6 +43,15 @@ PRECEDENCE: list[tuple[str, str, str, Any, Any, Any, Any]] = [
         {"id": "record_id", "who": "user_id"},
         {"key": "record_id"},
         {"key": "record_id"},
+        None,
+    ),
+    (
+        "columns_before",
+        "OTEL_AUDIT_COLUMNS_BEFORE",
+        '{"2026-03-01T02:00:00+02:00": {"id": "record_id"}}',
+        {datetime(2026, 3, 1, tzinfo=UTC): {"id": "record_id"}},
+        {datetime(2026, 3, 1, tzinfo=UTC): {"key": "record_id"}},
+        {datetime(2026, 3, 1, tzinfo=UTC): {"key": "record_id"}},
         None,
     ),
     ("column_defaults", "OTEL_AUDIT_COLUMN_DEFAULTS", '{"a": {}}', {"a": {}}, {"b": 1}, {"b": 1}, None),
@@ -198,6 +208,9 @@ class TestFaults:
             ("columns", {"id": ["record_id"]}),
             ("columns", ["id"]),
             ("column_defaults", 5),
+            ("columns_before", 5),
+            ("columns_before", {"2026-03-01": {"id": "record_id"}}),
+            ("columns_before", {"then": {"id": "record_id"}}),
             ("redact_keys", 5),
             ("redact_keys", [5]),
             ("schedule_delay_millis", True),

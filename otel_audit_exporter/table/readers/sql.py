@@ -1,0 +1,119 @@
+"""Conditions as SQL: the same words for PostgreSQL and SQLite, but for what a dialect says its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from otel_audit_exporter.table.readers.base import Order
+from otel_audit_exporter.table.readers.columns import Column, Place
+from otel_audit_exporter.table.readers.conditions import (
+    AllOf,
+    AnyOf,
+    Beyond,
+    Compare,
+    Condition,
+    Contains,
+    Null,
+    OneOf,
+    Prefix,
+)
+
+
+class Dialect(Protocol):
+    """What each database says its own way."""
+
+    holder: str
+
+    def place(self, place: Place) -> str:
+        """Write a column or a member of a document in one."""
+
+    def prefix(self, place: str) -> str:
+        """Write that the text at ``place`` begins with the next value."""
+
+    def prefix_value(self, text: str) -> str:
+        """Return that value."""
+
+    def contains(self, place: str) -> str:
+        """Write that the text at ``place`` has the next value in it."""
+
+    def contains_value(self, text: str) -> str:
+        """Return that value."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """SQL, and the values that go with it."""
+
+    text: str
+    values: list[Any]
+
+
+def select_rows(
+    dialect: Dialect, what: str, table: str, conditions: Sequence[Condition], order: Order, limit: int
+) -> Statement:
+    """Return the statement for the next rows."""
+    writer = _Writer(dialect)
+    where = writer.all(conditions)
+    direction = "desc" if order.newest_first else "asc"
+    at, key = dialect.place(order.at), dialect.place(order.key)
+    ordered = f"order by {at} {direction}, {key} {direction} limit {int(limit)}"
+    return Statement(f"select {what} from {table} where {where} {ordered}", writer.values)  # noqa: S608  # quoted names
+
+
+def select_count(dialect: Dialect, table: str, conditions: Sequence[Condition], most: int) -> Statement:
+    """Return the statement for how many rows there are, one more than ``most`` at the most."""
+    writer = _Writer(dialect)
+    where = writer.all(conditions)
+    inner = f"select 1 from {table} where {where} limit {int(most) + 1}"  # noqa: S608  # quoted names
+    return Statement(f"select count(*) from ({inner}) counted", writer.values)  # noqa: S608
+
+
+class _Writer:
+    """Writes conditions, and gathers their values on the way."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self.values: list[Any] = []
+
+    def all(self, conditions: Sequence[Condition]) -> str:
+        return " and ".join(map(self._write, conditions)) or "true"
+
+    def _write(self, condition: Condition) -> str:
+        match condition:
+            case Compare(place, operator, value):
+                return f"{self._dialect.place(place)} {operator} {self._holder(value)}"
+            case OneOf(place, values, negated):
+                holders = ", ".join(map(self._holder, values))
+                return f"{self._dialect.place(place)} {'not in' if negated else 'in'} ({holders})"
+            case Null(place, negated):
+                return f"{self._dialect.place(place)} is {'not null' if negated else 'null'}"
+            case Prefix(place, text):
+                self.values.append(self._dialect.prefix_value(text))
+                return self._dialect.prefix(self._dialect.place(place))
+            case Contains(place, text):
+                self.values.append(self._dialect.contains_value(text))
+                return self._dialect.contains(self._dialect.place(place))
+            case AnyOf(conditions):
+                return f"({' or '.join(map(self._write, conditions))})"
+            case AllOf(conditions):
+                return f"({self.all(conditions)})"
+            case Beyond(at, key, position, newest_first):
+                holders = ", ".join(map(self._holder, position))
+                places = ", ".join(self._dialect.place(one) for one in (at, key))
+                return f"({places}) {'<' if newest_first else '>'} ({holders})"
+
+    def _holder(self, value: Any) -> str:
+        self.values.append(value)
+        return self._dialect.holder
+
+
+def path_of(place: Place) -> tuple[str, ...]:
+    """Return the path inside a column's document; none for the column itself."""
+    return () if isinstance(place, Column) else place.path
+
+
+def column_of(place: Place) -> str:
+    """Return the column's name."""
+    return place.name if isinstance(place, Column) else place.column

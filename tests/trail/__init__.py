@@ -1,0 +1,1 @@
+"""The trail read back, and shown."""

@@ -1,0 +1,74 @@
+"""A trail in each kind of table, which is read by whatever a test reads it with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from otel_audit_exporter import AuditPipeline, audit_event, configure_audit, shutdown_audit
+from tests.operations.conftest import (
+    _clean,  # noqa: F401  # a fixture, as in those tests
+    serve,  # noqa: F401
+)
+from tests.stack import AuditTable, Stack
+
+START = datetime(2026, 3, 4, 5, 6, 7, 123456, tzinfo=UTC)
+YACHTS = [str(uuid4()) for _ in range(2)]
+USERS = [str(uuid4()) for _ in range(2)]
+PARTS = [str(uuid4()) for _ in range(3)]
+
+Configure = Callable[..., AuditPipeline]
+KINDS = ("sqlite", "postgres", "supabase", "memory")
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of table."""
+    return str(request.param)
+
+
+@pytest.fixture
+def configured(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Configure]:
+    """Configure auditing for a table of the test's own; the arguments are those of ``configure_audit``."""
+
+    def configure(**options: Any) -> AuditPipeline:
+        shutdown_audit()
+        return configure_audit(kind, **_where(kind, tmp_path, request) | {"outbox": "memory"} | options)
+
+    yield configure
+    shutdown_audit()
+
+
+def _where(kind: str, directory: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
+    if kind == "memory":
+        return {}
+    if kind == "sqlite":
+        return {"path": directory / "audit.db"}
+    stack: Stack = request.getfixturevalue("stack")
+    table: AuditTable = request.getfixturevalue("audit_table")
+    if kind == "postgres":
+        return {"dsn": stack.dsn(), "table": table.name}
+    return {"url": stack.url, "key": stack.service_key, "table": table.name}
+
+
+def write(pipeline: AuditPipeline, *events: dict[str, Any]) -> list[str]:
+    """Write events a second apart, and return their ids."""
+    receipts = []
+    for number, event in enumerate(events):
+        said: dict[str, Any] = {
+            "action": "receive",
+            "entity_type": "part",
+            "entity_id": PARTS[0],
+            "yacht_id": YACHTS[0],
+            "user_id": USERS[0],
+            "timestamp": START + timedelta(seconds=number),
+        }
+        receipts.append(audit_event(**said | event))
+    assert pipeline.force_flush(20_000)
+    assert pipeline.stats().failed == 0
+    return [receipt.record_id for receipt in receipts]
