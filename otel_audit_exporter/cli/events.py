@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated, Any, Final
 
@@ -23,21 +22,16 @@ from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault
 from otel_audit_exporter.table.readers import EventQuery, EventReader, StoredEvent, open_reader
 from otel_audit_exporter.table.readers.follower import Follower
-from otel_audit_exporter.table.readers.query import arguments_query
+from otel_audit_exporter.table.readers.query import QueryError, arguments_query, parse_moment
 
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _ON_A_TERMINAL: Final = 100
 
 
 def _moment(text: str) -> datetime:
-    ago = re.fullmatch(r"(\d+)([smhdw])", text.strip())
     try:
-        if ago:
-            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        moment = datetime.fromisoformat(text.strip())
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter("give ISO 8601 (2026-03-04, 2026-03-04T05:06Z) or an age (30m, 2h, 7d)") from None
+        return parse_moment("time", text)
+    except QueryError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _names(text: str | None) -> list[str] | None:

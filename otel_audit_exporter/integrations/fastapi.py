@@ -18,8 +18,9 @@ from otel_audit_exporter.operations.fastapi_router import audit_router
 from otel_audit_exporter.pipeline.configure import configure_audit
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.sinks.base import Sink
+from otel_audit_exporter.trail.fastapi_router import audit_trail_router
 
-__all__ = ["AuditMiddleware", "audit_identity", "audit_lifespan", "audit_router"]
+__all__ = ["AuditMiddleware", "audit_identity", "audit_lifespan", "audit_router", "audit_trail_router"]
 
 
 class audit_lifespan:  # noqa: N801  # called as a function by FastAPI

@@ -55,7 +55,9 @@ def operations_wsgi(
     )
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        response = _forbidden() if allow is not None and not allow(environ) else handler.answer(_from_environ(environ))
+        response = (
+            _forbidden() if allow is not None and not allow(environ) else handler.answer(request_from_environ(environ))
+        )
         start_response(f"{response.status} {HTTPStatus(response.status).phrase}", _sized_headers(response))
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [response.body]
 
@@ -82,14 +84,14 @@ def operations_asgi(
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"operations_asgi answers HTTP only, not {scope['type']}")
-        path = _path_below_mount(scope)
+        path = path_below_mount(scope)
         if path == "":
-            response = _to_slash(str(scope.get("root_path", "")))
+            response = redirect_to_slash(str(scope.get("root_path", "")))
         elif allow is not None and not await _answered(allow(scope)):
             response = _forbidden()
         else:  # the outbox and the sink are waited for, which must not hold up the event loop
             response = await asyncio.to_thread(
-                handler.answer, _from_scope(scope, path, await _read_form(scope, receive))
+                handler.answer, request_from_scope(scope, path, await _read_form(scope, receive))
             )
         await send({"type": "http.response.start", "status": response.status, "headers": _encoded_headers(response)})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
@@ -105,14 +107,15 @@ def _with_slash_wsgi(application: WSGIApp) -> WSGIApp:
     def redirecting(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if environ.get("PATH_INFO"):
             return application(environ, start_response)
-        response = _to_slash(str(environ.get("SCRIPT_NAME", "")))
+        response = redirect_to_slash(str(environ.get("SCRIPT_NAME", "")))
         start_response("303 See Other", _sized_headers(response))
         return []
 
     return redirecting
 
 
-def _from_environ(environ: Environ) -> OperationsRequest:
+def request_from_environ(environ: Environ) -> OperationsRequest:
+    """Return the request of a WSGI environment."""
     headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
     path = str(environ.get("PATH_INFO", "")).encode("latin-1", "replace").decode("utf-8", "replace")
     return OperationsRequest(
@@ -142,13 +145,15 @@ async def _read_form(scope: Scope, receive: Receive) -> dict[str, str]:
     return form_of(body)
 
 
-def _from_scope(scope: Scope, path: str, form: Mapping[str, str]) -> OperationsRequest:
+def request_from_scope(scope: Scope, path: str, form: Mapping[str, str] | None = None) -> OperationsRequest:
+    """Return the request of an ASGI scope; ``path`` is the one below the mount."""
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
     query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
-    return OperationsRequest(scope["method"], path, headers, query, form)
+    return OperationsRequest(scope["method"], path, headers, query, form or {})
 
 
-def _path_below_mount(scope: Scope) -> str:
+def path_below_mount(scope: Scope) -> str:
+    """Return the path from where the application is mounted; empty without the slash at its end."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     # A proxy may have taken away what comes before the application's own mounts.
     for prefix in (root, root.removeprefix(str(scope.get("app_root_path", "")))):
@@ -162,7 +167,8 @@ def _forbidden() -> OperationsResponse:
     return OperationsResponse(403, (("content-type", "application/json"),), b'{"error":"not for you"}')
 
 
-def _to_slash(mount: str) -> OperationsResponse:
+def redirect_to_slash(mount: str) -> OperationsResponse:
+    """Return a redirect from where the application is mounted to its page."""
     return OperationsResponse(303, (("location", f"/{mount.strip('/')}/" if mount.strip("/") else "/"),), b"")
 
 

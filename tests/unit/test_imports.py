@@ -26,6 +26,7 @@ RANKS: Final = (
     "table",
     "pipeline",
     "api compat operations testing",
+    "trail",
     "cli integrations",
 )
 # What is left of old paths, for whoever imports them: used by nothing inside.

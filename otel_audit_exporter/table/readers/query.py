@@ -6,7 +6,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from otel_audit_exporter.errors import AuditConfigurationError
@@ -17,6 +17,8 @@ ID_FIELDS: Final = ("entity_id", "user_id", "yacht_id")
 ASKED_FIELDS: Final = ("yacht_id", "entity_type", "entity_id", "user_id", "action", "outcome", "request_id", "trace_id")
 _HEXADECIMAL: Final = re.compile(r"[0-9a-f]{1,32}")
 _UUID_DIGITS: Final = 32
+_AGE: Final = re.compile(r"([0-9]{1,9})([smhdw])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class QueryError(AuditConfigurationError):
@@ -100,6 +102,18 @@ def arguments_query(given: Mapping[str, Any]) -> EventQuery:
         trace_id=_text(given.get("trace_id")),
         text=_text(given.get("text")),
     )
+
+
+def parse_moment(name: str, text: str) -> datetime:
+    """Return the time that a person means: ISO 8601 in UTC, or an age such as ``7d``. Raises :class:`QueryError`."""
+    ago = _AGE.fullmatch(text.strip())
+    try:
+        if ago:
+            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        moment = datetime.fromisoformat(text.strip())
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise QueryError(f"{name}: give ISO 8601 (2026-03-04, 2026-03-04T05:06Z) or an age (30m, 2h, 7d)") from None
 
 
 def _text(value: Any) -> str | None:

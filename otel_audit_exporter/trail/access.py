@@ -1,0 +1,75 @@
+"""Who looked at the trail, as events of the trail itself."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from otel_audit_exporter.errors import AuditConfigurationError, AuditError
+from otel_audit_exporter.pipeline.configure import get_audit_pipeline
+from otel_audit_exporter.runtime.log import logger
+from otel_audit_exporter.trail.filters import TrailFilter
+from otel_audit_exporter.trail.identity import Reader
+
+_NAMESPACE: Final = uuid.UUID("b2f3f3c8-6d0a-4f0d-9e5b-2f6f3f6f9b11")
+_ALL_TENANTS: Final = str(uuid.UUID(int=0))
+_HOUR: Final = 3600
+
+
+class AccessLog:
+    """Records exports, and looks where that is asked for."""
+
+    def check(self, reader: Reader) -> None:
+        """Raise :class:`AuditConfigurationError` where what this reader does could not be recorded."""
+        pipeline = get_audit_pipeline()
+        if pipeline.settings.ids == "uuid":
+            try:
+                uuid.UUID(str(reader.id))
+            except ValueError:
+                raise AuditConfigurationError(
+                    "Reader: id is no UUID, and ids are UUIDs here, so an export could not be recorded"
+                ) from None
+
+    def exported(self, reader: Reader, asked: TrailFilter, form: str, count: int, *, whole: bool) -> None:
+        """Record an export: who, which filter, how many events; it may have been broken off."""
+        details = {"filter": dict(asked.given), "format": form, "count": count}
+        self._record("audit.exported", reader, asked, details, outcome="success" if whole else "failure")
+
+    def viewed(self, reader: Reader, asked: TrailFilter) -> None:
+        """Record a look: once per reader, filter and hour."""
+        details: Mapping[str, Any] = {"filter": dict(asked.given)}
+        said = [str(reader.id), sorted(asked.given.items()), int(time.time() // _HOUR)]
+        key = hashlib.blake2b(orjson.dumps(said), digest_size=16).hexdigest()
+        self._record("audit.viewed", reader, asked, details, outcome="success", idempotency_key=f"audit.viewed {key}")
+
+    def _record(self, action: str, reader: Reader, asked: TrailFilter, details: Mapping[str, Any], **more: Any) -> None:
+        try:
+            pipeline = get_audit_pipeline()
+            trail = asked.given.get("trail", "default")
+            pipeline.submit(
+                {
+                    "action": action,
+                    "entity_type": "audit_trail",
+                    "entity_id": str(uuid.uuid5(_NAMESPACE, trail)) if pipeline.settings.ids == "uuid" else trail,
+                    "yacht_id": _tenant(reader, asked),
+                    "user_id": str(reader.id),
+                    "new_values": details,
+                    **more,
+                }
+            )
+        except AuditError as error:
+            logger.error("audit: %s by a reader of the trail could not be recorded: %s", action, error)
+
+
+def _tenant(reader: Reader, asked: TrailFilter) -> str:
+    """Return the tenant that an export is recorded under: the one it is about, else none of them."""
+    scope = reader.scope
+    wanted = asked.given.get("tenant")
+    if wanted and (scope is None or wanted in scope):
+        return wanted
+    return next(iter(scope)) if scope is not None and len(scope) == 1 else _ALL_TENANTS
