@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 from otel_audit_exporter.config.settings import Settings, load_settings
@@ -52,6 +53,8 @@ def _readable(pipeline: AuditPipeline) -> AuditExporter:
 
 def _reader_of(exporter: AuditExporter) -> EventReader:
     settings = exporter.settings
-    if not isinstance(exporter, InMemoryAuditExporter):
-        return open_reader(settings, exporter.exporter_name)
-    return EventReader(MemorySource(lambda: exporter.rows), segments_of(settings), ids=settings.ids)
+    if isinstance(exporter, InMemoryAuditExporter):
+        return EventReader(MemorySource(lambda: exporter.rows), segments_of(settings), ids=settings.ids)
+    if exporter.exporter_name == "sqlite" and not Path(settings.path).exists():  # the first event makes it
+        return EventReader(MemorySource(list), segments_of(settings), ids=settings.ids)
+    return open_reader(settings, exporter.exporter_name)

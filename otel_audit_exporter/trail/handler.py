@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError
 from otel_audit_exporter.operations.handler import OperationsRequest
+from otel_audit_exporter.runtime.log import RateLimitedLogger
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.table.export import csv_lines, json_lines, json_text
 from otel_audit_exporter.table.readers import QueryError, StoredEvent
@@ -60,6 +62,7 @@ class TrailHandler:
         )
         self._record_views = record_views
         self._trail = ScopedTrail()
+        self._log = RateLimitedLogger()
         self._access = AccessLog()
         self._pages: Mapping[str, Callable[[Reader, OperationsRequest, TrailFilter], TrailResponse]] = {
             "/": self._page,
@@ -97,15 +100,16 @@ class TrailHandler:
             return json_answer(403, {"error": str(error)})
         except QueryError as error:
             return self._failed(request, asked, 400, "wrong", str(error))
-        except (AuditError, SinkError) as error:
-            return self._failed(request, asked, 503, "away", str(error))
+        except (AuditError, SinkError) as error:  # it names hosts, files and settings, which are not for every reader
+            self._log.say(logging.ERROR, str(error), "audit: the trail cannot be read: %s", error)
+            return self._failed(request, asked, 503, "away", "")
 
     def _failed(
         self, request: OperationsRequest, asked: TrailFilter, status: int, text: str, reason: str
     ) -> TrailResponse:
-        if request.path not in ("/", "/frame"):
-            return json_answer(status, {"error": reason})
         problem = self._look.texts[text].format(reason=reason)
+        if request.path not in ("/", "/frame"):
+            return json_answer(status, {"error": reason or problem})
         return self._html(PageData(asked, problem=problem, frame=request.path == "/frame"), status)
 
     # --- the page and the frame ----------------------------------------------------------------------------------

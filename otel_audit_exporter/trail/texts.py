@@ -86,7 +86,7 @@ ENGLISH: Final[Mapping[str, str]] = {
     "next_page": "Next page",
     "first_page": "First page",
     "wrong": "This cannot be asked: {reason}",
-    "away": "The trail cannot be read now: {reason}",
+    "away": "The trail cannot be read now. The application's log says why.",
     "utc": "All times are in UTC.",
     "monday": "Monday",
     "tuesday": "Tuesday",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
@@ -17,7 +18,15 @@ import orjson
 import pytest
 from fastapi import FastAPI
 
-from otel_audit_exporter import AuditConfigurationError, StoredEvent, count_events, flush_audit, read_events
+from otel_audit_exporter import (
+    AuditConfigurationError,
+    StoredEvent,
+    configure_audit,
+    count_events,
+    flush_audit,
+    read_events,
+    shutdown_audit,
+)
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, FIELDS
 from otel_audit_exporter.integrations.fastapi import audit_trail_router
 from otel_audit_exporter.trail import ALL, Reader, trail_asgi_app, trail_wsgi_app
@@ -191,6 +200,20 @@ def test_what_cannot_be_asked_is_said_on_the_page(configured: Configure) -> None
     assert client.post("/trail/").status_code == 405
 
 
+def test_why_a_table_cannot_be_read_is_told_to_the_log_and_not_to_readers(
+    configured: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutdown_audit()
+    (tmp_path / "broken.db").write_bytes(b"no database at all" * 100)
+    with configure_audit("sqlite", path=tmp_path / "broken.db", outbox="memory"):
+        client = client_of(AUDITOR)
+        for path in ("/", "/events", "/export.csv"):
+            answer = client.get(f"/trail{path}")
+            assert (answer.status_code, "cannot be read now" in answer.text) == (503, True)
+            assert "database" not in answer.text
+    assert "file is not a database" in caplog.text
+
+
 def test_exports_are_exactly_the_filter_and_are_recorded(configured: Configure) -> None:
     written = write(configured(), *({"action": "dispose" if number % 2 else "receive"} for number in range(1200)))
     client = client_of(Reader(USERS[1], tenants=[YACHTS[0]]))
@@ -212,10 +235,13 @@ def test_exports_are_exactly_the_filter_and_are_recorded(configured: Configure) 
     assert len(client.get("/trail/events?action=audit.exported").json()["events"]) == 2
 
 
-def test_an_export_that_could_not_be_recorded_is_refused(configured: Configure) -> None:
-    write(configured(), {})
+def test_an_export_that_could_not_be_recorded_is_refused(
+    configured: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = write(configured(), {})
     answer = client_of(Reader("ada", tenants=ALL)).get("/trail/export.csv")
-    assert (answer.status_code, "is no UUID" in answer.text) == (503, True)
+    assert (answer.status_code, written[0] in answer.text) == (503, False)
+    assert "Reader: id is no UUID" in caplog.text
 
 
 def test_looks_are_recorded_once_an_hour_where_that_is_asked_for(configured: Configure) -> None:

@@ -274,6 +274,15 @@ def test_without_a_pipeline_the_environment_says_what_is_read(
 
 # What cannot be stored is made visible at the call, and comes back so.
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_before_the_first_event_there_is_nothing(configured: Configure) -> None:
+    configured()
+    assert list(read_events()) == []
+    assert count_events() == EventCount(0, exact=True)
+
+
 json_values = st.recursive(
     st.none()
     | st.booleans()

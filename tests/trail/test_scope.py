@@ -156,3 +156,16 @@ def test_a_reader_that_cannot_be_meant_is_refused() -> None:
     for make in wrong:
         with pytest.raises(AuditConfigurationError):
             make()
+
+
+@pytest.mark.parametrize("kind", ["postgres", "supabase"], indirect=True)
+def test_a_connection_that_the_server_ended_is_opened_anew(stack: Stack, trail_of_two: list[str]) -> None:
+    client = client_of(Reader(USERS[0], tenants=YACHTS))
+    assert len(ids(client)) == 4
+    for role in ("postgres", "authenticator"):
+        stack.sql(
+            "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s and pid <> pg_backend_pid()",
+            [role],
+        )
+    stack.wait_until_serving()
+    assert len(ids(client)) == 4
