@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Unpack
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from otel_audit_exporter.operations.handler import OperationsRequest
-from otel_audit_exporter.trail.handler import TrailHandler, TrailResponse, closed
+from otel_audit_exporter.trail.handler import TrailHandler, TrailOptions, TrailResponse, closed
 from otel_audit_exporter.trail.identity import Reader
-from otel_audit_exporter.trail.sentences import Describe, Resolve
 from otel_audit_exporter.trail.streaming import in_parts
 
 __all__ = ["audit_trail_router"]
@@ -26,12 +25,7 @@ def audit_trail_router(
     *,
     identify_reader: IdentifyReader | None = None,
     prefix: str = "",
-    resolve: Resolve | None = None,
-    describe: Describe | None = None,
-    texts: Mapping[str, str] | None = None,
-    trace_link: str | None = None,
-    frame_origins: Sequence[str] = (),
-    record_views: bool = False,
+    **options: Unpack[TrailOptions],
 ) -> APIRouter:
     """Return a router that shows the trail, closed to everybody whom the application does not name. ::
 
@@ -47,22 +41,15 @@ def audit_trail_router(
     :param identify_reader: asked with the request, who reads and which tenants that reader may see, as a
         :class:`Reader`; None: nobody who may. It may be a coroutine function. Without it every path answers 403.
     :param prefix: where the router is, where ``include_router`` is not told.
-    :param resolve: names for ids: asked once a page with a frozenset of ids, it returns a mapping of those it knows.
-    :param describe: a sentence for an event, or None for the page's own.
-    :param texts: the page's own words, in place of the English ones (``otel_audit_exporter.trail.texts.ENGLISH``).
-    :param trace_link: where a trace is shown, such as ``https://traces.example/trace/{trace_id}``.
-    :param frame_origins: the origins whose pages may show the frame; without any there is none.
-    :param record_views: record looks as ``audit.viewed``, too: once per reader, filter and hour.
+    :param options: names, words and links of the application's own: ``resolve(ids)`` gives names for ids, asked once a
+        page with a frozenset; ``describe(event)`` a sentence, or None for the page's own; ``texts`` replace the page's
+        words (``otel_audit_exporter.trail.texts.ENGLISH``); ``trace_link`` is where a trace is shown, such as
+        ``https://traces.example/trace/{trace_id}``; ``frame_origins`` are the origins whose pages may show the frame,
+        without any there is none; ``record_views=True`` records looks as ``audit.viewed``, once per reader, filter and
+        hour.
     :raises AuditConfigurationError: for an argument that is wrong.
     """
-    handler = TrailHandler(
-        resolve=resolve,
-        describe=describe,
-        texts=texts,
-        trace_link=trace_link,
-        frame_origins=frame_origins,
-        record_views=record_views,
-    )
+    handler = TrailHandler(**options)
     router = APIRouter(prefix=prefix, tags=["audit"])
 
     async def answer(request: Request, path: str) -> Response:

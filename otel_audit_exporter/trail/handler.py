@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError
@@ -44,23 +44,39 @@ class TrailResponse:
     body: Iterable[bytes]
 
 
+class TrailOptions(TypedDict, total=False):
+    """What an application may say of its trail.
+
+    ``resolve``: names for ids, asked once a page with a frozenset of ids, it returns a mapping of those it knows.
+    ``describe``: a sentence for an event, or None for the page's own. ``texts``: the page's words, in place of the
+    English ones. ``trace_link``: where a trace is shown, such as ``https://traces.example/trace/{trace_id}``.
+    ``frame_origins``: the origins whose pages may show the frame; without any there is none. ``record_views``: record
+    looks as ``audit.viewed``, once per reader, filter and hour.
+    """
+
+    resolve: Resolve | None
+    describe: Describe | None
+    texts: Mapping[str, str] | None
+    trace_link: str | None
+    frame_origins: Sequence[str]
+    record_views: bool
+
+
 class TrailHandler:
     """Answers readers of the trail: each sees what its :class:`Reader` says, and nobody else sees anything."""
 
-    def __init__(
-        self,
-        *,
-        resolve: Resolve | None = None,
-        describe: Describe | None = None,
-        texts: Mapping[str, str] | None = None,
-        trace_link: str | None = None,
-        frame_origins: Sequence[str] = (),
-        record_views: bool = False,
-    ) -> None:
+    def __init__(self, **options: Unpack[TrailOptions]) -> None:
+        unknown = options.keys() - TrailOptions.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"there is no option {', '.join(sorted(unknown))}")
         self._look = Look(
-            checked_texts(texts), resolve, describe, _checked_link(trace_link), _checked_origins(frame_origins)
+            checked_texts(options.get("texts")),
+            options.get("resolve"),
+            options.get("describe"),
+            _checked_link(options.get("trace_link")),
+            _checked_origins(options.get("frame_origins", ())),
         )
-        self._record_views = record_views
+        self._record_views = options.get("record_views", False)
         self._trail = ScopedTrail()
         self._log = RateLimitedLogger()
         self._access = AccessLog()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from http import HTTPStatus
+from typing import Unpack
 
 from otel_audit_exporter.operations.wsgi_asgi import (
     ASGIApp,
@@ -21,9 +22,8 @@ from otel_audit_exporter.operations.wsgi_asgi import (
     request_from_environ,
     request_from_scope,
 )
-from otel_audit_exporter.trail.handler import TrailHandler, TrailResponse, closed
+from otel_audit_exporter.trail.handler import TrailHandler, TrailOptions, TrailResponse, closed
 from otel_audit_exporter.trail.identity import Reader
-from otel_audit_exporter.trail.sentences import Describe, Resolve
 from otel_audit_exporter.trail.streaming import in_parts
 
 __all__ = ["trail_asgi_app", "trail_wsgi_app"]
@@ -32,12 +32,7 @@ __all__ = ["trail_asgi_app", "trail_wsgi_app"]
 def trail_wsgi_app(
     *,
     identify_reader: Callable[[Environ], Reader | None] | None = None,
-    resolve: Resolve | None = None,
-    describe: Describe | None = None,
-    texts: Mapping[str, str] | None = None,
-    trace_link: str | None = None,
-    frame_origins: Sequence[str] = (),
-    record_views: bool = False,
+    **options: Unpack[TrailOptions],
 ) -> WSGIApp:
     """Return a WSGI application that shows the trail, closed to everybody whom the application does not name.
 
@@ -47,24 +42,12 @@ def trail_wsgi_app(
 
     :param identify_reader: asked with the WSGI environment, who reads and which tenants that reader may see, as a
         :class:`Reader`; None: nobody who may. Without it every path answers 403.
-    :param resolve: names for ids: asked once a page with a frozenset of ids, it returns a mapping of those it knows.
-    :param describe: a sentence for an event, or None for the page's own.
-    :param texts: the page's own words, in place of the English ones (``otel_audit_exporter.trail.texts.ENGLISH``).
-    :param trace_link: where a trace is shown, such as ``https://traces.example/trace/{trace_id}``.
-    :param frame_origins: the origins whose pages may show the frame; without any there is none.
-    :param record_views: record looks as ``audit.viewed``, too: once per reader, filter and hour.
+    :param options: those of :class:`TrailOptions`: names, words and links of the application's own, and the frame.
     :raises AuditConfigurationError: for an argument that is wrong.
     """
     if inspect.iscoroutinefunction(identify_reader):
         raise TypeError("identify_reader must be a plain function here: nobody awaits a coroutine")
-    handler = TrailHandler(
-        resolve=resolve,
-        describe=describe,
-        texts=texts,
-        trace_link=trace_link,
-        frame_origins=frame_origins,
-        record_views=record_views,
-    )
+    handler = TrailHandler(**options)
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if not environ.get("PATH_INFO"):
@@ -83,26 +66,14 @@ def trail_wsgi_app(
 def trail_asgi_app(
     *,
     identify_reader: Callable[[Scope], Reader | Awaitable[Reader | None] | None] | None = None,
-    resolve: Resolve | None = None,
-    describe: Describe | None = None,
-    texts: Mapping[str, str] | None = None,
-    trace_link: str | None = None,
-    frame_origins: Sequence[str] = (),
-    record_views: bool = False,
+    **options: Unpack[TrailOptions],
 ) -> ASGIApp:
     """Return an ASGI application that shows the trail, closed to everybody whom the application does not name.
 
     Starlette: ``Mount("/trail", trail_asgi_app(identify_reader=...))``. The arguments are those of
     :func:`trail_wsgi_app`; ``identify_reader`` is asked with the ASGI scope, and may be a coroutine function.
     """
-    handler = TrailHandler(
-        resolve=resolve,
-        describe=describe,
-        texts=texts,
-        trace_link=trace_link,
-        frame_origins=frame_origins,
-        record_views=record_views,
-    )
+    handler = TrailHandler(**options)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
