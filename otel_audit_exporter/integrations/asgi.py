@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Mu
 from typing import Any
 
 from otel_audit_exporter.event.context import audit_context
+from otel_audit_exporter.event.seen_requests import is_watched, note_request
 from otel_audit_exporter.event.surroundings import found
 from otel_audit_exporter.integrations.http_request import (
     Identification,
@@ -60,14 +61,15 @@ class AuditMiddleware:
             await self.app(scope, receive, send)
             return
         headers = _Headers(scope)
+        own_id = request_id(headers.get("x-request-id"))
         async with audit_context(
             source_ip=found(self._proxies.source(_peer(scope), headers.all("x-forwarded-for"))),
-            request_id=found(request_id(headers.get("x-request-id"))),
+            request_id=found(own_id),
             user_agent=found(header_text(headers.get("user-agent"))),
         ) as opened:
             if self._identification.hook is not None:
                 self._identification.take(opened, await self._ask(scope))
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, _noting(scope, own_id, send) if is_watched() else send)
 
     async def _ask(self, scope: ASGIScope) -> Identity:
         assert self._identification.hook is not None
@@ -78,6 +80,15 @@ class AuditMiddleware:
         except Exception as error:
             self._identification.failed(error)
             return None
+
+
+def _noting(scope: ASGIScope, own_id: str, send: Send) -> Send:
+    async def noting(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            note_request(str(scope["method"]), str(scope["path"]), int(message["status"]), own_id)
+        await send(message)
+
+    return noting
 
 
 class _Headers(Mapping[str, str]):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from otel_audit_exporter.event.context import StepwiseScope
+from otel_audit_exporter.event.seen_requests import is_watched, note_request
 from otel_audit_exporter.event.surroundings import found
 from otel_audit_exporter.integrations.http_request import (
     Identification,
@@ -51,7 +52,10 @@ class AuditMiddleware:
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request."""
-        steps = StepwiseScope(surroundings(environ, self._proxies))
+        around = surroundings(environ, self._proxies)
+        steps = StepwiseScope(around)
+        if is_watched():
+            start_response = _noting(environ, str(around["request_id"]), start_response)
         with steps.next() as scope:
             if self._identification.hook is not None:
                 self._identification.take(scope, self._ask(environ))
@@ -67,6 +71,15 @@ class AuditMiddleware:
         except Exception as error:
             self._identification.failed(error)
             return None
+
+
+def _noting(environ: Environ, own_id: str, start_response: Callable[..., Any]) -> Callable[..., Any]:
+    def noting(status: str, *arguments: Any) -> Any:
+        path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+        note_request(str(environ["REQUEST_METHOD"]), path, int(status.split(" ", 1)[0]), own_id)
+        return start_response(status, *arguments)
+
+    return noting
 
 
 class WsgiRequest(Mapping[str, Any]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from typing import Any, Final, Self
@@ -16,11 +16,13 @@ from otel_audit_exporter.event.diff import changed, same
 from otel_audit_exporter.event.encoded_event import EncodedEvent, loads_exact
 from otel_audit_exporter.event.identity import with_field_names
 from otel_audit_exporter.event.json.encoder import Encoder
+from otel_audit_exporter.event.seen_requests import SeenRequest, watched_requests
 from otel_audit_exporter.pipeline.configure import current_pipeline, replaced_pipeline
 from otel_audit_exporter.pipeline.exporters import InMemoryAuditExporter
 from otel_audit_exporter.pipeline.intake import UNLIMITED
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
+from otel_audit_exporter.testing.route_coverage import mutating_routes, uncovered
 
 _SHOWN_EVENTS: Final = 5
 _FIELD_NAMES: Final = frozenset(field.name for field in fields(AuditEvent))
@@ -47,6 +49,7 @@ class AuditLog:
     def __init__(self) -> None:
         self._lock = ForkSafeLock()
         self._events: dict[str, AuditEvent] = {}
+        self._requests: list[SeenRequest] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -56,6 +59,7 @@ class AuditLog:
         pipeline = _RecordingPipeline(_in_memory(settings), self._keep)
         self._stack.callback(pipeline.shutdown)
         self._stack.enter_context(replaced_pipeline(pipeline, pipeline.reconfigure))
+        self._stack.enter_context(watched_requests(self._requests))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -74,6 +78,7 @@ class AuditLog:
         """Forget the events so far."""
         with self._lock:
             self._events.clear()
+            self._requests.clear()
 
     def assert_recorded(self, action: str | None = None, **expected: Any) -> AuditEvent:
         """Return the first event that has these fields, those of :class:`AuditEvent`.
@@ -98,6 +103,26 @@ class AuditLog:
             what = f" with {_said(wanted)}" if wanted else ""
             lines = [f"{len(found)} audit event(s) recorded{what}, where none should be:", *map(_headline, found)]
             raise AssertionError("\n".join(lines[: _SHOWN_EVENTS + 1]))
+
+    def assert_every_mutation_recorded(
+        self, app: Any, *, exempt: Collection[str] = (), only_asked: bool = False
+    ) -> None:
+        """Raise ``AssertionError`` that names each route that changes something and recorded nothing.
+
+        A route of a Starlette, FastAPI or Flask application with POST, PUT, PATCH or DELETE is one that changes
+        something. It has to have been asked since the fixture was opened (or cleared), with success, and each such
+        request has to have recorded an event. ``AuditMiddleware`` must be in the application.
+
+        :param exempt: routes that need not record anything: a path as the application has it (``"/login"``,
+            ``"/parts/{part_id}"``), or with its method (``"POST /login"``).
+        :param only_asked: let routes pass that no request of this test has asked.
+        """
+        recorded = {event.request_id for event in self.events}
+        silent, unasked = uncovered(mutating_routes(app), self._requests, recorded, exempt)
+        lines = [f"{route}: recorded no audit event" for route in silent]
+        lines += [] if only_asked else [f"{route}: was not asked with success in this test" for route in unasked]
+        if lines:
+            raise AssertionError("\n".join(["not every mutating route is audited:", *lines]))
 
     def _keep(self, event: AuditEvent) -> None:
         with self._lock:
