@@ -12,7 +12,8 @@ import orjson
 
 from otel_audit_exporter.event.fields import FIELDS
 from otel_audit_exporter.event.json.encoder import Encoder
-from otel_audit_exporter.event.visible_text import csv_cell, shown_in_json
+from otel_audit_exporter.event.visible_text import csv_cell
+from otel_audit_exporter.runtime.visible import visible_json
 from otel_audit_exporter.table.readers.query import QueryError
 from otel_audit_exporter.table.readers.stored_event import StoredEvent
 
@@ -27,7 +28,7 @@ def json_lines(events: Iterable[StoredEvent], columns: Sequence[str] | None = No
         if columns is not None and wanted is None:
             wanted = chosen_columns(columns, event)
         document = event.document()
-        yield shown_in_json(json_text(document if wanted is None else {name: document.get(name) for name in wanted}))
+        yield visible_json(json_text(document if wanted is None else {name: document.get(name) for name in wanted}))
 
 
 def csv_lines(events: Iterable[StoredEvent], columns: Sequence[str] | None = None) -> Iterator[str]:

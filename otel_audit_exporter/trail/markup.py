@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from otel_audit_exporter.event.visible_text import shown
+from otel_audit_exporter.runtime.visible import visible
 
 
 def text(value: object, most: int | None = None) -> str:
     """Return a value as text for HTML, cut where it is longer than ``most``."""
     whole = "" if value is None else str(value)
     cut = whole if most is None or len(whole) <= most else f"{whole[:most]}…"
-    return escape(shown(cut, keep="\n\t"))
+    return escape(visible(cut))
 
 
 def value(shown_value: object, most: int | None = None, kind: str = "value") -> str:

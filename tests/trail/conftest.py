@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,7 @@ from uuid import uuid4
 import pytest
 
 from otel_audit_exporter import AuditPipeline, audit_event, configure_audit, shutdown_audit
-from tests.operations.conftest import (
-    _clean,  # noqa: F401  # a fixture, as in those tests
-    serve,  # noqa: F401
-)
+from tests.operations.serving import Serve, serving
 from tests.stack import AuditTable, Stack
 
 START = datetime(2026, 3, 4, 5, 6, 7, 123456, tzinfo=UTC)
@@ -22,8 +20,24 @@ YACHTS = [str(uuid4()) for _ in range(2)]
 USERS = [str(uuid4()) for _ in range(2)]
 PARTS = [str(uuid4()) for _ in range(3)]
 
+# What PostgREST's filters reserve, what LIKE and regular expressions do, and what a quote could end.
+RESERVED = ("a,b", "a.b", "a:b", "(a)", 'a"b', "a\\b", "a*b", "a%b", "a_b", "a'b", "a b", "{a}", "[a]", "a&b=c", "a+b",
+            "not.is.null", "^a$", "a|b", "a?b", "a#b", "ü", "null", ")or(id.neq.1", "a;b", "a--b", "a/b")  # fmt: skip
+
 Configure = Callable[..., AuditPipeline]
 KINDS = ("sqlite", "postgres", "supabase", "memory")
+
+
+@pytest.fixture(autouse=True)
+def _clean(bare_environment: None) -> None:
+    """Have it for every test here."""
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Serve ASGI applications with uvicorn, on ports of their own."""
+    with ExitStack() as running:
+        yield lambda app: running.enter_context(serving(app))
 
 
 @pytest.fixture(params=KINDS)

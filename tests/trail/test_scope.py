@@ -16,8 +16,7 @@ from otel_audit_exporter.integrations.fastapi import audit_trail_router
 from otel_audit_exporter.trail import ALL, Reader
 from tests.stack import AuditTable, Stack
 from tests.trail.asking import AppClient, client_of
-from tests.trail.conftest import PARTS, USERS, YACHTS, Configure, write
-from tests.trail.test_reading import RESERVED
+from tests.trail.conftest import PARTS, RESERVED, USERS, YACHTS, Configure, write
 
 SECRET = "secret-of-the-other-yacht"
 PATHS = ("/", "/events", "/export.csv", "/export.jsonl", "/frame")
