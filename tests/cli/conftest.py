@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from otel_audit_exporter.cli.app import app
 from otel_audit_exporter.config.options import SETTINGS
+from tests.stack import AuditTable, Stack
 
 # A process that emits events to a table whose directory is not there, and then waits, or is gone at once.
 _LEAVES_EVENTS = """
@@ -146,3 +147,16 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
 def workspace(tmp_path: Path, environment: Callable[[str, object], None]) -> Workspace:
     """A directory of its own, which the environment's settings name."""
     return Workspace(tmp_path)
+
+
+@pytest.fixture(params=["sqlite", "postgres", "supabase"])
+def kind(
+    request: pytest.FixtureRequest, stack: Stack, audit_table: AuditTable, environment: Callable[[str, object], None]
+) -> str:
+    """The sink, set in the environment as a role that may read."""
+    environment("OTEL_AUDIT_EXPORTER", request.param)
+    environment("OTEL_AUDIT_TABLE", audit_table.name)
+    environment("SUPABASE_URL", stack.url)
+    environment("SUPABASE_KEY", stack.service_key)
+    environment("OTEL_AUDIT_POSTGRES_DSN", stack.dsn())
+    return str(request.param)

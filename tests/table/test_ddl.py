@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import orjson
 import psycopg
 import pytest
@@ -16,20 +12,12 @@ from psycopg import errors
 from psycopg.sql import SQL, Composed, Identifier
 
 from otel_audit_exporter import AuditConfigurationError
-from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.table.ddl import FULL_COLUMNS, TablePlan
-from otel_audit_exporter.table.readers import EventQuery, open_reader
-from otel_audit_exporter.table.readers.base import Order
-from otel_audit_exporter.table.readers.columns import Column, ColumnReader
-from otel_audit_exporter.table.readers.conditions import Beyond, conditions_of
-from otel_audit_exporter.table.readers.postgres import _Dialect
-from otel_audit_exporter.table.readers.postgrest import Parameters, _filters
-from otel_audit_exporter.table.readers.sql import select_rows
 from tests.stack import Stack
 from tests.stack.waiting import wait_until
-from tests.support.made_tables import NOTIFY, NOW, MadeTable, make_table, new_name
+from tests.support.made_tables import NOW, MadeTable, make_table, new_name
 
 EVERYTHING: dict[str, Any] = {
     "full": True,
@@ -142,100 +130,6 @@ def test_tables_with_long_names_that_begin_alike_share_nothing(stack: Stack) -> 
 def test_a_plan_that_cannot_be_carried_out_is_refused(plan: dict[str, Any]) -> None:
     with pytest.raises(AuditConfigurationError):
         TablePlan(**plan)
-
-
-ASKED = {
-    "all": EventQuery(),
-    "tenant": EventQuery(yacht_id=str(uuid4())),
-    "entity": EventQuery(entity_type="part", entity_id=str(uuid4())),
-    "user": EventQuery(user_id=str(uuid4())),
-    "action": EventQuery(action="receive"),
-    "failure": EventQuery(outcome="failure"),
-    "success": EventQuery(outcome="success"),
-    "request": EventQuery(request_id="r"),
-    "trace": EventQuery(trace_id="0" * 32),
-    "time": EventQuery(since=datetime(2026, 1, 1, tzinfo=UTC), until=datetime(2026, 2, 1, tzinfo=UTC)),
-    "text": EventQuery(text="rec"),
-    "id": EventQuery(text="0192d3a4"),
-    "scope": EventQuery(tenants=frozenset({str(uuid4()), str(uuid4())})),
-}
-
-
-def plans(table: MadeTable) -> Iterator[tuple[str, str]]:
-    """How the server would look for each question, and for the page after."""
-    columns = ColumnReader(table.plan.columns)
-    order = Order(Column("created_at"), Column("id"), newest_first=True)
-    beyond = Beyond(order.at, order.key, (NOW, str(uuid4())), newest_first=True)
-    with table.stack.postgres.connect() as connection:
-        connection.execute("set enable_seqscan = off")
-        for name, query in ASKED.items():
-            conditions = conditions_of(query, columns, ids="uuid", searchable=False)
-            assert conditions is not None
-            for more in ([], [beyond]):
-                asked = select_rows(_Dialect(), "*", table.name.as_string(), [*conditions, *more], order, 50)
-                found = connection.execute(f"explain {asked.text}".encode(), asked.values).fetchall()
-                yield name, "\n".join(str(line["QUERY PLAN"]) for line in found)
-
-
-@pytest.mark.parametrize("full", [False, True], ids=["nine", "full"])
-def test_questions_are_answered_from_indexes(stack: Stack, full: bool) -> None:
-    for name, plan in plans(make_table(stack, indexes=True, full=full)):
-        assert "Seq Scan" not in plan, f"{name}: {plan}"
-        assert "Index" in plan
-
-
-@pytest.mark.parametrize("full", [False, True], ids=["nine", "full"])
-def test_postgrest_answers_questions_from_indexes(stack: Stack, full: bool) -> None:
-    table = make_table(stack, indexes=True, full=full)
-    stack.sql(SQL("grant all on {} to service_role").format(table.name))
-    setting = "alter role authenticator {} pgrst.db_plan_enabled{}; notify pgrst, 'reload config'"
-    stack.sql(setting.format("set", " = 'true'"))
-    stack.sql("alter role service_role set enable_seqscan = off")
-    stack.reload_schema_cache()
-    try:
-        order = Order(Column("created_at"), Column("id"), newest_first=True)
-        beyond = Beyond(order.at, order.key, (NOW, str(uuid4())), newest_first=True)
-        for name, query in ASKED.items():
-            conditions = conditions_of(query, ColumnReader(table.plan.columns), ids="uuid", searchable=False)
-            assert conditions is not None
-            parameters = [("order", "created_at.desc,id.desc"), ("limit", "50"), *_filters([*conditions, beyond])]
-            plan = asked_for_plan(stack, table, parameters)
-            assert "Seq Scan" not in plan, f"{name}: {plan}"
-            assert "Index" in plan
-    finally:
-        stack.sql(setting.format("reset", ""))
-        stack.sql("alter role service_role reset enable_seqscan")
-        stack.reload_schema_cache()
-
-
-def asked_for_plan(stack: Stack, table: MadeTable, parameters: Parameters) -> str:
-    headers = {"apikey": stack.service_key, "Authorization": f"Bearer {stack.service_key}"}
-    accept = {"Accept": "application/vnd.pgrst.plan+text"}
-    url = f"{stack.url}/rest/v1/{table.plan.table}"
-    answer = httpx.get(url, params=httpx.QueryParams([*parameters]), headers=headers | accept, timeout=20)
-    assert answer.status_code == 200, answer.text
-    return answer.text
-
-
-def test_the_column_for_searching_holds_the_values(stack: Stack) -> None:
-    table = MadeTable(stack, TablePlan(table=new_name(), search=True))
-    # The server of the tests has no pg_trgm, which only the index needs.
-    script = table.plan.sql().removesuffix(NOTIFY)
-    assert "create extension if not exists pg_trgm" in script
-    lines = [line for line in script.splitlines() if "pg_trgm" not in line and "gin_trgm_ops" not in line]
-    stack.sql("\n".join(lines))
-    table.insert_directly([table.row(old_values=[1], new_values={"Name": "GRÖSSE"})], "postgres")
-    (row,) = table.rows()
-    assert row["audit_search"] == '[1] {"Name": "GRÖSSE"}'
-    stack.sql(SQL("grant all on {} to service_role").format(table.name))
-    stack.reload_schema_cache()
-    served = {"postgres": {"dsn": stack.dsn()}, "supabase": {"url": stack.url, "key": stack.service_key}}
-    for exporter, where in served.items():
-        settings = load_settings({"exporter": exporter, "table": table.plan.table, **where}, {})
-        with closing(open_reader(settings)) as reader:
-            (found,) = reader.events(EventQuery(text="RÖss"))
-            assert found.other == {}
-            assert list(reader.events(EventQuery(text="R_ss"))) == []
 
 
 # --- the writer ---------------------------------------------------------------------------------------------------

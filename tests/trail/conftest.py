@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
-from otel_audit_exporter import AuditPipeline, audit_event, configure_audit, shutdown_audit
+from otel_audit_exporter import AuditPipeline, configure_audit, shutdown_audit
 from tests.operations.serving import Serve, serving
 from tests.stack import AuditTable, Stack
-
-START = datetime(2026, 3, 4, 5, 6, 7, 123456, tzinfo=UTC)
-YACHTS = [str(uuid4()) for _ in range(2)]
-USERS = [str(uuid4()) for _ in range(2)]
-PARTS = [str(uuid4()) for _ in range(3)]
 
 # What PostgREST's filters reserve, what LIKE and regular expressions do, and what a quote could end.
 RESERVED = ("a,b", "a.b", "a:b", "(a)", 'a"b', "a\\b", "a*b", "a%b", "a_b", "a'b", "a b", "{a}", "[a]", "a&b=c", "a+b",
@@ -68,21 +61,3 @@ def _where(kind: str, directory: Path, request: pytest.FixtureRequest) -> dict[s
     if kind == "postgres":
         return {"dsn": stack.dsn(), "table": table.name}
     return {"url": stack.url, "key": stack.service_key, "table": table.name}
-
-
-def write(pipeline: AuditPipeline, *events: dict[str, Any]) -> list[str]:
-    """Write events a second apart, and return their ids."""
-    receipts = []
-    for number, event in enumerate(events):
-        said: dict[str, Any] = {
-            "action": "receive",
-            "entity_type": "part",
-            "entity_id": PARTS[0],
-            "yacht_id": YACHTS[0],
-            "user_id": USERS[0],
-            "timestamp": START + timedelta(seconds=number),
-        }
-        receipts.append(audit_event(**said | event))
-    assert pipeline.force_flush(20_000)
-    assert pipeline.stats().failed == 0
-    return [receipt.record_id for receipt in receipts]

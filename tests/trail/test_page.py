@@ -33,8 +33,9 @@ from otel_audit_exporter.trail import ALL, Reader, trail_asgi_app, trail_wsgi_ap
 from otel_audit_exporter.trail.handler import PAGE
 from tests.operations.serving import Serve
 from tests.stack.waiting import wait_until
+from tests.support.trail_events import PARTS, START, USERS, YACHTS, write
 from tests.trail.asking import AppClient, client_of
-from tests.trail.conftest import PARTS, START, USERS, YACHTS, Configure, write
+from tests.trail.conftest import Configure
 
 AUDITOR = Reader(USERS[1], tenants=ALL, sees_source=True)
 FULL = {**DEFAULT_COLUMNS, **{name: name for name in (

@@ -31,7 +31,8 @@ from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.table.readers import reader
 from otel_audit_exporter.table.readers.query import uuid_range
 from tests.stack import AuditTable, Stack
-from tests.trail.conftest import PARTS, RESERVED, START, USERS, YACHTS, Configure, write
+from tests.support.trail_events import PARTS, START, USERS, YACHTS, write
+from tests.trail.conftest import RESERVED, Configure
 
 FULL = {**DEFAULT_COLUMNS, **{name: name for name in ("outcome", "actor_type", "metadata", "signature")}}
 ONE_DOCUMENT = {"key": "record_id", "what": "action", "at": "timestamp", "document": "new_values"}

@@ -15,8 +15,9 @@ from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
 from otel_audit_exporter.integrations.fastapi import audit_trail_router
 from otel_audit_exporter.trail import ALL, Reader
 from tests.stack import AuditTable, Stack
+from tests.support.trail_events import PARTS, USERS, YACHTS, write
 from tests.trail.asking import AppClient, client_of
-from tests.trail.conftest import PARTS, RESERVED, USERS, YACHTS, Configure, write
+from tests.trail.conftest import RESERVED, Configure
 
 SECRET = "secret-of-the-other-yacht"
 PATHS = ("/", "/events", "/export.csv", "/export.jsonl", "/frame")
