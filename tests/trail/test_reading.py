@@ -313,7 +313,8 @@ names = st.text(string.ascii_letters + " ,.*()\"'\\%_ü", min_size=1, max_size=1
 )
 @settings(max_examples=60)
 def test_everything_that_was_said_comes_back(event: dict[str, Any], columns: Mapping[str, str]) -> None:
-    with configure_audit("memory", outbox="memory", columns=columns):
+    # Nothing is redacted: a key that is made up at random may be that of a secret.
+    with configure_audit("memory", outbox="memory", columns=columns, redact_keys=()):
         receipt = audit_event(**event, entity_id=uuid4(), yacht_id=uuid4(), user_id=uuid4())
         receipt.result(10)
         (stored,) = read_events()
