@@ -197,6 +197,15 @@ SETTINGS: Final = (
         "per process, dead letters included; past it `OutboxFullError`",
     ),
     Setting(
+        "outbox_write",
+        ("OTEL_AUDIT_OUTBOX_WRITE",),
+        parsers.choice_of("auto", "mapped", "written"),
+        "auto",
+        "`auto`",
+        "how the outbox on disk is written: `mapped` (a store into memory, which waits for nothing) where the file "
+        "system is known to carry it (ext4, xfs, tmpfs), else `written` (by system calls)",
+    ),
+    Setting(
         "on_outbox_error",
         ("OTEL_AUDIT_ON_OUTBOX_ERROR",),
         parsers.choice_of("raise", "log"),

@@ -48,6 +48,7 @@ class Settings:
     outbox: Literal["disk", "fsync", "memory"]
     outbox_dir: str | None
     outbox_max_bytes: int
+    outbox_write: Literal["auto", "mapped", "written"]
     on_outbox_error: Literal["raise", "log"]
     schedule_delay_millis: int
     max_queue_size: int

@@ -13,7 +13,7 @@ from typing import IO, Any, Final, Protocol
 import orjson
 
 from otel_audit_exporter.delivery.bisect_insert import RejectedRow, attempt, no_row, unforeseen
-from otel_audit_exporter.delivery.channel import LaneOptions, RowsOf
+from otel_audit_exporter.delivery.channel import DeliveryOptions, RowsOf
 from otel_audit_exporter.errors import AuditDeliveryError
 from otel_audit_exporter.event.encoded_event import decode, loads_exact
 from otel_audit_exporter.observability.stats import DeliveryCounters
@@ -36,7 +36,7 @@ class LetterChannel(Protocol):
         """Where they are kept."""
 
     @property
-    def options(self) -> LaneOptions:
+    def options(self) -> DeliveryOptions:
         """How long the sink is waited for."""
 
     @property
@@ -62,7 +62,7 @@ class LetterChannel(Protocol):
 class StoredLetters:
     """The dead letters of a destination without its outbox, for who only looks or retries: no thread, no own file."""
 
-    def __init__(self, sink: Sink, rows_of: RowsOf, dead_letters: DeadLetterStore, options: LaneOptions) -> None:
+    def __init__(self, sink: Sink, rows_of: RowsOf, dead_letters: DeadLetterStore, options: DeliveryOptions) -> None:
         self.sink = sink
         self.dead_letters = dead_letters
         self.options = options

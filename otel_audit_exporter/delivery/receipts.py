@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
 
-from otel_audit_exporter.delivery.channel import Lane, Ticket, Waiter
+from otel_audit_exporter.delivery.channel import DeliveryChannel
+from otel_audit_exporter.delivery.completion import CompletionWaiter
 from otel_audit_exporter.delivery.relay import delivers_here
 from otel_audit_exporter.errors import AuditDeliveryError
+from otel_audit_exporter.outbox.stripe import EventRef
+from otel_audit_exporter.runtime.clock import Clock
 
+_LOOK_AGAIN_SECONDS: Final = 0.5
 ReceiptState = Literal["pending", "stored", "parked", "rejected"]
 
 
@@ -30,15 +33,12 @@ class PendingReceipt:
     Cheap to make and to throw away. ``await receipt`` does what :meth:`result` does, from any asyncio loop.
     """
 
-    __slots__ = ("_hurry", "_lane", "_ticket", "record_id")
+    __slots__ = ("_channel", "_ref", "record_id")
 
-    def __init__(
-        self, record_id: str, lane: Lane | None, ticket: Ticket | None, deliver_now: Callable[[], None]
-    ) -> None:
+    def __init__(self, record_id: str, channel: DeliveryChannel | None, ref: EventRef | None) -> None:
         self.record_id = record_id
-        self._lane = lane
-        self._ticket = ticket
-        self._hurry = deliver_now
+        self._channel = channel
+        self._ref = ref
 
     @property
     def state(self) -> ReceiptState:
@@ -46,17 +46,18 @@ class PendingReceipt:
 
         ``"rejected"`` only where ``on_outbox_error`` is ``"log"`` and the outbox refused the event.
         """
-        if self._lane is None or self._ticket is None:
+        if self._channel is None or self._ref is None:
             return "rejected"
-        if self._lane.is_pending(self._ticket):
+        if self._channel.is_pending(self._ref):
             return "pending"
-        return "parked" if self._is_parked(self._lane, self._ticket) else "stored"
+        return "parked" if self._is_parked(self._channel, self._ref) else "stored"
 
-    def _is_parked(self, lane: Lane, ticket: Ticket) -> bool:
-        if self.record_id in lane.dropped or lane.is_lost(ticket):
+    def _is_parked(self, channel: DeliveryChannel, ref: EventRef) -> bool:
+        if self.record_id in channel.dropped or channel.is_lost(ref):
             return True
-        may_be = lane.books.failed or ticket.store.closed  # then it is another process that may have parked it
-        return bool(may_be) and lane.dead_letters.get(self.record_id) is not None
+        # Another process may have parked what this one has let go of.
+        may_be = channel.books.failed or channel.is_elsewhere(ref)
+        return bool(may_be) and channel.dead_letters.get(self.record_id) is not None
 
     def result(self, timeout: float | None = None) -> AuditReceipt:
         """Have what is queued sent, wait until the row is in the table, and return the receipt.
@@ -65,66 +66,64 @@ class PendingReceipt:
         still pending when the time is up: it stays in the outbox and will still be delivered. On a thread that
         delivers (in a logging handler, say) it does not wait.
         """
-        if self._lane is None or self._ticket is None:
+        if self._channel is None or self._ref is None:
             raise AuditDeliveryError(self.record_id, "rejected", "the outbox refused the event")
-        waiter = Waiter()
+        waiter = CompletionWaiter()
         try:
-            self._lane.watch(self._ticket, waiter)
+            self._channel.completions.watch(self._ref, waiter)
             timeout = 0 if delivers_here() else timeout
-            self._wait(self._lane, waiter, None if timeout is None else time.monotonic() + timeout)
+            self._wait(self._channel, self._ref, waiter, None if timeout is None else Clock.monotonic() + timeout)
         finally:
-            self._lane.unwatch(self._ticket, waiter)
-        return self._outcome()
+            self._channel.completions.unwatch(self._ref, waiter)
+        return self._outcome(self._channel, self._ref)
 
     def __await__(self) -> Generator[None, None, AuditReceipt]:
         return self._awaited().__await__()
 
     async def _awaited(self) -> AuditReceipt:
-        if self._lane is None or self._ticket is None:
+        if self._channel is None or self._ref is None:
             raise AuditDeliveryError(self.record_id, "rejected", "the outbox refused the event")
         loop = asyncio.get_running_loop()
-        told = asyncio.Event()
+        notified = asyncio.Event()
 
-        def tell() -> None:
-            loop.call_soon_threadsafe(told.set)
+        def notify() -> None:
+            loop.call_soon_threadsafe(notified.set)
 
-        waiter = Waiter(tell)
+        waiter = CompletionWaiter(notify)
         try:
-            self._lane.watch(self._ticket, waiter)
-            while not self._is_over(self._lane, waiter):
-                self._hurry()
+            self._channel.completions.watch(self._ref, waiter)
+            while not self._is_over(self._channel, self._ref, waiter):
+                self._channel.deliver_soon(self._ref)
                 try:
-                    await asyncio.wait_for(told.wait(), 0.5)
-                    told.clear()
+                    await asyncio.wait_for(notified.wait(), _LOOK_AGAIN_SECONDS)
+                    notified.clear()
                 except TimeoutError:
                     continue
         finally:
-            self._lane.unwatch(self._ticket, waiter)
-        return self._outcome()
+            self._channel.completions.unwatch(self._ref, waiter)
+        return self._outcome(self._channel, self._ref)
 
-    def _wait(self, lane: Lane, waiter: Waiter, deadline: float | None) -> None:
-        while not self._is_over(lane, waiter):
-            left = 0.5 if deadline is None else min(deadline - time.monotonic(), 0.5)
+    @staticmethod
+    def _wait(channel: DeliveryChannel, ref: EventRef, waiter: CompletionWaiter, deadline: float | None) -> None:
+        while not PendingReceipt._is_over(channel, ref, waiter):
+            left = _LOOK_AGAIN_SECONDS if deadline is None else deadline - Clock.monotonic()
             if left <= 0:
                 return
-            self._hurry()
-            waiter.wait_until_settled(left)
+            channel.deliver_soon(ref)
+            waiter.wait_until_settled(min(left, _LOOK_AGAIN_SECONDS))
 
-    def _is_over(self, lane: Lane, waiter: Waiter) -> bool:
-        """Tell whether there is nothing to wait for; what is a parent process's to deliver, nobody here is told of."""
-        assert self._ticket is not None
-        elsewhere = self._ticket.store.closed and not lane.is_pending(self._ticket)
-        return waiter.settled or lane.closed or elsewhere
+    @staticmethod
+    def _is_over(channel: DeliveryChannel, ref: EventRef, waiter: CompletionWaiter) -> bool:
+        """Tell whether there is nothing to wait for. Of what another process delivers, nobody here is notified."""
+        return waiter.settled or channel.closed or (channel.is_elsewhere(ref) and not channel.is_pending(ref))
 
-    def _outcome(self) -> AuditReceipt:
-        assert self._lane is not None
-        assert self._ticket is not None
+    def _outcome(self, channel: DeliveryChannel, ref: EventRef) -> AuditReceipt:
         state = self.state
         if state == "stored":
-            at = self._lane.acknowledged_at(self._ticket) or time.time()
+            at = channel.acknowledged_at(ref) or Clock.wall()
             return AuditReceipt(self.record_id, datetime.fromtimestamp(at, UTC))
-        parked = self._lane.dead_letters.get(self.record_id) if state == "parked" else None
-        raise AuditDeliveryError(self.record_id, state, parked.error if parked else self._lane.books.last_error)
+        parked = channel.dead_letters.get(self.record_id) if state == "parked" else None
+        raise AuditDeliveryError(self.record_id, state, parked.error if parked else channel.books.last_error)
 
     def __repr__(self) -> str:
         return f"<PendingReceipt {self.record_id}>"

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -95,9 +95,10 @@ def shown_rate(rate: float) -> str:
 class DeliveryCounters:
     """The counters of one sink. Safe to use from any thread; pending is what the others leave."""
 
-    def __init__(self) -> None:
+    def __init__(self, accepted: Callable[[], int] = lambda: 0) -> None:
+        self._accepted = accepted  # how many events the logs of this process have taken: no call counts them
         self.lock = threading.RLock()  # also for a signal handler that audits in the middle of a count
-        self.submitted = 0
+        self.submitted_elsewhere = 0
         self.recovered = 0
         self.succeeded = 0
         self.failed = 0
@@ -130,6 +131,11 @@ class DeliveryCounters:
         with self.lock:
             return tuple(self.errors)
 
+    @property
+    def submitted(self) -> int:
+        """How many events calls of this process had accepted."""
+        return self._accepted() + self.submitted_elsewhere
+
     def succeeded_recently(self) -> int:
         """Return how many have succeeded in the last 24 hours, to the hour."""
         with self.lock:
@@ -146,15 +152,10 @@ class DeliveryCounters:
             unnoted, self._noted_lost = self.lost - self._noted_lost, self.lost
             return unnoted
 
-    def submit(self) -> None:
-        """Count one accepted event."""
-        with self.lock:
-            self.submitted += 1
-
     def count(
         self,
         *,
-        submitted: int = 0,
+        submitted_elsewhere: int = 0,
         recovered: int = 0,
         succeeded: int = 0,
         failed: int = 0,
@@ -167,7 +168,7 @@ class DeliveryCounters:
     ) -> None:
         """Add to several counters at one instant."""
         with self.lock:
-            self.submitted += submitted
+            self.submitted_elsewhere += submitted_elsewhere
             self.recovered += recovered
             self.succeeded += succeeded
             self.failed += failed
@@ -181,15 +182,17 @@ class DeliveryCounters:
     @property
     def pending(self) -> int:
         """How many events are neither stored nor parked."""
-        return self.submitted + self.recovered - self.succeeded - self.failed
+        ended = self.succeeded + self.failed - self.recovered  # read first: an event is accepted before it ends
+        return self.submitted - ended
 
     def stats(self, *, held: int, all_held: bool, oldest_pending_seconds: float) -> AuditStats:
         """Return the counters of one instant."""
         with self.lock:
-            pending = self.pending
+            submitted = self.submitted
+            pending = submitted + self.recovered - self.succeeded - self.failed
             at = self.last_success
             return AuditStats(
-                submitted=self.submitted,
+                submitted=submitted,
                 recovered=self.recovered,
                 succeeded=self.succeeded,
                 failed=self.failed,

@@ -283,7 +283,7 @@ def _done(request: OperationsRequest, status: int, document: dict[str, Any], not
 
 def _destinations(pipeline: AuditPipeline) -> list[dict[str, Any]]:
     """Return every destination in this pipeline's outbox directory, with the processes that have files there."""
-    folder = pipeline.primary.lane.folder
+    folder = pipeline.primary.lane.logs.directory
     now = utc_now()
     return [] if folder is None else [destination_document(one, now) for one in read_outbox_status(folder.root)]
 

@@ -1,40 +1,45 @@
-"""The outbox directory: one folder per destination, one locked file per process in it.
+"""The outbox directory: a folder for each destination, and in it a folder for each process's log.
 
-A file whose lock is free belongs to a process that is gone: an orphan, which a live process of the same
-destination adopts. All taking and removing of files happens under the folder's own lock, so that nobody can
-lock a file that is just being removed.
+A log belongs to the process that holds the lock in it. One whose lock is free was left by a process that is gone: a
+live process of the same destination adopts it. A log's folder gets its name when the log is whole, and loses it before
+anything in it is removed, so nobody ever opens half a log.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from otel_audit_exporter.errors import AuditConfigurationError, OutboxError
+from otel_audit_exporter.errors import AuditConfigurationError, OutboxError, OutboxFullError
+from otel_audit_exporter.outbox.adoption import DAMAGED_SUFFIX, Findings, look_through, open_orphan
+from otel_audit_exporter.outbox.ended import EndedFile
 from otel_audit_exporter.outbox.file_lock import FileLock
-from otel_audit_exporter.outbox.store import Accepted, DamagedOutboxError, OutboxFile, count_events, salvage
-from otel_audit_exporter.runtime.fork_safety import quiet
+from otel_audit_exporter.outbox.file_system import mapping_problem
+from otel_audit_exporter.outbox.log import ENDED_NAME, OutboxLog
+from otel_audit_exporter.outbox.segment import SPARE_SUFFIX, SUFFIX, MappedSegment, WrittenSegment
+from otel_audit_exporter.outbox.space import Quota, SegmentSpace
+from otel_audit_exporter.runtime.log import logger
 
-logger: Final = logging.getLogger("otel_audit_exporter")
-_SUFFIX: Final = ".outbox"
-_DESCRIPTION: Final = "destination.json"
-_PATIENCE_SECONDS: Final = 1.0
-_ADOPTION_PATIENCE_SECONDS: Final = 5.0
-_PAUSE_SECONDS: Final = 0.005
+FORMAT_VERSION: Final = 2
 DEAD_LETTERS: Final = "dead-letters.db"
+LOG_SUFFIX: Final = ".log"
+LOCK_NAME: Final = "lock"
+DESCRIPTION_NAME: Final = "log.json"
+DESTINATION_NAME: Final = "destination.json"
+_BEING_MADE: Final = ".new-"
+_BEING_REMOVED: Final = ".gone-"
+_MAKING_SECONDS: Final = 60.0  # a folder without a lock for longer is nobody's any more
 
 
 @dataclass(frozen=True)
@@ -58,265 +63,268 @@ class Destination:
         return f"{self.exporter} {self.place or '(not configured)'} {self.schema}.{self.table}"
 
 
-@dataclass
-class LockedOutbox:
-    """An outbox file whose lock this process holds."""
+@dataclass(frozen=True)
+class LogOptions:
+    """How a log is kept. ``durable``: each event survives a power loss. ``write``: auto, mapped or written."""
 
-    store: OutboxFile
+    durable: bool = False
+    write: str = "auto"
+
+
+@dataclass
+class LockedLog:
+    """A log whose lock this process holds."""
+
+    log: OutboxLog
     lock: FileLock
     path: Path
+    found: Findings
+
+
+class NewerFormatError(OutboxError):
+    """Say that a log was written by a newer version of this library."""
 
 
 class OutboxDirectory:
-    """The outbox files of one destination."""
+    """The logs of one destination."""
 
     def __init__(self, root: str | os.PathLike[str], destination: Destination) -> None:
         self.destination = destination
         self.root = Path(root)
         self.path = self.root / destination.folder_name
-        self._told: set[Path] = set()
+        self._left_alone: set[Path] = set()
 
-    def create(self, *, durable: bool, max_bytes: int) -> LockedOutbox:
-        """Make this process's file, lock it, and prove with a real commit that it takes events.
+    # --- this process's own log -------------------------------------------------------------------------------
+
+    def create(self, quota: Quota, options: LogOptions) -> LockedLog:
+        """Make this process's log, lock it, and prove by writing to it that the disk takes events.
 
         Raises :class:`AuditConfigurationError` that names both remedies where the directory cannot be used.
         """
         try:
             self._make_folder()
-            with self._guarded(), quiet:
-                held = self._new_file(durable, min(max_bytes, self.affordable_bytes()))
-            held.store.prove()
+            try:
+                return self._new_log(quota, options)
+            except OutboxFullError:
+                self.cut_orphans()
+                return self._new_log(quota, options)
         except (OSError, OutboxError) as error:
             raise AuditConfigurationError(
                 f"the outbox directory {self.root} cannot be used ({error}): set OTEL_AUDIT_OUTBOX_DIR to a "
                 "writable directory on a local disk, or OTEL_AUDIT_OUTBOX=memory to do without one "
                 "(events that are not delivered yet are then lost when the process dies)"
             ) from error
-        return held
-
-    def affordable_bytes(self) -> int:
-        """Return how much more this disk can spare: half of what is free."""
-        return max(shutil.disk_usage(self.path).free // 2, 2**20)
-
-    @contextmanager
-    def _guarded(self, patience_seconds: float = _PATIENCE_SECONDS) -> Iterator[bool]:
-        """Hold the folder's lock; False where somebody does not let go of it, a process that is stopped, say."""
-        guard, held = FileLock(self.path / "folder.lock"), False
-        try:
-            held = _acquire_soon(guard, patience_seconds)
-        except OSError as error:
-            self._tell_once(Path(guard.path), "the outbox folder's lock %s cannot be used: %s", error)
-        try:
-            yield held
-        finally:
-            guard.release()
-
-    def adopt(self, *, durable: bool, max_bytes: int) -> list[LockedOutbox]:
-        """Take over the files that nobody holds; empty ones are removed, damaged ones set aside and salvaged."""
-        adopted: list[LockedOutbox] = []
-        if not self.path.is_dir():
-            return adopted
-        with self._guarded(_ADOPTION_PATIENCE_SECONDS) as guarded, quiet:
-            for path in sorted(self.path.glob(f"*{_SUFFIX}")) if guarded else ():
-                held = self._adopt_one(path, durable, max_bytes)
-                if held is not None:
-                    adopted.append(held)
-            if guarded:
-                self._remove_stale_locks()
-        return adopted
-
-    def _adopt_one(self, path: Path, durable: bool, max_bytes: int) -> LockedOutbox | None:
-        """Open one file if it is an orphan; where that fails, say so and leave it: it keeps nobody from the others."""
-        lock = FileLock(_lock_path(path))
-        try:
-            return self._open_orphan(path, lock, durable, max_bytes) if lock.acquire() else None
-        except (OutboxError, OSError) as error:
-            self._tell_once(path, "an earlier process's outbox file %s is left alone: %s", error)
-            lock.release()
-            return None
-
-    def _tell_once(self, path: Path, message: str, error: Exception) -> None:
-        if path not in self._told:
-            self._told.add(path)
-            logger.error(message, path, error)
-
-    def _remove_stale_locks(self) -> None:
-        """Remove what is left beside an outbox file that is gone: its process died while it removed them."""
-        for lock_path in self.path.glob(f"*{_SUFFIX}.lock"):
-            lock = FileLock(lock_path)
-            with suppress(OSError):
-                if not lock_path.with_suffix("").exists() and lock.acquire():
-                    _unlink(lock_path.with_suffix(""))
-                    lock.release()
-                    os.unlink(lock_path)
-
-    def count_orphaned(self) -> int:
-        """Return how many events wait in files that no live process holds; nothing is taken over."""
-        waiting = 0
-        with self._guarded() as guarded, quiet:
-            for path in self.path.glob(f"*{_SUFFIX}") if guarded else ():
-                with suppress(OutboxError, OSError):
-                    lock = FileLock(_lock_path(path))
-                    if lock.acquire():
-                        try:
-                            waiting += count_events(path)
-                        finally:
-                            lock.release()
-        return waiting
-
-    def release(self, held: LockedOutbox) -> None:
-        """Close an empty file and remove it; one that still holds events is left for the next process."""
-        if not self.path.is_dir():
-            self._tell_of_what_is_gone(held)
-            held.store.close()
-            held.lock.release()
-            return
-        with self._guarded() as guarded, quiet:
-            with held.store.lock:  # nobody can append between the look and the end
-                try:
-                    keep = not guarded or held.store.count() > 0
-                except OutboxError:
-                    keep = True
-                held.store.close()
-            if keep:
-                held.lock.release()
-            else:
-                _unlink(held.path)
-                _let_go_of(held.lock)
-
-    def _tell_of_what_is_gone(self, held: LockedOutbox) -> None:
-        with suppress(OutboxError):
-            if lost := held.store.count():
-                logger.critical(
-                    "the outbox directory %s was removed while it was in use: %d event(s) in it are lost",
-                    self.path,
-                    lost,
-                )
 
     def _make_folder(self) -> None:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.mkdir(mode=0o700, exist_ok=True)
-        description = self.path / _DESCRIPTION
+        description = self.path / DESTINATION_NAME
         if not description.exists():
             with tempfile.NamedTemporaryFile("w", dir=self.path, delete=False, encoding="utf-8") as file:
                 json.dump(asdict(self.destination), file)
             os.replace(file.name, description)
 
-    def _new_file(self, durable: bool, max_bytes: int) -> LockedOutbox:
-        path = self.path / f"{os.getpid()}-{uuid.uuid4().hex[:12]}{_SUFFIX}"
-        lock = FileLock(_lock_path(path))
-        if not lock.acquire() or not lock.is_in_place():
-            raise OutboxError(f"the new file {path} is locked by somebody else")
+    def _new_log(self, quota: Quota, options: LogOptions) -> LockedLog:
+        name, log_id = f"{os.getpid()}-{uuid.uuid4().hex[:12]}", os.urandom(16)
+        making, path = self.path / f"{_BEING_MADE}{name}", self.path / f"{name}{LOG_SUFFIX}"
+        making.mkdir(mode=0o700)
+        lock = FileLock(making / LOCK_NAME)
         try:
-            return LockedOutbox(OutboxFile(path, durable=durable, max_bytes=max_bytes), lock, path)
+            if not lock.acquire():
+                raise OutboxError(f"{making} cannot be locked: this file system has no working flock")
+            kind = MappedSegment if self._is_mapped(options) else WrittenSegment
+            described = {"format": FORMAT_VERSION, "id": log_id.hex(), "pid": os.getpid(), "write": kind.writes}
+            (making / DESCRIPTION_NAME).write_text(json.dumps(described), encoding="utf-8")
+            ended = EndedFile(making / ENDED_NAME, log_id, durable=options.durable)
+            os.rename(making, path)
         except BaseException:
             lock.release()
+            shutil.rmtree(making, ignore_errors=True)
             raise
-
-    def _open_orphan(self, path: Path, lock: FileLock, durable: bool, max_bytes: int) -> LockedOutbox | None:
-        store: OutboxFile | None = None
+        lock.path, ended.path = os.fspath(path / LOCK_NAME), path / ENDED_NAME
+        space = SegmentSpace(quota, path, kind, durable=options.durable)
+        held = LockedLog(OutboxLog(log_id, space, ended, path=path), lock, path, Findings())
         try:
-            store = OutboxFile(path, durable=durable, max_bytes=max_bytes)
-            store.prove_whole()
-        except OutboxError as error:
-            if store is not None:
-                store.close()
-            if not isinstance(error, DamagedOutboxError):
-                raise
-            return self._mend(path, lock, durable, max_bytes)
-        held = LockedOutbox(store, lock, path)
-        if store.count() == 0:
-            store.close()
-            _unlink(path)
-            _let_go_of(lock)
-            return None
+            held.log.start()
+        except OSError as error:
+            self._remove(held)
+            raise space.as_outbox_error(error) from error
+        except BaseException:
+            self._remove(held)
+            raise
         return held
 
-    def _mend(self, path: Path, lock: FileLock, durable: bool, max_bytes: int) -> LockedOutbox:
-        new, aside = self._rescue(path, salvage(path), durable, max_bytes)
-        _let_go_of(lock)
-        said = "outbox file damaged: %d events saved from it, the file is kept as %s"
-        logger.error(said, new.store.count(), aside)
-        return new
-
-    def _rescue(
-        self, path: Path, saved: Iterable[Accepted], durable: bool, max_bytes: int
-    ) -> tuple[LockedOutbox, Path]:
-        """Put what was saved from a damaged file into a new one, and then set it aside: nothing is ever in neither."""
-        new = self._new_file(durable, max_bytes)
-        try:
-            new.store.put(saved)
-            return new, _set_aside(path)
-        except BaseException:
-            new.store.close()
-            _unlink(new.path)
-            _let_go_of(new.lock)
-            raise
-
-    @contextmanager
-    def still(self) -> Iterator[None]:
-        """Have no file here taken or removed by others meanwhile."""
-        with self._guarded(), quiet:
-            yield
-
-    def replace(self, held: LockedOutbox, also: Iterable[Accepted], *, durable: bool, max_bytes: int) -> Path:
-        """Have a store that is in use go on in a new file, as its own is damaged; return where that is kept.
-
-        In the new one is what can be read, and of ``also`` what cannot. To be called with the store's lock held, in
-        :meth:`still`.
-        """
-        new, aside = self._rescue(held.path, chain(held.store.salvage(), also), durable, max_bytes)
-        held.store.go_on_in(new.store)
-        _let_go_of(held.lock)
-        held.lock, held.path = new.lock, new.path
-        return aside
-
-
-def _acquire_soon(lock: FileLock, patience_seconds: float) -> bool:
-    """Take a lock that others hold for moments. Between the tries a fork may happen, and never in one."""
-    until = time.monotonic() + patience_seconds
-    while True:
-        with quiet:
-            if lock.acquire():
-                return True
-        if time.monotonic() >= until:
+    def _is_mapped(self, options: LogOptions) -> bool:
+        if options.durable or options.write == "written":
             return False
-        time.sleep(_PAUSE_SECONDS)
+        problem = mapping_problem(self.path)
+        if problem is None:
+            return True
+        if options.write == "mapped":
+            raise OutboxError(f"OTEL_AUDIT_OUTBOX_WRITE=mapped is not safe on {self.path}: {problem}")
+        logger.warning(
+            "audit: the outbox in %s is written by system calls, as %s: in a busy process a call takes milliseconds "
+            "then. Set OTEL_AUDIT_OUTBOX_DIR to a directory on ext4, xfs or tmpfs (a volume)",
+            self.path,
+            problem,
+        )
+        return False
+
+    def release(self, held: LockedLog) -> None:
+        """Remove a log of which every event has ended; leave another to the next process."""
+        closed = held.log.close()
+        if not self.path.is_dir():
+            self._tell_of_what_is_gone(held)
+        elif closed and held.log.pending == 0:
+            self._remove(held)
+            return
+        held.log.close_files()
+        held.lock.release()
+
+    def _remove(self, held: LockedLog) -> None:
+        held.log.close()
+        held.log.close_files()
+        with suppress(OSError):
+            if next(held.path.glob(f"*{DAMAGED_SUFFIX}"), None) is None:
+                gone = held.path.with_name(f"{_BEING_REMOVED}{held.path.name}")
+                os.rename(held.path, gone)
+                shutil.rmtree(gone, ignore_errors=True)
+            else:
+                self._keep_damaged(held.path)
+        held.log.space.give_back(held.log.size_bytes)
+        held.lock.release()
+
+    @staticmethod
+    def _keep_damaged(path: Path) -> None:
+        """Keep the files that were set aside, for who can read more in them, under a name that nobody adopts."""
+        for file in (*path.glob(f"*{SUFFIX}"), *path.glob(f"*{SPARE_SUFFIX}")):
+            file.unlink()
+        os.rename(path, path.with_name(f"{path.name}{DAMAGED_SUFFIX}"))
+
+    def _tell_of_what_is_gone(self, held: LockedLog) -> None:
+        if lost := held.log.pending:
+            logger.critical(
+                "the outbox directory %s was removed while it was in use: %d event(s) in it are lost", self.path, lost
+            )
+
+    def free_bytes(self) -> int:
+        """Return how many bytes the disk has free."""
+        return shutil.disk_usage(self.path).free
+
+    def affordable_bytes(self) -> int:
+        """Return how much more this disk can spare: half of what is free."""
+        return max(shutil.disk_usage(self.path).free // 2, 2**20)
+
+    # --- logs of processes that are gone ----------------------------------------------------------------------
+
+    def logs(self) -> list[Path]:
+        """Return every log's folder, the oldest first."""
+        try:
+            found = [Path(entry.path) for entry in os.scandir(self.path) if entry.name.endswith(LOG_SUFFIX)]
+        except FileNotFoundError:
+            return []
+        return sorted(found, key=_modified_at)
+
+    def adopt(self, quota: Quota, options: LogOptions, *, limit: int) -> Iterator[LockedLog]:
+        """Take over up to ``limit`` logs that nobody holds, one after the other; those without events are removed.
+
+        One that cannot be read is left alone and reported, once: it keeps nobody from the others.
+        """
+        taken = 0
+        for path in self.logs():
+            if taken >= limit:
+                return
+            held = self._adopt_one(path, quota, options)
+            if held is None:
+                continue
+            if held.log.pending == 0 and not held.found.is_damaged:
+                self._remove(held)
+                continue
+            taken += 1
+            yield held
+        self._remove_leftovers()
+
+    def _adopt_one(
+        self, path: Path, quota: Quota, options: LogOptions, *, only_whole: bool = False
+    ) -> LockedLog | None:
+        try:
+            lock = _locked(path)
+        except OSError as error:
+            self._leave_alone(path, error)
+            return None
+        if lock is None:
+            return None
+        try:
+            log_id = bytes.fromhex(read_description(path)["id"])
+            if only_whole and look_through(path, log_id).is_damaged:
+                lock.release()
+                return None
+            space = SegmentSpace(quota, path, WrittenSegment, durable=options.durable)
+            log, found = open_orphan(path, log_id, space, durable=options.durable)
+        except (OutboxError, OSError, ValueError, KeyError, TypeError) as error:
+            lock.release()
+            self._leave_alone(path, error)
+            return None
+        quota.add(log.size_bytes)
+        return LockedLog(log, lock, path, found)
+
+    def _leave_alone(self, path: Path, error: Exception) -> None:
+        if path not in self._left_alone:
+            self._left_alone.add(path)
+            logger.error("audit: an earlier process's log %s is left alone: %s", path, error)
+
+    def cut_orphans(self) -> None:
+        """Give what dead processes' logs do not use back to the disk: for when it is full of our own files.
+
+        A damaged one is left to who adopts it, and tells of it.
+        """
+        quota = Quota(0)
+        for path in self.logs():
+            held = self._adopt_one(path, quota, LogOptions(), only_whole=True)
+            if held is not None:
+                self.release(held)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a process left that died while it made or removed a log."""
+        for path in list(self.path.iterdir()) if self.path.is_dir() else ():
+            if not path.name.startswith((_BEING_MADE, _BEING_REMOVED)):
+                continue
+            is_old = time.time() - _modified_at(path) > _MAKING_SECONDS
+            if path.name.startswith(_BEING_MADE) and not is_old:  # its maker may be about to lock it
+                continue
+            lock = None
+            with suppress(OSError):
+                lock = _locked(path)
+            if lock is not None or (is_old and not (path / LOCK_NAME).exists()):
+                shutil.rmtree(path, ignore_errors=True)
+            if lock is not None:
+                lock.release()
 
 
-def orphans_elsewhere(folder: OutboxDirectory) -> list[tuple[Destination, int]]:
-    """Return the other destinations under the same directory, with how many events of dead processes wait there."""
-    found = []
-    for description in folder.root.glob(f"*/{_DESCRIPTION}"):
-        with suppress(OSError, ValueError, TypeError, OutboxError):
-            destination = Destination(**json.loads(description.read_text(encoding="utf-8")))
-            other = OutboxDirectory(folder.root, destination)
-            if other.path != folder.path and (waiting := other.count_orphaned()):
-                found.append((destination, waiting))
-    return found
+def read_description(path: Path) -> dict[str, Any]:
+    """Return what a log says of itself. Raises :class:`NewerFormatError` where a newer version has written it."""
+    described = json.loads((path / DESCRIPTION_NAME).read_text(encoding="utf-8"))
+    if described["format"] > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"its format {described['format']} is newer than this library's ({FORMAT_VERSION}): "
+            "run a newer version of otel_audit_exporter to deliver it"
+        )
+    return dict(described)
 
 
-def _lock_path(path: Path) -> Path:
-    return path.with_name(path.name + ".lock")
+def _locked(path: Path) -> FileLock | None:
+    """Lock a log that nobody holds; None where somebody does, or where it has gone meanwhile."""
+    lock = FileLock(path / LOCK_NAME)
+    with suppress(FileNotFoundError):
+        if not lock.acquire(create=False):
+            return None
+        if lock.is_in_place():
+            return lock
+        lock.release()
+    return None
 
 
-def _let_go_of(lock: FileLock) -> None:
-    """Release the lock of a file that is not there any more, and remove it."""
-    lock.release()
+def _modified_at(path: Path) -> float:
     with suppress(OSError):
-        os.unlink(lock.path)
-
-
-def _set_aside(path: Path) -> Path:
-    aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            os.replace(f"{path}{suffix}", f"{aside}{suffix}")
-    return aside
-
-
-def _unlink(path: Path) -> None:
-    # The log after the file: without it the file may have again what was settled, for whoever looks meanwhile.
-    for suffix in ("-ballast", "", "-wal", "-shm"):
-        with suppress(OSError):  # an empty file that stays is in nobody's way
-            os.unlink(f"{path}{suffix}")
+        return path.stat().st_mtime
+    return 0.0

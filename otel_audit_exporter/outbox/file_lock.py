@@ -12,6 +12,8 @@ from typing import Final
 from otel_audit_exporter.runtime.fork_safety import call_in_child
 
 _PRIVATE: Final = 0o600
+# Not kept by programs that are started, and no link is followed to somebody else's file.
+_CAREFULLY: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 class FileLock:
@@ -21,14 +23,17 @@ class FileLock:
         self.path = os.fspath(path)
         self._descriptor: int | None = None
 
-    def acquire(self, *, blocking: bool = False) -> bool:
-        """Take the lock; False where somebody else holds it and ``blocking`` is False."""
+    def acquire(self, *, blocking: bool = False, create: bool = True) -> bool:
+        """Take the lock; False where somebody else holds it and ``blocking`` is False.
+
+        Without ``create`` the file has to be there: :class:`FileNotFoundError`.
+        """
         import portalocker
 
         flags = portalocker.LockFlags.EXCLUSIVE
         if not blocking:
             flags |= portalocker.LockFlags.NON_BLOCKING
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), _PRIVATE)
+        descriptor = os.open(self.path, os.O_RDWR | (os.O_CREAT if create else 0) | _CAREFULLY, _PRIVATE)
         try:
             portalocker.lock(descriptor, flags)
         except portalocker.exceptions.LockException:

@@ -1,14 +1,12 @@
-"""What waits in the outboxes of this machine, told without taking anything over.
+"""What waits in the outboxes of this machine, found without taking anything over.
 
-Files are opened read-only. Whether somebody holds one is asked with a shared lock, taken for an instant under
-the folder's own lock where that is free, so that no process that adopts files meets it.
+Files are opened read-only. Whether somebody holds a log is asked with a shared lock, taken for an instant.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,16 +15,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from otel_audit_exporter.outbox.directory import DEAD_LETTERS, Destination
-from otel_audit_exporter.outbox.store import FORMAT_VERSION
+from otel_audit_exporter.errors import OutboxError
+from otel_audit_exporter.outbox.adoption import look_through
+from otel_audit_exporter.outbox.directory import (
+    DEAD_LETTERS,
+    DESTINATION_NAME,
+    LOCK_NAME,
+    LOG_SUFFIX,
+    Destination,
+    OutboxDirectory,
+    read_description,
+)
+from otel_audit_exporter.runtime.clock import Clock
 
-_BUSY_SECONDS: Final = 5.0
-_PID: Final = re.compile(r"(\d+)-[0-9a-f]+\.outbox")
+_LOOKING_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxFileStatus:
-    """One outbox file. ``events`` is None where they cannot be counted; ``problem`` says why then."""
+    """One log. ``events`` is None where they cannot be counted; ``problem`` says why then.
+
+    ``lost`` is how many events a damage has taken, at least. ``write`` is how it is written: mapped or written.
+    """
 
     path: Path
     pid: int | None
@@ -35,11 +45,13 @@ class OutboxFileStatus:
     oldest: datetime | None
     size_bytes: int
     problem: str = ""
+    lost: int = 0
+    write: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DestinationStatus:
-    """The outbox files of one destination; ``destination`` is None where its description cannot be read.
+    """The logs of one destination; ``destination`` is None where its description cannot be read.
 
     ``dead_letters`` is how many events are parked, None where that cannot be read.
     """
@@ -61,44 +73,80 @@ def read_outbox_status(root: str | os.PathLike[str]) -> list[DestinationStatus]:
 
 
 def _destination_status(folder: Path) -> DestinationStatus:
-    with _locked_if_free(folder / "folder.lock"):
-        paths = sorted(folder.glob("*.outbox"))
-        held = {path: _is_held(path.with_name(path.name + ".lock")) for path in paths}
-    files = (_file_status(path, held[path]) for path in paths)
+    logs = (read_log_status(path) for path in sorted(folder.glob(f"*{LOG_SUFFIX}")))
+    old = (_old_file_status(path) for path in sorted(folder.glob("*.outbox")))
     return DestinationStatus(
         folder,
         _described(folder),
-        tuple(file for file in files if file is not None),
+        tuple(log for log in (*logs, *old) if log is not None),
         _count_dead_letters(folder / DEAD_LETTERS),
     )
 
 
+def orphans_elsewhere(directory: OutboxDirectory, seconds: float = _LOOKING_SECONDS) -> dict[Destination, int]:
+    """Return the other destinations under the same directory with how many events of dead processes wait there.
+
+    It looks no longer than about so many seconds: a start is not to wait for many logs.
+    """
+    until = Clock.monotonic() + seconds
+    found: dict[Destination, int] = {}
+    for description in sorted(directory.root.glob(f"*/{DESTINATION_NAME}")):
+        destination = _described(description.parent)
+        if destination is None or description.parent == directory.path:
+            continue
+        for log in description.parent.glob(f"*{LOG_SUFFIX}"):
+            if Clock.monotonic() > until:
+                return found
+            status = read_log_status(log)
+            if status is not None and not status.held and status.events:
+                found[destination] = found.get(destination, 0) + status.events
+    return found
+
+
 def _described(folder: Path) -> Destination | None:
     with suppress(OSError, ValueError, TypeError):
-        return Destination(**json.loads((folder / "destination.json").read_text(encoding="utf-8")))
+        return Destination(**json.loads((folder / DESTINATION_NAME).read_text(encoding="utf-8")))
     return None
 
 
-def _file_status(path: Path, held: bool) -> OutboxFileStatus | None:
-    events, oldest, problem = None, None, ""
+def read_log_status(path: Path) -> OutboxFileStatus | None:
+    """Return what waits in one log; None where it has gone meanwhile."""
+    held = _is_held(path / LOCK_NAME)
+    pid, _, _ = path.name.partition("-")
+    size, number = 0, int(pid) if pid.isdigit() else None
     try:
-        size_bytes = sum(part.stat().st_size for part in (path, Path(f"{path}-wal")) if part.exists())
-        with _read_only(path) as connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > FORMAT_VERSION:
-                problem = f"format {version} of a newer version of this library"
-            else:
-                events, at = connection.execute("SELECT count(*), min(accepted_at) FROM event").fetchone()
-                oldest = None if at is None else datetime.fromtimestamp(at, UTC)
-    except FileNotFoundError:
-        return None
-    except (sqlite3.Error, OSError) as error:
+        size = sum(file.stat().st_size for file in path.iterdir())
+        described = read_description(path)
+        log_id = bytes.fromhex(described["id"])
+        found = look_through(path, log_id)
+    except (OutboxError, OSError, ValueError, KeyError, TypeError) as error:
         if not path.exists():  # delivered and removed meanwhile
             return None
-        size_bytes = path.stat().st_size
-        problem = f"cannot be read: {error}"
-    name = _PID.fullmatch(path.name)
-    return OutboxFileStatus(path, int(name[1]) if name else None, held, events, oldest, size_bytes, problem)
+        return OutboxFileStatus(path, number, held, None, None, size, f"cannot be read: {error}")
+    at = found.oldest_accepted_at
+    return OutboxFileStatus(
+        path,
+        number,
+        held,
+        found.pending,
+        None if at is None else datetime.fromtimestamp(at, UTC),
+        size,
+        "; ".join(problem for _, problem in found.foreign),
+        found.lost,
+        str(described.get("write", "")),
+    )
+
+
+def _old_file_status(path: Path) -> OutboxFileStatus | None:
+    """Return what waits in an outbox of before 0.2, which was an SQLite file."""
+    with suppress(FileNotFoundError):
+        with suppress(sqlite3.Error), _read_only(path) as connection:
+            events, at = connection.execute("SELECT count(*), min(accepted_at) FROM event").fetchone()
+            oldest = None if at is None else datetime.fromtimestamp(at, UTC)
+            problem = "of an earlier version: run `otel-audit outbox drain`"
+            return OutboxFileStatus(path, None, False, events, oldest, path.stat().st_size, problem)
+        return OutboxFileStatus(path, None, False, None, None, path.stat().st_size, "cannot be read")
+    return None
 
 
 def _count_dead_letters(path: Path) -> int | None:
@@ -114,7 +162,7 @@ def _count_dead_letters(path: Path) -> int | None:
 
 @contextmanager
 def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)
     try:
         yield connection
     finally:
@@ -122,25 +170,18 @@ def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _is_held(lock: Path) -> bool:
-    with _locked_if_free(lock) as free:
-        return not free
-
-
-@contextmanager
-def _locked_if_free(path: Path) -> Iterator[bool]:
-    """Hold a shared lock on an existing file, if nobody holds it; say whether nobody did."""
+    """Tell whether a process holds this lock."""
     import portalocker
 
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        descriptor = os.open(lock, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     except OSError as error:
-        yield isinstance(error, FileNotFoundError)
-        return
+        return not isinstance(error, FileNotFoundError)
     try:
         portalocker.lock(descriptor, portalocker.LockFlags.SHARED | portalocker.LockFlags.NON_BLOCKING)
     except portalocker.exceptions.LockException:
-        yield False
+        return True
     else:
-        yield True
+        return False
     finally:
         os.close(descriptor)

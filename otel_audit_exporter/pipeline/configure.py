@@ -19,7 +19,9 @@ from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.delivery.dead_letters import StoredLetters
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.observability.losses import LossLedger
-from otel_audit_exporter.outbox.directory import OutboxDirectory, orphans_elsewhere
+from otel_audit_exporter.outbox.directory import OutboxDirectory
+from otel_audit_exporter.outbox.inspection import orphans_elsewhere
+from otel_audit_exporter.outbox.old_outbox import old_outboxes
 from otel_audit_exporter.pipeline import factory
 from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
 from otel_audit_exporter.pipeline.exporters import (
@@ -71,6 +73,7 @@ def configure_audit(
     ids: str | None = None,
     outbox: str | None = None,
     outbox_dir: str | os.PathLike[str] | None = None,
+    outbox_write: str | None = None,
     schedule_delay_millis: int | None = None,
     max_queue_size: int | None = None,
     max_export_batch_size: int | None = None,
@@ -107,6 +110,7 @@ def configure_audit(
         ids=ids,
         outbox=outbox,
         outbox_dir=outbox_dir,
+        outbox_write=outbox_write,
         schedule_delay_millis=schedule_delay_millis,
         max_queue_size=max_queue_size,
         max_export_batch_size=max_export_batch_size,
@@ -411,14 +415,21 @@ def _say_where(pipeline: AuditPipeline, settings: Settings, *, chosen: bool) -> 
         )
     else:
         primary = pipeline.primary.lane
-        outbox = "memory" if primary.folder is None else primary.options.outbox
+        outbox = "memory" if primary.logs.directory is None else primary.options.outbox
         logger.info("audit: exporter %s, mode %s, outbox %s", where, settings.mode, outbox)
     for exporter in pipeline.exporters:
-        _warn_of_orphans(exporter.lane.folder)
+        _warn_of_orphans(exporter.lane.logs.directory)
 
 
 def _warn_of_orphans(folder: OutboxDirectory | None) -> None:
-    for destination, count in orphans_elsewhere(folder) if folder is not None else []:
+    if folder is not None and (old := old_outboxes(folder.path)):
+        logger.warning(
+            "audit: %d outbox file(s) of a version before 0.2 are in %s: run `otel-audit outbox drain` to deliver "
+            "what is in them",
+            len(old),
+            folder.path,
+        )
+    for destination, count in orphans_elsewhere(folder).items() if folder is not None else ():
         logger.warning(
             "audit: %d event(s) of an earlier process wait for another destination (%s): they are delivered when "
             "a process with that destination starts; see `otel-audit outbox status`",

@@ -17,12 +17,11 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 
 from otel_audit_exporter.config.settings import Settings, load_settings
-from otel_audit_exporter.delivery.channel import AnyStore, Lane, shape_error
-from otel_audit_exporter.delivery.relay import Relay, deliver_hot
+from otel_audit_exporter.delivery.channel import DeliveryChannel, shape_error
+from otel_audit_exporter.delivery.relay import Relay
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
 from otel_audit_exporter.event.log_record import AuditLogRecord, event_arguments_from, is_audit_record, raw_body
 from otel_audit_exporter.event.validation import EventValidator
-from otel_audit_exporter.outbox.store import Entry
 from otel_audit_exporter.pipeline.factory import ExporterParts, SinkFactory, build_parts, read_options
 from otel_audit_exporter.pipeline.rejections import Rejections
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
@@ -37,7 +36,7 @@ _OWN: Final = frozenset(
     {
         *("url", "key", "token", "dsn", "path", "endpoint", "format", "table", "schema", "columns", "column_defaults"),
         *("key_columns", "unmapped", "surroundings", "ip", "tenants", "optional", "ids"),
-        *("outbox", "outbox_dir", "outbox_max_bytes", "foreign_key_grace_seconds"),
+        *("outbox", "outbox_dir", "outbox_max_bytes", "outbox_write", "foreign_key_grace_seconds"),
         *("redact_keys", "redact_hook", "max_value_bytes", "objects", "slow_write_seconds"),
     }
 )
@@ -71,13 +70,14 @@ class AuditExporter(LogRecordExporter):
         self.rejections = Rejections(parts.lane, parts.losses)
         self._owned = False
         self._shut_down = False
+        self.records_seen = 0  # of a pipeline, by the SDK's worker: what it handed over and has taken
         parts.start()
         _standalone[self] = None
 
     # --- what a pipeline needs ---------------------------------------------------------------------------------
 
     @property
-    def lane(self) -> Lane:
+    def lane(self) -> DeliveryChannel:
         """The delivery channel behind this exporter."""
         return self._lane
 
@@ -152,9 +152,8 @@ class AuditExporter(LogRecordExporter):
         some, which is logged as critical; these are lost, as nothing else holds them. Never raises.
         """
         try:
-            mine, refused = self._take(batch)
-            for store, entries in mine.items():
-                deliver_hot(self._lane, store, entries)
+            rows, refused = self._take(batch)
+            self._deliver(rows)
         except BaseException as error:
             said = "audit %s: an export failed (%s); its events stay in the outbox"
             self._lane.repeats.say(ERROR, type(error), said, self._lane.name, type(error).__name__)
@@ -184,9 +183,11 @@ class AuditExporter(LogRecordExporter):
             if self._shut_down:
                 return not self._lane.books.pending
             self._shut_down = True
-        if not patient and not self._lane.gate.is_open and self._lane.on_disk:
+        if not patient and not self._lane.gate.is_open and self._lane.logs.on_disk:
             if self._lane.gate.asked_until <= time.monotonic():  # else the server has asked not to be tried
-                self._lane.wait_for_attempt(deadline, self._relay.deliver_now)
+                self._lane.completions.wait_for_attempt(
+                    deadline, self._relay.deliver_now, lambda: self._lane.books.pending <= 0
+                )
             if not self._lane.gate.is_open:
                 deadline = time.monotonic()
         self._relay.retry_held_now()
@@ -202,33 +203,44 @@ class AuditExporter(LogRecordExporter):
 
     # --- inside ------------------------------------------------------------------------------------------------
 
-    def _take(self, batch: Iterable[ReadableLogRecord]) -> tuple[dict[AnyStore, list[Entry]], int]:
-        mine: dict[AnyStore, list[Entry]] = {}
-        refused = 0
+    def _deliver(self, rows: int) -> None:
+        """Offer as many events as a batch covers, the oldest first; what the sink does not take is the relay's."""
+        if rows and self._lane.gate.is_open:
+            self._lane.deliver_next(rows)
+        if not self._lane.gate.is_open:
+            self._relay.wake()
+
+    def _take(self, batch: Iterable[ReadableLogRecord]) -> tuple[int, int]:
+        """Return how many events of the batch are in the outbox, and how many it refuses.
+
+        Those of a pipeline were there before; those of other code enter it here.
+        """
+        mine = refused = 0
         for readable in batch:
             record = readable.log_record
-            tickets = record.tickets if isinstance(record, AuditLogRecord) else {}
-            ticket = tickets.get(self._lane.name)
-            if isinstance(record, AuditLogRecord) and ticket is not None:
-                mine.setdefault(ticket.store, []).append((ticket.seq, record.event_body or b""))
-            elif self._lane.name not in tickets and is_audit_record(record):  # None: it passed us by, and is counted
+            refs = record.tickets if isinstance(record, AuditLogRecord) else None
+            if refs is not None:
+                self.records_seen += 1
+            if refs is not None and self._lane.name in refs:
+                mine += refs[self._lane.name] is not None  # None: the outbox refused it, and it is counted
+            elif is_audit_record(record):
                 try:
-                    self._commit(record, mine)
+                    mine += self._commit(record)
                 except Exception as error:  # whatever is wrong with one record, the others are taken
                     self.rejections.refused(error, raw_body(record, self._rules.encoder))
                     refused += 1
         return mine, refused
 
-    def _commit(self, record: Any, mine: dict[AnyStore, list[Entry]]) -> None:
-        """Commit a record to the outbox and put it to ``mine``; one that cannot become a row is parked."""
+    def _commit(self, record: Any) -> int:
+        """Store a record of other code, and return 1; one that cannot become a row is parked."""
         try:
             body = self._rules.compose(event_arguments_from(record)).body
         except AuditEventError as error:
             reasons = json.dumps(dict(error.problems), ensure_ascii=False)
             self._lane.park_unsent(raw_body(record, self._rules.encoder), shape_error(str(error)), reasons)
-            return
-        ticket = self._lane.accept(body)
-        mine.setdefault(ticket.store, []).append((ticket.seq, body))
+            return 0
+        self._lane.accept(body)
+        return 1
 
 
 def standalone_exporter() -> AuditExporter | None:

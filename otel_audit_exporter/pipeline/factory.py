@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from otel_audit_exporter.config.options import MAY_BE_EMPTY
 from otel_audit_exporter.config.settings import Settings, default_outbox_dir, load_settings, read_settings
-from otel_audit_exporter.delivery.channel import Lane, LaneOptions, RowsOf
+from otel_audit_exporter.delivery.channel import DeliveryChannel, DeliveryOptions, RowsOf
 from otel_audit_exporter.delivery.dead_letters import StoredLetters
 from otel_audit_exporter.delivery.relay import Relay
 from otel_audit_exporter.errors import AuditConfigurationError, OutboxError
@@ -79,7 +79,7 @@ class ExporterParts:
     mapping: TableMapping
     rules: EventValidator
     sink: Sink
-    lane: Lane
+    lane: DeliveryChannel
     relay: Relay
     losses: LossLedger
 
@@ -133,16 +133,16 @@ def make_sink(factory: SinkFactory, settings: Settings, mapping: TableMapping, u
     raise AuditConfigurationError(f"exporter {factory.name}: {missing}")
 
 
-def _make_lane(factory: SinkFactory, settings: Settings, sink: Sink, rows_of: RowsOf, strict: bool) -> Lane:
+def _make_lane(factory: SinkFactory, settings: Settings, sink: Sink, rows_of: RowsOf, strict: bool) -> DeliveryChannel:
     options = _delivery_options(factory, settings)
 
-    def lane_in(folders: Sequence[OutboxDirectory]) -> Lane:
+    def lane_in(folders: Sequence[OutboxDirectory]) -> DeliveryChannel:
         letters: DeadLetterStore = stored_dead_letters(folders[0]) if folders else MemoryDeadLetters()
-        return Lane(
+        return DeliveryChannel(
             factory.name,
             sink,
             rows_of,
-            folders=folders,
+            directories=folders,
             dead_letters=letters,
             options=options,
             identity=uuid.uuid4().hex,
@@ -157,10 +157,10 @@ def _make_lane(factory: SinkFactory, settings: Settings, sink: Sink, rows_of: Ro
         return lane_in([])
 
 
-def _make_losses(lane: Lane) -> LossLedger:
-    if lane.folder is None:
+def _make_losses(lane: DeliveryChannel) -> LossLedger:
+    if lane.logs.directory is None:
         return LossLedger(MemoryLosses(), lane.dead_letters)
-    file = LossFile(lane.folder.path)
+    file = LossFile(lane.logs.directory.path)
     try:
         file.make()
     except OutboxError as error:
@@ -168,10 +168,11 @@ def _make_losses(lane: Lane) -> LossLedger:
     return LossLedger(file, lane.dead_letters)
 
 
-def _delivery_options(factory: SinkFactory, settings: Settings) -> LaneOptions:
-    return LaneOptions(
+def _delivery_options(factory: SinkFactory, settings: Settings) -> DeliveryOptions:
+    return DeliveryOptions(
         outbox=settings.outbox if factory.adopts else "memory",
         outbox_max_bytes=settings.outbox_max_bytes,
+        outbox_write=settings.outbox_write,
         export_timeout_seconds=settings.export_timeout_millis / 1000,
         foreign_key_grace_seconds=settings.foreign_key_grace_seconds,
         schedule_delay_seconds=settings.schedule_delay_millis / 1000,

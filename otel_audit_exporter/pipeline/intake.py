@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
 from logging import WARNING
+from threading import get_ident
 from typing import Any, Final
 
 from opentelemetry._logs import Logger, NoOpLogger
@@ -13,7 +15,7 @@ from opentelemetry.sdk._logs import LogRecordLimits
 from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter.config.settings import Settings
-from otel_audit_exporter.delivery.channel import Ticket, Waiter
+from otel_audit_exporter.delivery.completion import CompletionWaiter
 from otel_audit_exporter.delivery.receipts import PendingReceipt
 from otel_audit_exporter.delivery.relay import delivers_here
 from otel_audit_exporter.errors import AuditError, AuditEventError, AuditShutdownError, OutboxError
@@ -23,7 +25,9 @@ from otel_audit_exporter.event.encoded_event import EncodedEvent
 from otel_audit_exporter.event.fields import SCOPE_NAME
 from otel_audit_exporter.event.log_record import AuditLogRecord, AuditReadWriteLogRecord
 from otel_audit_exporter.observability.losses import Cause
+from otel_audit_exporter.outbox.stripe import EventRef
 from otel_audit_exporter.pipeline.exporter import AuditExporter
+from otel_audit_exporter.runtime.fork_safety import renew_if_forked
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 
 _REMEMBERED_KEYS: Final = 10_000
@@ -31,14 +35,13 @@ UNLIMITED: Final = LogRecordLimits(*[LogRecordLimits.UNSET] * 4)
 
 
 class EventIntake:
-    """Takes events for a number of exporters, the first of which is the primary. ``queues``: the SDK's, if known."""
+    """Takes events for a number of exporters, the first of which is the primary."""
 
     def __init__(
         self,
         exporters: Sequence[AuditExporter],
         settings: Settings,
         provider: Any,
-        queues: Sequence[deque[Any]],
         *,
         attached: bool,
     ) -> None:
@@ -52,16 +55,22 @@ class EventIntake:
         self._resource: Resource = getattr(provider, "resource", None) or Resource.get_empty()
         self._sync = settings.mode == "sync"
         self._attached = attached
-        # Where others see the records too, none is kept from the SDK.
-        self._queues = queues
+        # Below this many records in its queue, the SDK's emit wakes nobody, for which it would take a lock. Where
+        # others see the records too, none is kept from the SDK.
+        self._most_in_sdk = 2**62 if attached else min(settings.max_queue_size, settings.max_export_batch_size) - 1
         self.repeats = RateLimitedLogger()
         self._begin()
         if isinstance(sdk_logger, NoOpLogger) and not self._sync:
             self._do_without_sdk()
 
     def _begin(self) -> None:
-        self._lock = threading.RLock()  # also for a signal handler that audits in the middle of a call
         self._forked = False
+        self._handed_over = 0  # records, to the SDK
+        self._handing_over = count(1)
+        for exporter in self._exporters:
+            exporter.records_seen = 0
+        self._emitting: set[int] = set()  # threads in the middle of the SDK's emit
+        self._interrupting: deque[Any] = deque()  # records of calls that interrupted the emit of their own thread
         self._warned_of_bypass = False
         self._keys: OrderedDict[str, bytes] = OrderedDict()
         self._waited_in_vain_at = -1
@@ -93,6 +102,7 @@ class EventIntake:
 
     def submit(self, said: Mapping[str, Any]) -> PendingReceipt:
         """Accept one event, given as arguments of ``audit_event``."""
+        renew_if_forked()
         if self._forked:
             self._begin_in_child()
         try:
@@ -104,15 +114,15 @@ class EventIntake:
             self._compare_with_earlier(event)
         tickets = self._accept(event)
         if not tickets:
-            return PendingReceipt(event.record_id, None, None, self._hurry)
+            return PendingReceipt(event.record_id, None, None)
         self._send(event, tickets)
-        return PendingReceipt(event.record_id, self._primary.lane, tickets[self._primary.lane.name], self._hurry)
+        return PendingReceipt(event.record_id, self._primary.lane, tickets[self._primary.lane.name])
 
-    def _accept(self, event: EncodedEvent) -> dict[str, Ticket | None]:
+    def _accept(self, event: EncodedEvent) -> dict[str, EventRef | None]:
         """Commit an event to every sink's outbox; None where a secondary's refuses it, nothing where the primary's."""
         lane = self._primary.lane
         try:
-            tickets: dict[str, Ticket | None] = {lane.name: lane.accept(event.body)}
+            tickets: dict[str, EventRef | None] = {lane.name: lane.accept(event.body)}
         except (AuditShutdownError, OutboxError) as error:
             self._primary.rejections.refused(error, event.body)
             if self.settings.on_outbox_error == "raise" or isinstance(error, AuditShutdownError):
@@ -128,46 +138,69 @@ class EventIntake:
                 secondary.rejections.passed_by(error, event.body)
         return tickets
 
-    def _send(self, event: EncodedEvent, tickets: Mapping[str, Ticket | None]) -> None:
-        try:
-            if self._has_room():
-                record = AuditLogRecord(event, tickets, slim=not self._attached)
-                self._emit(AuditReadWriteLogRecord(record, self._resource, self._scope, UNLIMITED))
-        except Exception as error:
-            self._warn_of_bypass(error)
+    def _send(self, event: EncodedEvent, tickets: Mapping[str, EventRef | None]) -> None:
         if self._sync:
             self._wait_for_first_attempt(tickets)
+        elif self._handed_over - min(self._seen()) < self._most_in_sdk:
+            record = AuditLogRecord(event, tickets, slim=not self._attached)
+            self._hand_over(AuditReadWriteLogRecord(record, self._resource, self._scope, UNLIMITED))
+        else:
+            self._deliver_more()
 
-    def _has_room(self) -> bool:
-        """Return whether an SDK's queue takes one more; else the relay delivers the event, and nothing is dropped."""
-        for queue in self._queues:
-            if len(queue) < (queue.maxlen or 0):
-                return True
-        return not self._queues
+    def _seen(self) -> Iterator[int]:
+        return (exporter.records_seen for exporter in self._exporters)
 
-    def _wait_for_first_attempt(self, tickets: Mapping[str, Ticket | None]) -> None:
+    def _hand_over(self, record: Any) -> None:
+        """Emit a record. One of a call that interrupts the emit of its own thread is emitted after that one.
+
+        The SDK's emit may hold a lock that the same thread must not take again.
+        """
+        thread = get_ident()
+        if thread in self._emitting:
+            self._interrupting.append(record)
+            return
+        self._emitting.add(thread)
+        try:
+            self._handed_over = next(self._handing_over)
+            self._emit(record)
+        except Exception as error:
+            self._warn_of_bypass(error)
+        finally:
+            self._emitting.discard(thread)
+        while self._interrupting:
+            self._hand_over(self._interrupting.popleft())
+
+    def _deliver_more(self) -> None:
+        for exporter in self._exporters:
+            exporter.relay.deliver_more()
+
+    def _wait_for_first_attempt(self, tickets: Mapping[str, EventRef | None]) -> None:
         for exporter in self._exporters[1:]:
             exporter.relay.wake()
         lane = self._primary.lane
-        if delivers_here() or lane.closed or not lane.gate.is_open or lane.attempts_ended == self._waited_in_vain_at:
+        waited_in_vain = lane.completions.attempts_ended == self._waited_in_vain_at
+        if delivers_here() or lane.closed or not lane.gate.is_open or waited_in_vain:
             self._primary.relay.wake()
             return
         ticket = tickets[lane.name]
         assert ticket is not None
-        waiter = Waiter()
-        lane.watch(ticket, waiter)
+        waiter = CompletionWaiter()
+        lane.completions.watch(ticket, waiter)
         try:
-            self._primary.relay.deliver_now()
+            lane.deliver_soon(ticket)
             if not waiter.wait_for_attempt(self.settings.export_timeout_millis / 1000):
-                self._waited_in_vain_at = lane.attempts_ended  # no call waits again before that attempt has ended
+                self._waited_in_vain_at = (
+                    lane.completions.attempts_ended
+                )  # no call waits again before that attempt has ended
         finally:
-            lane.unwatch(ticket, waiter)
+            lane.completions.unwatch(ticket, waiter)
 
     def _compare_with_earlier(self, event: EncodedEvent) -> None:
         assert event.digest is not None
-        with self._lock:
-            earlier = self._keys.setdefault(event.record_id, event.digest)
-            if len(self._keys) > _REMEMBERED_KEYS:
+        # No lock: each of these is one step of the interpreter.
+        earlier = self._keys.setdefault(event.record_id, event.digest)
+        if len(self._keys) > _REMEMBERED_KEYS:
+            with suppress(KeyError):
                 self._keys.popitem(last=False)
         if earlier != event.digest:
             self.repeats.say(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -51,7 +50,7 @@ class AuditPipeline(EventIntake):
     ) -> None:
         self._processors = tuple(processors)
         self._sdk = CallThread()
-        super().__init__(exporters, settings, provider, () if attached else _queues_of(processors), attached=attached)
+        super().__init__(exporters, settings, provider, attached=attached)
         for exporter in self._exporters if owns else ():
             exporter.own_by_pipeline()
         self._watch = HealthMonitor(
@@ -68,6 +67,7 @@ class AuditPipeline(EventIntake):
 
     def _begin(self) -> None:
         super()._begin()
+        self._lock = threading.RLock()  # also for a signal handler that shuts down in the middle of a shutdown
         self._closed = False
         self._closing_thread: int | None = None
         self._let_go_of = threading.Event()
@@ -226,10 +226,3 @@ class AuditPipeline(EventIntake):
         end_with_multiprocessing_child()
         if not self._closed:
             self._watch.start()
-
-
-def _queues_of(processors: Sequence[LogRecordProcessor]) -> tuple[deque[Any], ...]:
-    """Return the queues of the SDK's batch processors; none where they have another shape than here known."""
-    found = [getattr(getattr(one, "_batch_processor", None), "_queue", None) for one in processors]
-    queues = tuple(queue for queue in found if isinstance(queue, deque) and queue.maxlen)
-    return queues if len(queues) == len(found) else ()

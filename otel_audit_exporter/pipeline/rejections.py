@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from logging import CRITICAL, ERROR
 from typing import Any, Final
 
-from otel_audit_exporter.delivery.channel import Lane
+from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.errors import AuditError, AuditEventError, AuditShutdownError, OutboxFullError
 from otel_audit_exporter.observability.delivery_log import describe, describe_arguments
 from otel_audit_exporter.observability.losses import Cause, LossLedger
@@ -29,7 +29,7 @@ _REMEDIES: Final[tuple[tuple[type[Exception], str], ...]] = (
 class Rejections:
     """The events that one exporter does not accept, and whether its outbox takes events just now."""
 
-    def __init__(self, lane: Lane, losses: LossLedger) -> None:
+    def __init__(self, lane: DeliveryChannel, losses: LossLedger) -> None:
         self._lane = lane
         self._losses = losses
         self.refused_at: float | None = None  # monotonic seconds: the outbox has taken none since
@@ -68,7 +68,7 @@ class Rejections:
 
         A full outbox takes events again when there is room in it; after any other refusal it is tried again soon.
         """
-        if self._lane.closed and not self._lane.on_disk:
+        if self._lane.closed and not self._lane.logs.on_disk:
             return False
         if self.refused_at is None:
             return True

@@ -10,13 +10,13 @@ from typing import Any, Final, Self
 from opentelemetry.sdk._logs import LoggerProvider
 
 from otel_audit_exporter.config.settings import Settings, load_settings
-from otel_audit_exporter.delivery.channel import Ticket
 from otel_audit_exporter.event.audit_event import AuditEvent
 from otel_audit_exporter.event.diff import changed, same
 from otel_audit_exporter.event.encoded_event import EncodedEvent, loads_exact
 from otel_audit_exporter.event.identity import with_field_names
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.seen_requests import SeenRequest, watched_requests
+from otel_audit_exporter.outbox.stripe import EventRef
 from otel_audit_exporter.pipeline.configure import current_pipeline, replaced_pipeline
 from otel_audit_exporter.pipeline.exporters import InMemoryAuditExporter
 from otel_audit_exporter.pipeline.intake import UNLIMITED
@@ -156,7 +156,7 @@ class _RecordingPipeline(AuditPipeline):
             self._begin()
         return self
 
-    def _accept(self, event: EncodedEvent) -> dict[str, Ticket | None]:
+    def _accept(self, event: EncodedEvent) -> dict[str, EventRef | None]:
         tickets = super()._accept(event)
         self._report(AuditEvent.from_bytes(event.body))
         return tickets

@@ -153,10 +153,10 @@ def test_drop_removes_nothing_that_it_cannot_keep(parked: Workspace) -> None:
 def test_looking_takes_over_nothing_that_waits(parked: Workspace) -> None:
     elsewhere = parked.directory / "nowhere" / "audit.db"
     parked.leave_orphan(elsewhere, events=3)
-    before = sorted(path.name for path in parked.outbox.rglob("*.outbox"))
+    before = sorted(path.name for path in parked.outbox.rglob("*.log"))
     for command in ("list", "retry"):
         parked.run("dead-letters", command, "--path", elsewhere)
-    assert sorted(path.name for path in parked.outbox.rglob("*.outbox")) == before
+    assert sorted(path.name for path in parked.outbox.rglob("*.log")) == before
 
 
 def test_every_destination_has_dead_letters_of_its_own(parked: Workspace) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +58,13 @@ def test_status_changes_nothing(workspace: Workspace, late: Path) -> None:
 def test_status_shows_a_file_of_a_newer_version_and_one_that_cannot_be_read(workspace: Workspace, late: Path) -> None:
     workspace.leave_orphan(late, events=1)
     [folder] = [path for path in workspace.outbox.iterdir() if path.is_dir()]
-    with closing(sqlite3.connect(folder / "1-aa.outbox")) as connection:
-        connection.execute("PRAGMA user_version = 999")
-    (folder / "2-bb.outbox").write_bytes(b"not a database " * 100)
+    for name, text in (("1-aa.log", '{"format": 999, "id": ""}'), ("2-bb.log", "no description")):
+        (folder / name).mkdir()
+        (folder / name / "log.json").write_text(text)
+        (folder / name / "lock").touch()
     [status] = _status(workspace)
     newer, damaged, usual = sorted(status["processes"], key=lambda file: file["pid"])
-    assert (newer["pending"], "format 999 of a newer version" in newer["problem"]) == (None, True)
+    assert (newer["pending"], "format 999 is newer" in newer["problem"]) == (None, True)
     assert (damaged["pending"], "cannot be read" in damaged["problem"]) == (None, True)
     assert (usual["pending"], usual["problem"]) == (1, "")
     table = workspace.run("outbox", "status").out

@@ -13,12 +13,12 @@ from uuid import uuid4
 
 import pytest
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordExporter
+from otel_audit_exporter.outbox.checkpointer import housekeeper
 
 import otel_audit_exporter as audit
 from otel_audit_exporter import compat
 from otel_audit_exporter.event.context import current_scope
 from otel_audit_exporter.observability import metrics
-from otel_audit_exporter.outbox.checkpointer import housekeeper
 from otel_audit_exporter.pipeline import configure
 from otel_audit_exporter.runtime import fork_safety, process_exit
 from otel_audit_exporter.sinks.memory import MemorySink

@@ -11,8 +11,8 @@ from random import Random
 from typing import Any
 
 import pytest
-
 from otel_audit_exporter.outbox.store import OutboxFile
+
 from tests.faults import scenario
 from tests.faults.failpoints import AFTER_A_CALL
 from tests.faults.scenario import Scenario

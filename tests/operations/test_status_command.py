@@ -85,7 +85,8 @@ def test_the_table_says_the_same_to_people() -> None:
 def test_what_cannot_be_read_is_not_told_as_nothing(tmp_path: Path) -> None:
     (folder,) = (tmp_path / "outbox").iterdir()
     (folder / "dead-letters.db").write_bytes(b"damaged" * 1000)
-    (folder / "1-aaaaaaaaaaaa.outbox").write_bytes(b"damaged" * 1000)
+    (folder / "1-aaaaaaaaaaaa.log").mkdir()
+    (folder / "1-aaaaaaaaaaaa.log" / "log.json").write_bytes(b"damaged" * 1000)
     done = status()
     assert "7 events pending" in done.stderr
     assert "2 files not counted: cannot be read" in done.stderr

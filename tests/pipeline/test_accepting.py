@@ -27,7 +27,6 @@ from otel_audit_exporter import (
     get_audit_stats,
     shutdown_audit,
 )
-from otel_audit_exporter.outbox.store import OutboxFile
 from tests.stack import AuditTable, Stack
 from tests.stack.waiting import wait_until
 from tests.support.events import USER, arguments
@@ -195,8 +194,8 @@ class TestAfterShutdown:
 
 class TestOutbox:
     def test_a_disk_that_fails_raises_and_records_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        configure_audit("sqlite")
-        monkeypatch.setattr(OutboxFile, "append", failing)
+        pipeline = configure_audit("sqlite")
+        monkeypatch.setattr(pipeline.primary.lane.logs, "append", failing)
         with pytest.raises(OutboxError, match="the disk is gone"):
             audit_event(**arguments())
         assert (get_audit_stats().rejected, get_audit_stats().submitted) == (1, 0)
@@ -204,8 +203,8 @@ class TestOutbox:
     def test_a_disk_that_fails_is_logged_where_that_is_asked_for(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        configure_audit("sqlite", on_outbox_error="log")
-        monkeypatch.setattr(OutboxFile, "append", failing)
+        pipeline = configure_audit("sqlite", on_outbox_error="log")
+        monkeypatch.setattr(pipeline.primary.lane.logs, "append", failing)
         receipt = audit_event(**arguments(new_values={"text": "S3CRET"}))
         assert (get_audit_stats().rejected, get_audit_stats().submitted) == (1, 0)
         assert [record.levelno for record in said_lines(caplog, "the disk is gone")] == [logging.CRITICAL]

@@ -165,10 +165,10 @@ def test_a_provider_that_the_application_shuts_down_keeps_nothing_from_the_table
     for _ in range(20):
         audit_event(**arguments())
     wait_until(lambda: len(sqlite_rows(ROWS)) == before + 20, "every row is stored without a flush")
-    wait_until(lambda: len(warnings_about(caplog, "do not arrive by the SDK's road")) == 1, "it is said")
+    wait_until(lambda: len(warnings_about(caplog, "do not arrive through the SDK")) == 1, "it is said")
     audit_event(**arguments())
     wait_until(lambda: len(sqlite_rows(ROWS)) == before + 21, "the next one is stored too")
-    assert len(warnings_about(caplog, "do not arrive by the SDK's road")) == 1
+    assert len(warnings_about(caplog, "do not arrive through the SDK")) == 1
 
 
 def test_shutting_the_pipeline_down_leaves_the_provider_alone(provider: LoggerProvider) -> None:

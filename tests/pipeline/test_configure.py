@@ -178,8 +178,8 @@ class TestExporters:
         configure_audit(SQLiteAuditExporter(tmp_path / "rows.db"), outbox_dir=tmp_path / "kept", table="t")
         receipt = audit_event(**arguments()).result(60)
         assert [row["id"] for row in sqlite_rows(tmp_path / "rows.db", "t")] == [receipt.record_id]
-        assert list((tmp_path / "kept").glob("*/*.outbox"))
-        assert not list(Path(outbox_dir).glob("*/*.outbox"))
+        assert list((tmp_path / "kept").glob("*/*.log"))
+        assert not list(Path(outbox_dir).glob("*/*.log"))
 
     def test_an_argument_that_contradicts_the_exporter_is_told(self) -> None:
         exporter = InMemoryAuditExporter(ids="text")
@@ -257,7 +257,7 @@ class TestExporters:
         names = set()
         for url in ("http://127.0.0.1:9", "http://127.0.0.1:9/", "HTTP://127.0.0.1:9/rest/v1/"):
             pipeline = configure_audit("supabase", url=url, key="k")
-            folder = pipeline.exporters[0].lane.folder
+            folder = pipeline.primary.lane.logs.directory
             assert folder is not None
             names.add(folder.path)
             pipeline.shutdown(0)

@@ -5,50 +5,39 @@ from __future__ import annotations
 import io
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from otel_audit_exporter import AuditPipeline, OutboxError, audit_event, configure_audit
-from otel_audit_exporter.delivery.channel import Lane
-from otel_audit_exporter.event.encoded_event import decode
-from otel_audit_exporter.outbox.store import OutboxFile
+from otel_audit_exporter import AuditPipeline, audit_event, configure_audit
+from otel_audit_exporter.delivery.channel import DeliveryChannel
+from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.testing import FaultySink
 from tests.stack.waiting import wait_until
 from tests.support.events import arguments
+from tests.support.logs import leave_log, logs_below, overwrite, segments_of
 from tests.support.rows import sqlite_rows
 
 UNREADABLE = [b"[]", b"[1,\n2]", b"[\xff,\n]", b'["\n"']
 
 
-def outbox_file(outbox_dir: str) -> Path:
-    (path,) = Path(outbox_dir).rglob("*.outbox")
-    return path
-
-
-def put_into(path: Path, *bodies: bytes) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        for body in bodies:
-            connection.execute("INSERT INTO event (accepted_at, body) VALUES (0, ?)", (body,))
-
-
 @pytest.fixture
 def left(tmp_path: Path, outbox_dir: str) -> Path:
-    """The outbox file of a process that is gone, with one event in it."""
+    """The log of a process that is gone, with one event in it."""
     away = tmp_path / "away" / "rows.db"
     with configure_audit("sqlite", path=os.fspath(away)) as pipeline:
         audit_event(**arguments(new_values={"text": "x" * 3000}))
         pipeline.shutdown(0)
     away.parent.mkdir()
-    return outbox_file(outbox_dir)
+    (log,) = logs_below(outbox_dir)
+    return log
 
 
 def again(tmp_path: Path) -> AuditPipeline:
@@ -57,7 +46,7 @@ def again(tmp_path: Path) -> AuditPipeline:
 
 @pytest.mark.parametrize("body", UNREADABLE)
 def test_what_cannot_be_read_is_parked_and_holds_nobody_up(tmp_path: Path, left: Path, body: bytes) -> None:
-    put_into(left, body)
+    leave_log(left.parent, [body])
     pipeline = again(tmp_path)
     assert pipeline.stats().recovered == 2
     audit_event(**arguments())
@@ -77,7 +66,7 @@ def test_what_cannot_be_read_is_parked_and_holds_nobody_up(tmp_path: Path, left:
     assert (tmp_path / "letters.jsonl").stat().st_mode & 0o777 == 0o600
 
 
-def lane_of(pipeline: AuditPipeline) -> Lane:
+def lane_of(pipeline: AuditPipeline) -> DeliveryChannel:
     return pipeline.exporters[0].lane
 
 
@@ -96,75 +85,53 @@ def assert_balanced(pipeline: AuditPipeline) -> None:
     assert stats.submitted + stats.recovered == stats.succeeded + stats.failed + stats.pending
 
 
-class TestAFileTakenOver:
+class TestALogTakenOver:
     @pytest.fixture
-    def left(self, left: Path) -> Path:
-        with closing(sqlite3.connect(left)) as connection:
-            body, *_ = connection.execute("SELECT body FROM event").fetchone()
-        said = decode(body)["record_id"].encode()
-        put_into(left, *[body.replace(said, str(uuid4()).encode()) for _ in range(3000)])
-        return left
+    def many(self, left: Path) -> Path:
+        bodies = (event_bytes(str(uuid4())) for _ in range(3000))
+        return leave_log(left.parent, bodies)
 
-    def test_that_is_damaged_in_use_keeps_nobody_up_and_is_told_of(
-        self, tmp_path: Path, left: Path, caplog: pytest.LogCaptureFixture
+    def test_that_is_damaged_in_use_keeps_nobody_up_and_is_logged(
+        self, tmp_path: Path, many: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "away").rmdir()
         pipeline = again(tmp_path)
         assert pipeline.stats().recovered == 3001
-        with left.open("r+b") as file:
-            file.write(b"\xff" * left.stat().st_size)
+        for segment in segments_of(many)[1:]:
+            overwrite(segment)
         (tmp_path / "away").mkdir()
         audit_event(**arguments())
-        wait_until(lambda: pipeline.stats().pending == 0, "what can be read is settled")
+        wait_until(lambda: pipeline.stats().pending == 0, "what can be read is delivered")
         assert_balanced(pipeline)
-        assert pipeline.stats().succeeded >= 1
-        assert "left alone for now" in caplog.text
+        stats = pipeline.stats()
+        assert stats.succeeded == len(sqlite_rows(tmp_path / "away" / "rows.db")) > 1
+        assert stats.failed == stats.lost > 0
+        assert f"is damaged: {stats.lost} event(s) cannot be read" in caplog.text
         audit_event(**arguments()).result(30)
         assert pipeline.force_flush()
 
-    def test_that_fails_for_a_while_is_taken_over_again(self, tmp_path: Path, left: Path) -> None:
-        (tmp_path / "away").rmdir()
-        pipeline = again(tmp_path)
-        lane = lane_of(pipeline)
-        (adopted,) = [store for store in lane.stores if store is not lane.own]
-        assert isinstance(adopted, OutboxFile)
-        adopted._connection.close()
-        audit_event(**arguments())
-        wait_until(lambda: pipeline.stats().pending == 1, "the file is given back")
-        assert_balanced(pipeline)
-        assert not pipeline.force_flush(0)
-        (tmp_path / "away").mkdir()
-        wait_until(lambda: lane.adopt_orphans() == 3001, "all that is left in it is taken over again")
-        assert pipeline.force_flush(60_000)
-        assert len(sqlite_rows(tmp_path / "away" / "rows.db")) == 3002
-        assert_balanced(pipeline)
-
-    def test_whose_lock_cannot_be_opened_keeps_nobody_from_starting_or_from_the_other_files(
-        self, tmp_path: Path, left: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_whose_lock_cannot_be_opened_keeps_nobody_from_the_others(self, tmp_path: Path, many: Path) -> None:
         for name in ("0-a", "z-z"):
-            (left.parent / f"{name}.outbox").touch()
-            (left.parent / f"{name}.outbox.lock").mkdir()
+            (many.parent / f"{name}.log" / "lock").mkdir(parents=True)
         pipeline = again(tmp_path)
         assert pipeline.stats().recovered == 3001
-        assert "is left alone" in caplog.text
+
+    def test_that_is_none_is_left_alone_and_logged(
+        self, tmp_path: Path, many: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        stranger = many.parent / "0-a.log"
+        stranger.mkdir()
+        for name in ("lock", "log.json"):
+            (stranger / name).touch()
+        pipeline = again(tmp_path)
+        assert pipeline.stats().recovered == 3001
+        assert f"{stranger} is left alone" in caplog.text
+        assert stranger.exists()
 
 
-def test_a_look_that_fails_once_leaves_its_events_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = again(tmp_path)
-    failures = [OutboxError("a disk error"), OutboxError("a disk error")]
-    count_between = OutboxFile.count_between
-
-    def failing(store: OutboxFile, first: int, last: int) -> int:
-        if failures:
-            raise failures.pop()
-        return count_between(store, first, last)
-
-    (tmp_path / "away").mkdir()
-    monkeypatch.setattr(OutboxFile, "count_between", failing)
-    audit_event(**arguments())
-    wait_until(lambda: pipeline.stats().pending == 0, "the event is stored")
-    assert failures == []
+def event_bytes(record_id: str) -> bytes:
+    encoded = EventValidator().compose(arguments(record_id=record_id))
+    return encoded.body
 
 
 def one_more_passes_and_all_is_settled(pipeline: AuditPipeline) -> bool:
@@ -198,20 +165,6 @@ def test_damaged_dead_letters_are_set_aside_and_the_next_bad_row_is_parked(
         assert len(list(letters.parent.glob("dead-letters.db.damaged-*"))) == 1
 
 
-def test_a_folder_s_lock_that_cannot_be_opened_is_told_of_and_stops_nobody(
-    tmp_path: Path, left: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    lock = left.parent / "folder.lock"
-    lock.unlink()
-    lock.mkdir()
-    pipeline = again(tmp_path)
-    audit_event(**arguments()).result(60)
-    assert caplog.text.count("folder.lock cannot be used") == 1
-    assert pipeline.shutdown()
-    lock.rmdir()
-    assert again(tmp_path).stats().recovered == 1
-
-
 @contextmanager
 def a_stopped_process_that_holds(lock: Path) -> Iterator[None]:
     program = (
@@ -229,8 +182,8 @@ def a_stopped_process_that_holds(lock: Path) -> Iterator[None]:
         process.kill()
 
 
-def test_a_process_that_stands_still_while_it_holds_the_folder_stops_no_other(tmp_path: Path, left: Path) -> None:
-    with a_stopped_process_that_holds(left.parent / "folder.lock"):
+def test_a_process_that_stands_still_while_it_holds_a_log_stops_no_other(tmp_path: Path, left: Path) -> None:
+    with a_stopped_process_that_holds(left / "lock"):
         pipeline = in_a_thread(lambda: again(tmp_path))
         audit_event(**arguments()).result(60)
         assert in_a_thread(lambda: lane_of(pipeline).adopt_orphans()) == 0
@@ -240,10 +193,12 @@ def test_a_process_that_stands_still_while_it_holds_the_folder_stops_no_other(tm
 
 
 def test_the_quota_stays_below_what_the_disk_can_spare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = again(tmp_path)
-    lane = lane_of(pipeline)
-    _, most = lane.own.room_bytes()
-    assert lane.folder is not None
-    monkeypatch.setattr(type(lane.folder), "affordable_bytes", lambda folder: 2**22)
-    lane.limit_outbox()
-    assert lane.own.room_bytes()[1] < min(most, 2**22 + 2**20)
+    channel = lane_of(again(tmp_path))
+    logs = channel.logs
+    most = logs.quota.max_bytes
+    assert logs.directory is not None
+    monkeypatch.setattr(type(logs.directory), "affordable_bytes", lambda folder: 2**22)
+    lane_of(
+        configure_audit("sqlite", path=os.fspath(tmp_path / "away" / "rows.db"), schedule_delay_millis=10)
+    ).limit_outbox()
+    assert logs.quota.max_bytes < min(most, 2**22 + 2**20)

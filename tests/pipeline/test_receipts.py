@@ -252,8 +252,8 @@ def test_a_receipt_tells_the_truth_after_shutdown_wherever_the_outbox_is(tmp_pat
     receipt = audit_event(**arguments())
     assert not shutdown_audit(0)
     assert receipt.state == "pending"
-    (path,) = tmp_path.rglob("*.outbox")
-    path.write_bytes(b"no database any more")
+    (ended,) = tmp_path.rglob("*.log/ended")
+    ended.write_bytes(b"no records any more")
     assert receipt.state == "pending"
 
 
@@ -306,8 +306,8 @@ def test_a_receipt_of_a_finished_event_costs_no_memory(pipeline: AuditPipeline) 
         audit_event(**arguments())
     assert flush_audit()
     (exporter,) = pipeline.exporters
-    assert exporter.lane._waiters == {}
-    wait_until(lambda: len(exporter.lane._claims) == 0, "the attempts have ended")
+    assert exporter.lane.completions.watched == 0
+    wait_until(lambda: exporter.lane.delivering == 0, "the attempts have ended")
 
 
 def test_a_receipt_shows_its_id_and_no_values(pipeline: AuditPipeline) -> None:

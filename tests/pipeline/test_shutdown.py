@@ -125,10 +125,8 @@ def test_at_the_end_of_the_process_a_sink_that_is_back_gets_everything() -> None
 
 def test_a_file_that_cannot_be_removed_fails_no_shutdown(outbox_dir: str) -> None:
     pipeline, _ = configure()
-    (outbox,) = Path(outbox_dir).rglob("*.outbox")
-    ballast = Path(f"{outbox}-ballast")
-    ballast.unlink()
-    ballast.mkdir()
+    (log,) = Path(outbox_dir).rglob("*.log")
+    (log / "a-folder" / "in-the-way").mkdir(parents=True)
     audit_event(**arguments()).result(30)
     assert pipeline.shutdown()
     again, _ = configure()

@@ -112,7 +112,7 @@ def test_a_failure_lets_every_call_go_that_waits(stack: Stack, audit_table: Audi
     failing.wait()
     later = stack.gateway.inject(Hang(Place.REQUEST_BODY), times=None)
     calls[1].start()
-    wait_until(lambda: len(exporter.lane._waiters) == 2, "both calls wait")
+    wait_until(lambda: exporter.lane.completions.watched == 2, "both calls wait")
     failing.release()
     for call in calls:
         call.join(60)

@@ -1,4 +1,4 @@
-"""What proves that a row is at fault itself: that others passed before it was refused, not only afterwards."""
+"""What proves that a row is at fault itself, and what becomes of events that are damaged before they are delivered."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit_exporter.delivery.channel import Lane, LaneOptions, Ticket
-from otel_audit_exporter.errors import OutboxError, OutboxFullError
+from otel_audit_exporter.delivery import channel as module
+from otel_audit_exporter.delivery.channel import DeliveryChannel, DeliveryOptions
 from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.outbox.dead_letter_store import MemoryDeadLetters
 from otel_audit_exporter.outbox.directory import Destination, OutboxDirectory
-from otel_audit_exporter.outbox.store import OutboxFile
+from otel_audit_exporter.outbox.segment import MemorySegment
+from otel_audit_exporter.outbox.stripe import EventRef
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from tests.stack.waiting import wait_until
-from tests.support.damage import damage
-from tests.support.running import in_threads, run_in_child
+from tests.support.running import run_in_child
 
 
 class Table:
@@ -59,211 +59,203 @@ def table() -> Table:
 
 
 @pytest.fixture
-def lane(table: Table) -> Lane:
-    options = LaneOptions(outbox="memory")
-    return Lane("lane", table, list, folders=[], dead_letters=MemoryDeadLetters(), options=options, identity="test")
-
-
-def accept(lane: Lane, action: str) -> Ticket:
-    return lane.accept(EventValidator(required=()).compose({"action": action}).body)
-
-
-def offer(lane: Lane, ticket: Ticket) -> None:
-    lane.attempt(ticket.store, ticket.store.get((ticket.seq,)))
-
-
-def test_a_row_that_is_refused_again_after_others_passed_is_parked(lane: Lane, table: Table) -> None:
-    first, second = accept(lane, "first"), accept(lane, "second")
-    offer(lane, first)
-    table.broken = False
-    offer(lane, second)
-    table.broken = True
-    lane.attempt_refused(lane.own, 10)
-    assert (lane.books.failed, lane.books.succeeded, lane.books.pending) == (1, 1, 0)
-
-
-def test_others_that_passed_while_the_refusal_was_on_its_way_prove_nothing(lane: Lane, table: Table) -> None:
-    first, second = accept(lane, "first"), accept(lane, "second")
-    offer(lane, first)
-    table.answers.clear()
-    asked = table.asked
-    slow = threading.Thread(target=lane.attempt_refused, args=(lane.own, 10), kwargs={"at_once": True})
-    slow.start()
-    wait_until(lambda: table.asked > asked, "it is refused once more, and the answer is on its way")
-    table.broken = False
-    offer(lane, second)
-    table.answers.set()
-    slow.join()
-    assert (lane.books.failed, lane.books.pending) == (0, 1)
-    lane.attempt_refused(lane.own, 10)
-    assert (lane.books.failed, lane.books.succeeded) == (0, 2)
-    assert lane.stats().held == 0
+def channel(table: Table) -> DeliveryChannel:
+    options = DeliveryOptions(outbox="memory")
+    return DeliveryChannel(
+        "lane", table, list, directories=[], dead_letters=MemoryDeadLetters(), options=options, identity="test"
+    )
 
 
 @pytest.fixture
-def on_disk(table: Table, tmp_path: Path) -> Iterator[Lane]:
-    folder = OutboxDirectory(tmp_path, Destination("lane", "nowhere", "public", "table"))
-    letters = MemoryDeadLetters()
-    lane = Lane("lane", table, list, folders=[folder], dead_letters=letters, options=LaneOptions(), identity="test")
+def on_disk(table: Table, tmp_path: Path) -> Iterator[DeliveryChannel]:
+    directory = OutboxDirectory(tmp_path, Destination("lane", "nowhere", "public", "table"))
     table.broken = False
-    with closing(lane):
-        yield lane
+    made = DeliveryChannel(
+        "lane",
+        table,
+        list,
+        directories=[directory],
+        dead_letters=MemoryDeadLetters(),
+        options=DeliveryOptions(),
+        identity="test",
+    )
+    with closing(made):
+        yield made
 
 
-def test_a_run_is_offered_at_once_and_settled(on_disk: Lane, table: Table) -> None:
-    tickets = [accept(on_disk, f"act {number}") for number in range(5)]
-    bodies = [body for _, body in on_disk.own.read(0, None, 10, 2**20)]
-    on_disk.attempt_run(on_disk.own, range(tickets[0].seq, tickets[-1].seq + 1))
-    assert (table.asked, table.stored) == (1, bodies)
-    assert (on_disk.books.succeeded, on_disk.books.pending, on_disk.own.count()) == (5, 0, 0)
-    assert all(on_disk.acknowledged_at(ticket) for ticket in tickets)
+def accept(channel: DeliveryChannel, action: str) -> EventRef:
+    return channel.accept(EventValidator(required=()).compose({"action": action}).body)
 
 
-def test_of_a_run_only_what_still_waits_is_offered(on_disk: Lane, table: Table) -> None:
-    first, second, third = (accept(on_disk, name) for name in ("first", "second", "third"))
-    offer(on_disk, second)
-    on_disk.attempt_run(on_disk.own, range(first.seq, third.seq + 1))
-    assert (table.asked, len(table.stored)) == (2, 3)
-    assert (on_disk.books.succeeded, on_disk.books.pending) == (3, 0)
-    assert not on_disk.is_pending(first) | on_disk.is_pending(third)
+def offer(channel: DeliveryChannel, ref: EventRef) -> None:
+    channel.deliver(channel.cursor.take_one(ref))
 
 
-def test_a_run_that_somebody_else_is_offering_is_left_to_them(on_disk: Lane, table: Table) -> None:
-    first, second = accept(on_disk, "first"), accept(on_disk, "second")
-    both = range(first.seq, second.seq + 1)
-    claimed = on_disk._claims.take(on_disk.own, [second.seq])
-    on_disk.attempt_run(on_disk.own, both)
-    assert (len(table.stored), on_disk.is_pending(second)) == (1, True)
-    on_disk._claims.give_back(on_disk.own, claimed)
-    on_disk.attempt_run(on_disk.own, both)
-    assert (len(table.stored), on_disk.books.pending) == (2, 0)
+def retry(channel: DeliveryChannel) -> None:
+    channel.deliver_refused(10, at_once=True)
+
+
+def test_a_row_that_is_refused_again_after_others_passed_is_parked(channel: DeliveryChannel, table: Table) -> None:
+    first, second = accept(channel, "first"), accept(channel, "second")
+    offer(channel, first)
+    table.broken = False
+    offer(channel, second)
+    table.broken = True
+    retry(channel)
+    assert (channel.books.failed, channel.books.succeeded, channel.books.pending) == (1, 1, 0)
+
+
+def test_others_that_passed_while_the_refusal_was_on_its_way_prove_nothing(
+    channel: DeliveryChannel, table: Table
+) -> None:
+    first, second = accept(channel, "first"), accept(channel, "second")
+    offer(channel, first)
+    table.answers.clear()
+    asked = table.asked
+    slow = threading.Thread(target=retry, args=(channel,))
+    slow.start()
+    wait_until(lambda: table.asked > asked, "it is refused once more, and the answer is on its way")
+    table.broken = False
+    offer(channel, second)
+    table.answers.set()
+    slow.join()
+    assert (channel.books.failed, channel.books.pending) == (0, 1)
+    retry(channel)
+    assert (channel.books.failed, channel.books.succeeded) == (0, 2)
+    assert channel.stats().held == 0
 
 
 def test_what_is_held_or_parked_is_said_before_anybody_can_see_it(
-    lane: Lane, table: Table, monkeypatch: pytest.MonkeyPatch
+    channel: DeliveryChannel, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int, str | None]] = []
 
     def look(*_: object) -> None:
-        stats = lane.stats()
+        stats = channel.stats()
         seen.append((stats.held, stats.failed, stats.last_error))
 
-    monkeypatch.setattr(lane.announcer, "holding", look)
-    monkeypatch.setattr(lane.announcer, "parked", look)
-    test_a_row_that_is_refused_again_after_others_passed_is_parked(lane, table)
-    assert seen == [(0, 0, "refused (23514)"), (1, 0, "refused (23514)")]
+    monkeypatch.setattr(channel.announcer, "holding", look)
+    monkeypatch.setattr(channel.announcer, "parked", look)
+    test_a_row_that_is_refused_again_after_others_passed_is_parked(channel, table)
+    assert [one[1:] for one in seen] == [(0, "refused (23514)"), (0, "refused (23514)")]
 
 
-# A file that is damaged while it is in use
+def test_a_batch_is_offered_at_once_and_ends(on_disk: DeliveryChannel, table: Table) -> None:
+    refs = [accept(on_disk, f"act {number}") for number in range(5)]
+    assert on_disk.deliver_next(100) == 5
+    assert (table.asked, len(table.stored), on_disk.books.succeeded, on_disk.books.pending) == (1, 5, 5, 0)
+    assert all(on_disk.acknowledged_at(ref) for ref in refs)
+    assert not any(map(on_disk.is_pending, refs))
+    assert on_disk.deliver_next(100) == 0
 
 
-def spoil(lane: Lane) -> None:
-    """Overwrite the whole file, and have its connection remember nothing of it."""
-    own = lane.own
-    assert isinstance(own, OutboxFile)
-    own._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    damage(Path(own.path), "all")
-    own._connection.execute("PRAGMA shrink_memory")
+def test_what_the_sink_does_not_take_waits_and_is_offered_again(on_disk: DeliveryChannel, table: Table) -> None:
+    accept(on_disk, "act")
 
+    def away() -> None:
+        raise SinkError(Verdict(Fault.TRANSIENT), "away")
 
-def set_aside(lane: Lane) -> list[Path]:
-    assert lane.folder is not None
-    return list(lane.folder.path.glob("*.damaged-*[0-9]"))
-
-
-def test_the_call_that_meets_a_damaged_file_is_accepted_in_a_new_one(
-    on_disk: Lane, table: Table, caplog: pytest.LogCaptureFixture
-) -> None:
-    lost = [accept(on_disk, f"lost {number}") for number in range(50)]
-    spoil(on_disk)
-    ticket = accept(on_disk, "accepted")
-    books = on_disk.books
-    assert (books.submitted, books.failed, books.pending, on_disk.own.count()) == (51, 50, 1, 1)
-    assert all(map(on_disk.is_lost, lost))
-    assert on_disk.is_pending(ticket)
-    offer(on_disk, ticket)
-    assert (books.succeeded, books.pending, len(table.stored)) == (1, 0, 1)
-    assert not on_disk.is_lost(ticket)
-    assert len(set_aside(on_disk)) == 1
-    assert "50 could not be read" in caplog.text
-    assert str(on_disk.stats().last_error) in caplog.text
-
-
-def test_what_is_being_offered_when_its_file_is_damaged_is_saved(on_disk: Lane, table: Table) -> None:
-    tickets = [accept(on_disk, f"act {number}") for number in range(50)]
-    table.meanwhile = lambda: spoil(on_disk)
-    on_disk.attempt_run(on_disk.own, range(tickets[0].seq, tickets[-1].seq + 1))
-    assert (len(table.stored), on_disk.books.failed, on_disk.books.pending) == (50, 0, 50)
+    table.meanwhile = away
+    on_disk.deliver_next(100)
+    assert (on_disk.books.pending, on_disk.gate.is_open, on_disk.cursor.has_more) == (1, False, True)
     table.meanwhile = lambda: None
-    on_disk.attempt(on_disk.own, on_disk.own.read(0, None, 100, 2**20))
-    assert (on_disk.books.succeeded, on_disk.books.pending) == (50, 0)
-    assert len(set(table.stored)) == 50
+    on_disk.deliver_next(100)
+    assert (on_disk.books.pending, on_disk.books.succeeded, on_disk.books.retried) == (0, 1, 1)
 
 
-def test_what_was_stored_before_its_file_was_damaged_is_not_lost(on_disk: Lane) -> None:
-    stored = [accept(on_disk, f"stored {number}") for number in range(50)]
-    on_disk.attempt_run(on_disk.own, range(stored[0].seq, stored[-1].seq + 1))
-    lost = accept(on_disk, "lost")
-    spoil(on_disk)
-    accept(on_disk, "accepted")
-    assert (on_disk.books.succeeded, on_disk.books.failed, on_disk.books.pending) == (50, 1, 1)
-    assert on_disk.is_lost(lost)
-    assert not any(map(on_disk.is_lost, stored))
+def test_an_error_of_the_library_s_own_gives_every_event_back(
+    on_disk: DeliveryChannel, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept(on_disk, "act")
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "attempt", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            on_disk.deliver_next(100)
+    assert (on_disk.deliver_next(100), on_disk.books.pending) == (1, 0)
 
 
-def test_of_many_threads_that_meet_a_damaged_file_each_is_accepted_in_the_same_new_one(on_disk: Lane) -> None:
-    accept(on_disk, "lost")
-    spoil(on_disk)
-    in_threads([lambda: accept(on_disk, "accepted")] * 8)
-    assert (on_disk.books.submitted, on_disk.books.failed, on_disk.books.pending) == (9, 1, 8)
-    assert on_disk.own.count() == 8
-    assert len(set_aside(on_disk)) == 1
+# --- events that are damaged before they are delivered ----------------------------------------------------------
 
 
-def test_whoever_comes_late_with_the_damage_finds_the_new_file(on_disk: Lane) -> None:
-    accept(on_disk, "lost")
-    spoil(on_disk)
-    with pytest.raises(OutboxError) as met:
-        on_disk.own.read(0, None, 10, 2**20)
-    accept(on_disk, "accepted")
-    aside = set_aside(on_disk)
-    assert on_disk.mend(on_disk.own, met.value)
-    assert set_aside(on_disk) == aside
-    assert (on_disk.books.failed, on_disk.books.pending) == (1, 1)
+def damage(ref: EventRef) -> None:
+    """Damage one event where it lies."""
+    _, _, segment, offset = ref
+    if isinstance(segment, MemorySegment):
+        segment._bytes[offset + 20] ^= 1
+        return
+    assert segment.path is not None
+    with segment.path.open("r+b") as file:
+        file.seek(offset + 20)
+        file.write(b"\xff")
 
 
-def test_a_child_that_is_forked_after_a_file_was_replaced_has_one_of_its_own(on_disk: Lane) -> None:
-    accept(on_disk, "lost")
-    spoil(on_disk)
+def test_a_damaged_event_is_counted_as_lost_and_told_and_the_others_are_delivered(
+    on_disk: DeliveryChannel, table: Table, caplog: pytest.LogCaptureFixture
+) -> None:
+    refs = [accept(on_disk, f"act {number}") for number in range(20)]
+    damage(refs[7])
+    damage(refs[8])
+    assert on_disk.deliver_next(100) == 18
+    books = on_disk.books
+    assert (books.submitted, books.succeeded, books.failed, books.lost, books.pending) == (20, 18, 2, 2, 0)
+    assert [on_disk.is_lost(ref) for ref in refs].count(True) == 2
+    assert "2 event(s) cannot be read" in caplog.text
+    assert "2 event(s) cannot be read" in str(on_disk.stats().last_error)
+
+
+def test_a_damaged_newest_event_is_lost_and_the_next_ones_are_accepted_and_delivered(
+    on_disk: DeliveryChannel, table: Table
+) -> None:
+    damage(accept(on_disk, "damaged"))
+    on_disk.deliver_next(100)
+    assert (on_disk.books.lost, on_disk.books.pending) == (1, 0)
+    accept(on_disk, "next")
+    on_disk.deliver_next(100)
+    assert (on_disk.books.lost, on_disk.books.succeeded, on_disk.books.pending) == (1, 1, 0)
+
+
+def test_a_row_that_was_refused_and_is_damaged_then_waits_for_no_more_tries(
+    channel: DeliveryChannel, table: Table, caplog: pytest.LogCaptureFixture
+) -> None:
+    ref = accept(channel, "refused")
+    offer(channel, ref)
+    assert channel.stats().held == 1
+    damage(ref)
+    retry(channel)
+    books = channel.books
+    assert (books.failed, books.lost, books.pending, channel.stats().held) == (1, 1, 0, 0)
+    assert channel.is_lost(ref)
+    assert "1 event(s) cannot be read" in caplog.text
+
+
+def test_an_orphan_that_is_damaged_is_taken_over_told_and_counted(
+    on_disk: DeliveryChannel, table: Table, caplog: pytest.LogCaptureFixture
+) -> None:
+    refs: list[EventRef] = []
+
+    def in_child() -> None:
+        on_disk.renew_after_fork()
+        refs.extend(accept(on_disk, f"act {number}") for number in range(20))
+        damage(refs[3])
+
+    assert run_in_child(in_child, 60)
+    assert on_disk.adopt_orphans() == 19
+    books = on_disk.books
+    assert (books.recovered, books.failed, books.lost, books.pending) == (20, 1, 1, 19)
+    on_disk.deliver_next(100)
+    assert (books.succeeded, books.lost, books.pending) == (19, 1, 0)
+    on_disk.drop_emptied()
+    assert "1 event(s) are lost" in caplog.text
+    assert len(list(on_disk.logs)) == 1
+
+
+def test_a_child_delivers_its_own_events_and_none_of_its_parent(on_disk: DeliveryChannel, table: Table) -> None:
     accept(on_disk, "the parent's")
 
     def in_child() -> None:
         accept(on_disk, "the child's")
-        assert (on_disk.books.submitted, on_disk.own.count()) == (1, 1)
+        assert (on_disk.books.submitted, on_disk.deliver_next(100), on_disk.books.pending) == (1, 1, 0)
+        on_disk.close()
 
-    assert run_in_child(in_child)
-    accept(on_disk, "the parent's")
-    assert on_disk.own.count() == 2
-
-
-def test_where_no_new_file_can_be_made_the_call_raises_until_one_can(
-    on_disk: Lane, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    accept(on_disk, "lost")
-    spoil(on_disk)
-    with monkeypatch.context() as without_room:
-        without_room.setattr(OutboxFile, "put", failing)
-        for _ in range(2):
-            with pytest.raises(OutboxError, match="not a database"):
-                accept(on_disk, "refused")
-    assert "no new one can take its place" in caplog.text
-    assert set_aside(on_disk) == []
-    accept(on_disk, "accepted")
-    assert (on_disk.books.submitted, on_disk.books.failed, on_disk.books.pending) == (2, 1, 1)
-    on_disk.close()
-    assert on_disk.folder is not None
-    assert len(list(on_disk.folder.path.glob("*.outbox"))) == 1
-
-
-def failing(*_: object) -> None:
-    raise OutboxFullError("full")
+    assert run_in_child(in_child, 60)
+    assert (on_disk.deliver_next(100), on_disk.books.pending) == (1, 0)

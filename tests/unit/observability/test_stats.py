@@ -23,9 +23,7 @@ def test_empty_books_are_all_zeros_and_a_hundred_percent() -> None:
 
 def test_pending_is_what_the_others_leave() -> None:
     books = DeliveryCounters()
-    for _ in range(7):
-        books.submit()
-    books.count(recovered=5, succeeded=4, failed=2)
+    books.count(submitted_elsewhere=7, recovered=5, succeeded=4, failed=2)
     stats = stats_of(books)
     assert stats.pending == 6
     assert stats.submitted + stats.recovered == stats.succeeded + stats.failed + stats.pending
@@ -34,13 +32,13 @@ def test_pending_is_what_the_others_leave() -> None:
 @pytest.mark.parametrize(("succeeded", "failed", "rate"), [(0, 0, 100.0), (1, 0, 100.0), (3, 1, 75.0), (0, 2, 0.0)])
 def test_the_success_rate_is_a_percentage_of_what_is_settled(succeeded: int, failed: int, rate: float) -> None:
     books = DeliveryCounters()
-    books.count(submitted=10, succeeded=succeeded, failed=failed)
+    books.count(submitted_elsewhere=10, succeeded=succeeded, failed=failed)
     assert stats_of(books).success_rate == rate
 
 
 def test_a_dead_letter_that_is_delivered_moves_from_failed_to_succeeded() -> None:
     books = DeliveryCounters()
-    books.count(submitted=2, succeeded=1, failed=1)
+    books.count(submitted_elsewhere=2, succeeded=1, failed=1)
     books.count(failed=-1, succeeded=1)
     stats = stats_of(books)
     assert (stats.succeeded, stats.failed, stats.pending, stats.success_rate) == (2, 0, 0, 100.0)
@@ -48,7 +46,7 @@ def test_a_dead_letter_that_is_delivered_moves_from_failed_to_succeeded() -> Non
 
 def test_held_is_never_more_than_pending() -> None:
     books = DeliveryCounters()
-    books.count(submitted=3)
+    books.count(submitted_elsewhere=3)
     assert stats_of(books, held=1).held == 1
     assert stats_of(books, held=9).held == 3
     assert stats_of(books, all_held=True).held == 3
@@ -57,7 +55,7 @@ def test_held_is_never_more_than_pending() -> None:
 def test_nothing_pending_is_not_old() -> None:
     books = DeliveryCounters()
     assert stats_of(books, oldest=5.0).oldest_pending_seconds == 0.0
-    books.submit()
+    books.count(submitted_elsewhere=1)
     assert stats_of(books, oldest=5.0).oldest_pending_seconds == 5.0
 
 
@@ -74,7 +72,7 @@ def test_the_identity_holds_at_every_instant_whoever_counts() -> None:
     def work(seed: int) -> None:
         draw = random.Random(seed)
         while not stop.is_set():
-            books.submit()
+            books.count(submitted_elsewhere=1)
             books.count(**{draw.choice(["succeeded", "failed"]): 1})
 
     workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]

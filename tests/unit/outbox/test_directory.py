@@ -1,320 +1,406 @@
-"""The outbox directory: who holds which file, and who takes over what is left."""
+"""The outbox directory: who holds which log, who takes over what is left, and what is left alone and told."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import sqlite3
+import shutil
+import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.outbox.directory import Destination, LockedOutbox, OutboxDirectory, orphans_elsewhere
-from otel_audit_exporter.outbox.file_lock import FileLock
-from tests.support.damage import damage
-from tests.support.running import run_in_child
+from otel_audit_exporter.outbox import directory as module
+from otel_audit_exporter.outbox.directory import (
+    DESCRIPTION_NAME,
+    LOCK_NAME,
+    Destination,
+    LockedLog,
+    LogOptions,
+    OutboxDirectory,
+)
+from otel_audit_exporter.outbox.ended import STORED
+from otel_audit_exporter.outbox.inspection import orphans_elsewhere, read_log_status
+from otel_audit_exporter.outbox.segment import MappedSegment, WrittenSegment
+from otel_audit_exporter.outbox.space import Quota
+from tests.support.logs import event_bytes, read_all, said
+from tests.support.running import in_threads, run_in_child
+from tests.unit.outbox.test_reader import flip
 
 DESTINATION = Destination("supabase", "https://a.example", "public", "pms_audit_log")
-
-
-def nothing() -> None:
-    """Follow an append with nothing."""
+MAX_BYTES = 2**24
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> OutboxDirectory:
+def directory(tmp_path: Path) -> OutboxDirectory:
     return OutboxDirectory(tmp_path / "root", DESTINATION)
 
 
 @pytest.fixture
-def create(folder: OutboxDirectory) -> Iterator[Callable[..., LockedOutbox]]:
-    made: list[LockedOutbox] = []
+def create(directory: OutboxDirectory) -> Iterator[Callable[..., LockedLog]]:
+    made: list[LockedLog] = []
 
-    def make(*events: bytes) -> LockedOutbox:
-        held = folder.create(durable=False, max_bytes=2**20)
-        for event in events:
-            held.store.append(event, nothing)
+    def make(*events: bytes, options: LogOptions = LogOptions(write="written")) -> LockedLog:  # noqa: B008
+        held = directory.create(Quota(MAX_BYTES), options)
+        said(held.log, list(events))
         made.append(held)
         return held
 
     yield make
     for held in made:
-        if not held.store.closed:
-            folder.release(held)
+        if not held.log.released:
+            directory.release(held)
 
 
-def adopt(folder: OutboxDirectory) -> list[LockedOutbox]:
-    return folder.adopt(durable=False, max_bytes=2**20)
+Create = Callable[..., LockedLog]
 
 
-def outboxes(folder: OutboxDirectory) -> list[str]:
-    return sorted(path.name for path in folder.path.iterdir() if "outbox" in path.name)
+def die(held: LockedLog) -> Path:
+    """Let go of a log as a kill does."""
+    held.log.close_files()
+    held.lock.forget()
+    return held.path
+
+
+def adopt(directory: OutboxDirectory, limit: int = 100) -> list[LockedLog]:
+    return list(directory.adopt(Quota(MAX_BYTES), LogOptions(), limit=limit))
+
+
+def bodies(held: LockedLog) -> list[bytes]:
+    return [body for _, _, body in read_all(held.log)[0]]
+
+
+def names(directory: OutboxDirectory) -> list[str]:
+    return sorted(path.name for path in directory.path.iterdir() if path.is_dir())
+
+
+def test_a_log_is_adopted_once_its_process_is_gone_and_not_before(directory: OutboxDirectory, create: Create) -> None:
+    own = create(b"one", b"two")
+    assert adopt(directory) == []
+    die(own)
+    (held,) = adopt(directory)
+    assert (held.path, bodies(held), held.log.pending) == (own.path, [b"one", b"two"], 2)
+    assert adopt(directory) == []
+    directory.release(held)
+    assert len(adopt(directory)) == 1
+
+
+def test_a_log_that_another_living_process_holds_is_left_to_it(directory: OutboxDirectory, create: Create) -> None:
+    path = die(create(b"one"))
+    with held_by_a_process(path / LOCK_NAME):
+        assert adopt(directory) == []
+    (held,) = adopt(directory)
+    directory.release(held)
 
 
 @contextmanager
-def another_process(folder: OutboxDirectory, *, events: int) -> Iterator[subprocess.Popen[str]]:
-    """Run a process that holds an outbox file of the folder with that many events in it."""
+def held_by_a_process(lock: Path) -> Iterator[None]:
     program = (
         "import sys\n"
-        "from otel_audit_exporter.outbox.directory import Destination, OutboxDirectory\n"
-        f"folder = OutboxDirectory({os.fspath(folder.root)!r}, {folder.destination!r})\n"
-        "held = folder.create(durable=False, max_bytes=2**20)\n"
-        f"for number in range({events}):\n"
-        "    held.store.append(b'[%d]' % number, lambda: None)\n"
-        "print('ready', flush=True)\n"
+        "from otel_audit_exporter.outbox.file_lock import FileLock\n"
+        f"lock = FileLock({os.fspath(lock)!r})\n"
+        "print(lock.acquire(), flush=True)\n"
         "sys.stdin.read()"
     )
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    with process, process.stdout, process.stdin:
-        assert process.stdout.readline() == "ready\n"
-        yield process
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        yield
         process.kill()
 
 
-class TestCreate:
-    def test_the_first_file_makes_the_folder_and_says_whose_it_is(
-        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]
-    ) -> None:
-        create()
-        description = json.loads((folder.path / "destination.json").read_text())
-        assert Destination(**description) == DESTINATION
-        assert folder.path.stat().st_mode & 0o077 == 0
-
-    def test_a_new_file_is_proved_by_a_commit_and_empty(self, create: Callable[..., LockedOutbox]) -> None:
-        held = create()
-        assert held.store.count() == 0
-        assert held.store.last_seq == 1
-
-    def test_every_process_and_pipeline_has_a_file_of_its_own(self, create: Callable[..., LockedOutbox]) -> None:
-        assert create().path != create().path
-
-    def test_a_directory_that_cannot_be_used_names_both_remedies(self, tmp_path: Path) -> None:
-        (tmp_path / "file").write_text("in the way")
-        with pytest.raises(AuditConfigurationError) as caught:
-            OutboxDirectory(tmp_path / "file", DESTINATION).create(durable=False, max_bytes=2**20)
-        assert "OTEL_AUDIT_OUTBOX_DIR" in str(caught.value)
-        assert "OTEL_AUDIT_OUTBOX=memory" in str(caught.value)
-        assert os.fspath(tmp_path / "file") in str(caught.value)
-
-    def test_an_emptied_file_is_removed_with_its_lock(
-        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]
-    ) -> None:
-        held = create(b"[1]")
-        held.store.settle([2])
-        folder.release(held)
-        assert outboxes(folder) == []
-
-    def test_whoever_looks_while_an_emptied_file_is_removed_never_finds_what_was_in_it(
-        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        held = create(b"[1]")
-        held.store.checkpoint()
-        waits: list[bool] = []
-        remove = os.unlink
-
-        def look_after_removing(path: str) -> None:
-            remove(path)
-            waits.append(held.store.still_waits(2))
-
-        with closing(sqlite3.connect(held.path)) as reader:  # while it is open, the log stays a file of its own
-            assert reader.execute("SELECT count(*) FROM event").fetchone() == (1,)
-            held.store.settle([2])
-            monkeypatch.setattr(os, "unlink", look_after_removing)
-            folder.release(held)
-        assert waits
-        assert not any(waits)
-        assert outboxes(folder) == []
-
-    def test_what_a_process_left_that_died_while_it_removed_its_file_is_removed(
-        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]
-    ) -> None:
-        held = create(b"[1]")
-        folder.release(held)
-        held.path.unlink()
-        for suffix in ("-wal", "-shm", "-ballast", ".lock"):
-            Path(f"{held.path}{suffix}").touch()
-        assert adopt(folder) == []
-        assert outboxes(folder) == []
-
-    def test_a_file_with_events_stays(self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]) -> None:
-        held = create(b"[1]")
-        folder.release(held)
-        assert held.path.exists()
-        assert folder.count_orphaned() == 1
+def test_a_log_without_events_is_removed_and_its_room_comes_back(directory: OutboxDirectory, create: Create) -> None:
+    die(create())
+    quota = Quota(MAX_BYTES)
+    assert list(directory.adopt(quota, LogOptions(), limit=9)) == []
+    assert (names(directory), quota.used_bytes) == ([], 0)
 
 
-class TestAdoption:
-    def test_a_file_that_nobody_holds_is_taken_over_with_its_events(
-        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]
-    ) -> None:
-        folder.release(create(b"[1]", b"[2]"))
-        (adopted,) = adopt(folder)
-        assert [body for _, body in adopted.store.read(0, None, 10, 2**20)] == [b"[1]", b"[2]"]
-        adopted.store.settle([2, 3])
-        folder.release(adopted)
-        assert outboxes(folder) == []
-
-    def test_a_file_is_taken_over_once(self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]) -> None:
-        folder.release(create(b"[1]"))
-        (adopted,) = adopt(folder)
-        assert adopt(folder) == []
-        folder.release(adopted)
-
-    def test_one_s_own_file_is_not_taken_over(
-        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]
-    ) -> None:
-        create(b"[1]")
-        assert adopt(folder) == []
-        assert folder.count_orphaned() == 0
-
-    def test_a_live_process_keeps_its_file_and_a_dead_one_s_is_taken_over(self, folder: OutboxDirectory) -> None:
-        with another_process(folder, events=3):
-            assert adopt(folder) == []
-            assert folder.count_orphaned() == 0
-        assert folder.count_orphaned() == 3
-        (adopted,) = adopt(folder)
-        assert adopted.store.count() == 3
-        folder.release(adopted)
-
-    def test_two_processes_do_not_take_over_the_same_file(
-        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]
-    ) -> None:
-        folder.release(create(b"[1]"))
-        (mine,) = adopt(folder)
-        program = (
-            "from otel_audit_exporter.outbox.directory import Destination, OutboxDirectory\n"
-            f"folder = OutboxDirectory({os.fspath(folder.root)!r}, {folder.destination!r})\n"
-            "print(len(folder.adopt(durable=False, max_bytes=2**20)))"
-        )
-        command = [sys.executable, "-c", program]
-        assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "0\n"
-        folder.release(mine)
-        assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "1\n"
-
-    def test_an_empty_orphan_is_removed(self, folder: OutboxDirectory) -> None:
-        with another_process(folder, events=0):
-            assert len(outboxes(folder)) >= 2
-        assert adopt(folder) == []
-        assert outboxes(folder) == []
-
-    def test_a_folder_that_is_not_there_has_no_orphans(self, folder: OutboxDirectory) -> None:
-        assert adopt(folder) == []
-        assert not folder.path.exists()
-
-    def test_a_damaged_orphan_is_set_aside_and_what_can_be_read_is_taken_over(
-        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox], caplog: pytest.LogCaptureFixture
-    ) -> None:
-        held = create(*(b"[%d,%s]" % (number, b"1" * 500) for number in range(200)))
-        folder.release(held)
-        with held.path.open("r+b") as file:
-            file.seek(held.path.stat().st_size // 2)
-            file.write(b"\xff" * 4096)
-        (adopted,) = adopt(folder)
-        assert 100 < adopted.store.count() < 200
-        assert len([name for name in outboxes(folder) if ".damaged-" in name]) == 1
-        assert [record.levelno for record in caplog.records] == [logging.ERROR]
-        folder.release(adopted)
-
-    def test_a_kill_in_the_middle_of_replacing_a_damaged_file_loses_nothing_that_could_be_read(
-        self, folder: OutboxDirectory, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def be_killed() -> None:
-            held = folder.create(durable=False, max_bytes=2**20)
-            for number in range(200):
-                held.store.append(b"[%d,%s]" % (number, b"1" * 500), nothing)
-            held.store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            damage(held.path, "spots")
-            held.store._connection.execute("PRAGMA shrink_memory")
-            monkeypatch.setattr("otel_audit_exporter.outbox.directory._set_aside", lambda path: os._exit(0))
-            with folder.still(), held.store.lock:
-                folder.replace(held, [], durable=False, max_bytes=2**20)
-
-        assert run_in_child(be_killed)
-        adopted = adopt(folder)
-        saved = [{body for _, body in held.store.read(0, None, 1000, 2**20)} for held in adopted]
-        assert len(saved) == 2
-        assert saved[0] == saved[1]
-        assert 100 < len(saved[0]) < 200
-        for held in adopted:
-            folder.release(held)
-
-    def test_an_orphan_of_a_newer_format_is_left_alone_and_said_once(
-        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox], caplog: pytest.LogCaptureFixture
-    ) -> None:
-        held = create(b"[1]")
-        held.store._connection.execute("PRAGMA user_version = 99")
-        folder.release(held)
-        assert adopt(folder) == []
-        assert adopt(folder) == []
-        assert held.path.exists()
-        assert len(caplog.records) == 1
-        assert "newer version" in caplog.text
+def test_a_log_goes_when_all_of_it_has_ended_and_stays_where_not(directory: OutboxDirectory, create: Create) -> None:
+    emptied, left = create(b"one"), create(b"one")
+    emptied.log.end(STORED, [(stripe, 1, stripe.at[2]) for stripe in emptied.log.stripes])
+    directory.release(emptied)
+    directory.release(left)
+    assert names(directory) == [left.path.name]
 
 
-class TestDestinations:
-    def test_every_part_tells_destinations_apart(self) -> None:
-        names = {
-            Destination(*parts).folder_name
-            for parts in [
-                ("supabase", "https://a.example", "public", "t"),
-                ("postgres", "https://a.example", "public", "t"),
-                ("supabase", "https://b.example", "public", "t"),
-                ("supabase", "https://a.example", "audit", "t"),
-                ("supabase", "https://a.example", "public", "u"),
-                ("supabase", "", "public", "t"),
-            ]
-        }
-        assert len(names) == 6
-
-    def test_a_folder_s_name_is_readable_and_safe_whatever_the_place(self) -> None:
-        name = Destination("sqlite", "/var/ü/../" + "x" * 500, "public", "t\0/..").folder_name
-        assert name.startswith("sqlite-var-")
-        assert len(name) < 100
-        assert "/" not in name
-        assert name.isascii()
-
-    def test_other_destinations_orphans_are_counted_and_left_alone(
-        self, folder: OutboxDirectory, create: Callable[..., LockedOutbox]
-    ) -> None:
-        folder.release(create(b"[1]", b"[2]"))
-        other = OutboxDirectory(folder.root, Destination("sqlite", "/b", "public", "t"))
-        assert orphans_elsewhere(other) == [(DESTINATION, 2)]
-        assert adopt(other) == []
-        assert orphans_elsewhere(folder) == []
-
-    def test_what_is_no_folder_of_ours_is_passed_over(self, folder: OutboxDirectory) -> None:
-        (folder.root / "x").mkdir(parents=True)
-        (folder.root / "x" / "destination.json").write_text("{")
-        (folder.root / "y").mkdir()
-        (folder.root / "y" / "destination.json").write_text("[1]")
-        assert orphans_elsewhere(folder) == []
+def test_of_two_that_adopt_at_once_each_log_goes_to_one(directory: OutboxDirectory, create: Create) -> None:
+    for _ in range(20):
+        die(create(b"one"))
+    taken: list[LockedLog] = []
+    others = [OutboxDirectory(directory.root, DESTINATION) for _ in range(4)]
+    in_threads([lambda other=other: taken.extend(adopt(other)) for other in others])  # type: ignore[misc]
+    assert len(taken) == len({held.path for held in taken}) == 20
+    for held in taken:
+        directory.release(held)
 
 
-class TestLocks:
-    def test_a_lock_is_held_once(self, tmp_path: Path) -> None:
-        first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
-        assert first.acquire()
-        assert not second.acquire()
-        first.release()
-        assert second.acquire()
-        second.release()
+def test_the_oldest_logs_come_first_and_no_more_than_asked_for(directory: OutboxDirectory, create: Create) -> None:
+    paths = [die(create(b"one")) for _ in range(5)]
+    for age, path in enumerate(paths):
+        os.utime(path, (1000 - age, 1000 - age))
+    taken = adopt(directory, limit=2)
+    assert [held.path for held in taken] == [paths[4], paths[3]]
+    for held in taken:
+        directory.release(held)
 
-    def test_a_lock_s_file_is_the_owner_s_alone(self, tmp_path: Path) -> None:
-        with FileLock(tmp_path / "lock"):
-            assert (tmp_path / "lock").stat().st_mode & 0o077 == 0
 
-    def test_releasing_twice_is_no_trouble(self, tmp_path: Path) -> None:
-        lock = FileLock(tmp_path / "lock")
-        lock.acquire()
-        lock.release()
-        lock.release()
+def test_a_child_has_not_its_parent_s_lock(directory: OutboxDirectory, create: Create) -> None:
+    own = create(b"one")
+
+    def in_child() -> None:
+        assert own.lock._descriptor is None
+        assert adopt(directory) == []
+
+    assert run_in_child(in_child, 30)
+    assert adopt(directory) == []
+
+
+# --- what is left alone -------------------------------------------------------------------------------------------
+
+
+def test_a_log_of_a_newer_format_is_left_alone_and_told_once(
+    directory: OutboxDirectory, create: Create, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = die(create(b"one"))
+    described = json.loads((path / DESCRIPTION_NAME).read_text()) | {"format": 99}
+    (path / DESCRIPTION_NAME).write_text(json.dumps(described))
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    assert adopt(directory) == adopt(directory) == []
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    (record,) = caplog.records
+    assert "run a newer version" in record.getMessage()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"format": "x"}', '{"format": 2, "id": "zz"}'])
+def test_a_log_that_says_nothing_of_itself_is_left_alone_and_keeps_nobody_from_the_others(
+    directory: OutboxDirectory, create: Create, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    path = die(create(b"one"))
+    die(create(b"two"))
+    (path / DESCRIPTION_NAME).write_text(text)
+    (held,) = adopt(directory)
+    assert bodies(held) == [b"two"]
+    assert f"{path} is left alone" in caplog.text
+    assert path.is_dir()
+    directory.release(held)
+
+
+def test_a_flipped_bit_in_what_a_log_says_of_itself_removes_no_event(
+    directory: OutboxDirectory, create: Create, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = die(create(*[event_bytes(number, 9000) for number in range(10)]))
+    description = path / DESCRIPTION_NAME
+    size, segments = description.stat().st_size, len(list(path.glob("*.seg")))
+    for bit in range(0, size * 8, 5):
+        flip(description, bit)
+        for held in adopt(directory):
+            assert len(bodies(held)) == 10, bit
+            held.log.close_files()
+            held.lock.release()
+        flip(description, bit)
+        assert len(list(path.glob("*.seg"))) == segments, bit
+    (held,) = adopt(directory)
+    assert len(bodies(held)) == 10
+    assert "is left alone" in caplog.text
+    directory.release(held)
+
+
+def test_what_was_set_aside_of_a_log_is_still_there_when_the_rest_is_delivered(
+    directory: OutboxDirectory, create: Create
+) -> None:
+    path = die(create(*[event_bytes(number, 9000) for number in range(10)]))
+    last = max(path.glob("*.seg"))
+    last.write_bytes(b"\xff" * last.stat().st_size)
+    (held,) = adopt(directory)
+    assert (held.found.foreign[0][0], held.found.lost) == (last, 1)
+    held.log.end(STORED, [(stripe, 1, stripe.at[2]) for stripe in held.log.stripes])
+    directory.release(held)
+    assert [file.name for file in directory.path.rglob("*.damaged") if file.is_file()] == [f"{last.name}.damaged"]
+    assert adopt(directory) == []
+
+
+def test_a_lock_that_is_a_link_is_refused_and_told(
+    directory: OutboxDirectory, create: Create, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    path = die(create(b"one"))
+    (tmp_path / "of somebody else").touch()
+    (path / LOCK_NAME).unlink()
+    (path / LOCK_NAME).symlink_to(tmp_path / "of somebody else")
+    assert adopt(directory) == adopt(directory) == []
+    assert caplog.text.count(f"{path} is left alone") == 1
+
+
+def test_a_log_that_is_being_removed_by_somebody_else_is_none(
+    directory: OutboxDirectory, create: Create, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = die(create(b"one"))
+    (path / LOCK_NAME).unlink()
+    assert adopt(directory) == []
+    assert caplog.text == ""
+
+
+# --- making and removing ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["write_text", "rename", "EndedFile"])
+def test_what_a_maker_leaves_that_died_is_removed_and_its_events_were_none(
+    directory: OutboxDirectory, create: Create, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def in_child() -> None:
+        if step == "rename":
+            monkeypatch.setattr(os, "rename", lambda *_: os._exit(0))
+        elif step == "write_text":
+            monkeypatch.setattr(Path, "write_text", lambda *_, **__: os._exit(0))
+        else:
+            monkeypatch.setattr(module, "EndedFile", lambda *_, **__: os._exit(0))
+        directory.create(Quota(MAX_BYTES), LogOptions())
+
+    directory._make_folder()
+    assert run_in_child(in_child, 30)
+    (left,) = names(directory)
+    assert left.startswith(".new-")
+    grow_old(directory)
+    adopt(directory)
+    assert names(directory) == []
+
+
+def grow_old(directory: OutboxDirectory) -> None:
+    for path in directory.path.iterdir():
+        if path.name.startswith("."):
+            os.utime(path, (time.time() - 120, time.time() - 120))
+
+
+def test_what_a_remover_leaves_that_died_is_removed(
+    directory: OutboxDirectory, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = create(b"one")
+    own.log.end(STORED, [(own.log.stripes[0], 1, 1)])
+    with monkeypatch.context() as dying:
+        dying.setattr(shutil, "rmtree", lambda *_, **__: None)
+        directory.release(own)
+    (left,) = names(directory)
+    assert left.startswith(".gone-")
+    adopt(directory)
+    assert names(directory) == []
+
+
+def test_makers_and_adopters_at_once_take_nothing_from_each_other(directory: OutboxDirectory) -> None:
+    """Whoever makes a log has its folder for a moment without the lock."""
+    directory._make_folder()
+    stop: list[bool] = []
+
+    def make() -> None:
+        try:
+            for _ in range(60):
+                held = directory.create(Quota(MAX_BYTES), LogOptions(write="written"))
+                directory.release(held)
+        finally:
+            stop.append(True)
+
+    def take() -> None:
+        while len(stop) < 2:
+            assert adopt(OutboxDirectory(directory.root, DESTINATION)) == []
+
+    in_threads([make, make, take, take])
+
+
+def test_files_are_private_and_the_folder_says_whose_they_are(directory: OutboxDirectory, create: Create) -> None:
+    previous = os.umask(0)
+    try:
+        own = create(b"one")
+    finally:
+        os.umask(previous)
+    paths = [directory.root, directory.path, own.path, *own.path.iterdir()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir()} == {0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in own.path.glob("*.seg")} == {0o600}
+    assert {stat.S_IMODE((own.path / name).stat().st_mode) for name in (LOCK_NAME, "ended")} == {0o600}
+    assert json.loads((directory.path / "destination.json").read_text())["table"] == "pms_audit_log"
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        (LogOptions(write="written"), WrittenSegment),
+        (LogOptions(durable=True), WrittenSegment),
+        (LogOptions(), MappedSegment),
+        (LogOptions(write="mapped"), MappedSegment),
+    ],
+)
+def test_the_way_to_write_is_what_was_asked_for_and_what_is_safe(
+    directory: OutboxDirectory, create: Create, monkeypatch: pytest.MonkeyPatch, options: LogOptions, kind: type
+) -> None:
+    monkeypatch.setattr(module, "mapping_problem", lambda path: None)
+    own = create(b"one", options=options)
+    assert type(own.log.stripes[0].at[0]) is kind
+    status = read_log_status(own.path)
+    assert status is not None
+    assert (status.held, status.events, status.write) == (True, 1, kind.writes)  # type: ignore[attr-defined]
+
+
+def test_where_a_map_is_not_safe_it_is_written_and_told_or_refused(
+    directory: OutboxDirectory, create: Create, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "mapping_problem", lambda path: "its file system is nfs")
+    assert type(create(options=LogOptions()).log.stripes[0].at[0]) is WrittenSegment
+    assert "its file system is nfs" in caplog.text
+    with pytest.raises(AuditConfigurationError, match=r"not safe .*nfs.*OTEL_AUDIT_OUTBOX_DIR"):
+        directory.create(Quota(MAX_BYTES), LogOptions(write="mapped"))
+    assert len(names(directory)) == 1
+
+
+def test_a_quota_without_room_for_one_segment_is_an_error_that_names_both_remedies(directory: OutboxDirectory) -> None:
+    with pytest.raises(AuditConfigurationError, match=r"OTEL_AUDIT_OUTBOX_DIR.*OTEL_AUDIT_OUTBOX=memory"):
+        directory.create(Quota(1000), LogOptions(write="written"))
+    assert names(directory) == []
+
+
+def test_on_a_full_disk_the_room_that_dead_logs_do_not_use_is_given_back_and_nothing_is_lost_of_them(
+    directory: OutboxDirectory, create: Create, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, damaged, empty = (die(create(*events)) for events in ([b"one"], [event_bytes(1), event_bytes(2)], []))
+    flip(next(damaged.glob("*.seg")), (64 + 40) * 8)
+    before = sum(file.stat().st_size for file in whole.iterdir())
+    directory.cut_orphans()
+    assert sum(file.stat().st_size for file in whole.iterdir()) < before
+    assert not empty.exists()
+    held = {one.path: one for one in adopt(directory)}
+    assert (bodies(held[whole]), held[damaged].found.lost) == ([b"one"], 1)
+    for one in held.values():
+        directory.release(one)
+
+
+def test_events_in_a_directory_that_was_removed_are_told_of(
+    directory: OutboxDirectory, create: Create, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = create(b"one", b"two")
+    shutil.rmtree(directory.path)
+    directory.release(own)
+    (record,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert "2 event(s) in it are lost" in record.getMessage()
+
+
+def test_events_of_other_destinations_are_told_and_looked_for_no_longer_than_allowed(
+    directory: OutboxDirectory, create: Create
+) -> None:
+    die(create(b"one", b"two"))
+    create(b"three")
+    other = OutboxDirectory(directory.root, Destination("sqlite", "b", "public", "t"))
+    assert orphans_elsewhere(other) == {DESTINATION: 2}
+    assert orphans_elsewhere(directory) == {}
+    assert orphans_elsewhere(other, seconds=-1) == {}
+
+
+def test_no_two_destinations_share_a_folder() -> None:
+    parts = [("a", "b", "c", "d"), ("a", "b-c", "", "d"), ("a-b", "", "c", "d"), ("a", "b", "c", "D")]
+    assert len({Destination(*part).folder_name for part in parts}) == 4
+    assert all(Destination(*part).folder_name.startswith("a-b") for part in parts)

@@ -1,0 +1,99 @@
+"""The housekeeper: one thread of the process that makes segments beforehand, frees them, and adopts logs."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from contextlib import suppress
+from logging import ERROR
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from otel_audit_exporter.delivery.channel import DeliveryChannel
+from otel_audit_exporter.outbox.stalls import processor_clock
+from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.fork_safety import call_in_child
+from otel_audit_exporter.runtime.log import RateLimitedLogger
+
+ADOPT_SECONDS: Final = 60.0
+_TICK_SECONDS: Final = 0.5
+_repeats: Final = RateLimitedLogger()
+
+
+class Housekeeper:
+    """Looks after the logs of all channels of this process. Its thread starts with the first one."""
+
+    def __init__(self) -> None:
+        self._channels: weakref.WeakSet[DeliveryChannel] = weakref.WeakSet()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._calls: SimpleQueue[None] = SimpleQueue()
+        self._adopt_at = Clock.monotonic() + ADOPT_SECONDS
+        self._starting = threading.Lock()
+
+    def look_after(self, channel: DeliveryChannel) -> None:
+        """Keep house for this channel from now on."""
+        self._channels.add(channel)
+        channel.logs.set_on_work(self.call)
+        self.start()
+
+    def call(self) -> None:
+        """Have somebody look soon. Takes no lock: a queue's put never waits."""
+        self._calls.put(None)
+
+    def start(self) -> None:
+        """Start the thread, where there is none; where none can be started now, a later call tries again."""
+        if (self._thread is not None and self._thread.is_alive()) or not self._starting.acquire(blocking=False):
+            return
+        try:
+            thread = threading.Thread(target=self._run, name="otel-audit-housekeeper", daemon=True)
+            with suppress(RuntimeError):  # the interpreter is ending, or there is no room for a thread
+                thread.start()
+                self._thread = thread
+        finally:
+            self._starting.release()
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: no thread yet; the first event starts one."""
+        self._begin()
+
+    def _run(self) -> None:
+        calls = self._calls
+        while True:
+            with suppress(Empty):
+                calls.get(timeout=self._pause())
+            while not calls.empty():
+                with suppress(Empty):
+                    calls.get_nowait()
+            for channel in list(self._channels):
+                self._look_at(channel)
+            processor_clock.note()
+            self._adopt()
+
+    def _pause(self) -> float:
+        busy = any(channel.awake for channel in list(self._channels))
+        return _TICK_SECONDS if busy else ADOPT_SECONDS
+
+    @staticmethod
+    def _look_at(channel: DeliveryChannel) -> None:
+        try:
+            channel.keep_house()
+        except Exception as error:
+            _repeats.say(ERROR, ("keep house", type(error)), "audit %s: %s", channel.name, type(error).__name__)
+
+    def _adopt(self) -> None:
+        now = Clock.monotonic()
+        due = now >= self._adopt_at
+        for channel in list(self._channels):
+            if not channel.closed and (due or channel.logs.wants_more):
+                with suppress(Exception):  # whose cause is logged where it is
+                    channel.adopt_orphans()
+                    channel.limit_outbox()
+        if due:
+            self._adopt_at = now + ADOPT_SECONDS
+
+
+housekeeper: Final = Housekeeper()
+call_in_child(housekeeper.renew_after_fork)

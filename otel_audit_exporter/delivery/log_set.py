@@ -1,0 +1,220 @@
+"""The logs of one channel: the one that this process appends to, and those that it has adopted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from logging import ERROR, WARNING
+from typing import Final
+
+from otel_audit_exporter.errors import AuditConfigurationError, AuditShutdownError, OutboxError, OutboxFullError
+from otel_audit_exporter.outbox.directory import LockedLog, LogOptions, OutboxDirectory
+from otel_audit_exporter.outbox.group_commit import GroupCommit
+from otel_audit_exporter.outbox.log import OutboxLog
+from otel_audit_exporter.outbox.space import Quota, SegmentSpace
+from otel_audit_exporter.outbox.stripe import EventRef, Stripe
+from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
+
+# Each adopted log holds two descriptors and some room: a few at a time are enough to keep every sender busy.
+ADOPTED_AT_ONCE: Final = 16
+LEAST_QUOTA_BYTES: Final = 2**18
+_CLOSING_SECONDS: Final = 1.0
+
+Append = Callable[[bytes], EventRef]
+
+
+class LogSet:
+    """Opens, adopts and lets go of logs. ``append`` is where calls go; everything else may wait."""
+
+    def __init__(self, name: str, directories: Sequence[OutboxDirectory], options: LogOptions, max_bytes: int) -> None:
+        self._name = name
+        self._directories = tuple(directories)
+        self._options = options
+        self.quota = Quota(max_bytes)
+        self._repeats = RateLimitedLogger()
+        self.append: Append | None = None  # None before a forked child's first event, and after the end
+        self.own: OutboxLog | None = None
+        self.closed = False
+        self.accepted_before = 0  # in logs of this process that were let go of
+        self._on_work: Callable[[], None] = lambda: None
+        self._held: LockedLog | None = None
+        self._adopted: list[tuple[OutboxDirectory, LockedLog]] = []
+        self._left_some = False
+        self._lock = threading.RLock()
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether what waits survives the process."""
+        return bool(self._directories)
+
+    @property
+    def directory(self) -> OutboxDirectory | None:
+        """The folder of this destination; None where the outbox is in memory."""
+        return self._directories[0] if self._directories else None
+
+    @property
+    def adopted(self) -> list[LockedLog]:
+        """The logs of processes that are gone, in the hands of this one."""
+        return [held for _, held in list(self._adopted)]
+
+    def __iter__(self) -> Iterator[OutboxLog]:
+        yield from (held.log for held in self.adopted)
+        own = self.own
+        if own is not None:
+            yield own
+
+    @property
+    def stripes(self) -> list[Stripe]:
+        """Every stripe of every log."""
+        return [stripe for log in self for stripe in list(log.stripes)]
+
+    @property
+    def accepted(self) -> int:
+        """How many events this process has accepted."""
+        own = self.own
+        return self.accepted_before + (0 if own is None else own.accepted)
+
+    @property
+    def pending(self) -> int:
+        """How many events wait."""
+        return sum(log.pending for log in self)
+
+    def open_own(self) -> OutboxLog:
+        """Return the log that this process appends to; it is made where there is none."""
+        with self._lock:
+            if self.own is None:
+                log = self._new_log()
+                log.on_work, log.on_stall = self._on_work, self._log_stall
+                commit = GroupCommit(log).append if self._options.durable and self.on_disk else log.append
+                self.own, self.append = log, commit
+            return self.own
+
+    def _log_stall(self, seconds: float) -> None:
+        message = (
+            "audit %s: the volume of the outbox held up the whole process for %.0f ms (it is frozen, or dying): its "
+            "next segments are written by system calls, which hold up only the call"
+        )
+        self._repeats.say(WARNING, "stall", message, self._name, seconds * 1000)
+
+    def _new_log(self) -> OutboxLog:
+        if not self._directories:
+            log = OutboxLog(b"\0" * 16, SegmentSpace(self.quota), None, path=None)
+            log.start()
+            return log
+        self._held = self._directories[0].create(self.quota, self._options)
+        return self._held.log
+
+    def open_after_end(self) -> OutboxLog:
+        """Open a log for events that come after the end; they are the next process's to deliver."""
+        if not self._directories:
+            raise AuditShutdownError(
+                "the audit pipeline is shut down, and its outbox is in memory: the event is not recorded"
+            )
+        with self._lock:
+            if self.own is None:
+                logger.warning(
+                    "audit %s: events come after shutdown; they are kept in the outbox and delivered by the next "
+                    "process",
+                    self._name,
+                )
+            return self.open_own()
+
+    def set_on_work(self, on_work: Callable[[], None]) -> None:
+        """Have ``on_work`` called where a segment will be needed soon; it must not wait."""
+        self._on_work = on_work
+        for log in self:
+            log.on_work = on_work
+
+    @property
+    def left_bytes(self) -> int:
+        """How much room quota and disk leave."""
+        left = self.quota.left_bytes
+        with suppress(OSError):
+            if self._directories:
+                left = min(left, self._directories[0].free_bytes())
+        own = self.own
+        return left + (0 if own is None else own.unused_bytes)
+
+    def adopt(self) -> list[LockedLog]:
+        """Take over a few logs of processes that are gone, and return them."""
+        found: list[LockedLog] = []
+        for directory in self._directories:
+            with self._lock:
+                room = ADOPTED_AT_ONCE - len(self._adopted)
+                self._left_some = room <= 0
+            try:
+                for held in directory.adopt(self.quota, self._options, limit=room):
+                    with self._lock:
+                        self._adopted.append((directory, held))
+                    found.append(held)
+                self._left_some |= len(self._adopted) >= ADOPTED_AT_ONCE
+            except (OutboxError, OSError) as error:
+                message = "audit %s: earlier processes' logs cannot be taken over now: %s"
+                self._repeats.say(ERROR, ("adopt", type(error)), message, self._name, error)
+        return found
+
+    def emptied(self) -> list[LockedLog]:
+        """Return the adopted logs of which every event has ended, and hold them no longer."""
+        with self._lock:
+            done = [pair for pair in self._adopted if pair[1].log.pending == 0]
+            self._adopted = [pair for pair in self._adopted if pair not in done]
+        for directory, held in done:
+            directory.release(held)
+        return [held for _, held in done]
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether logs were left because so many were adopted, and there is room for others now."""
+        return self._left_some and len(self._adopted) < ADOPTED_AT_ONCE
+
+    def limit_bytes(self, max_bytes: int) -> None:
+        """Set how much room all logs may take, and no more than half of what the disk has free."""
+        most = max(max_bytes, LEAST_QUOTA_BYTES if self._directories else 0)
+        with suppress(OSError):  # the directory may be gone
+            if self._directories:
+                most = min(most, self.quota.used_bytes + self._directories[0].affordable_bytes())
+        self.quota.max_bytes = most
+
+    def close(self) -> None:
+        """Let go of every log; what has not ended stays on disk for the next process."""
+        with self._lock:
+            adopted, self._adopted = self._adopted, []
+            held, self._held = self._held, None
+            own, self.append = self.own, None
+            if self._directories:
+                self.own = None
+                self.accepted_before += own.accepted if own is not None else 0
+        for directory, one in adopted:
+            directory.release(one)
+        if held is not None:
+            self._wait_for_appends(held.log)
+            self._directories[0].release(held)
+
+    @staticmethod
+    def _wait_for_appends(log: OutboxLog) -> None:
+        """Give who is in the middle of an append a moment; who begins one goes to the next log."""
+        until = Clock.monotonic() + _CLOSING_SECONDS
+        pause = threading.Event()
+        while not log.close() and Clock.monotonic() < until:
+            pause.wait(0.001)
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's logs, and begin without any."""
+        held = [*self.adopted, *([self._held] if self._held is not None else [])]
+        if self.own is not None:
+            self.own.forget()
+        for one in held:
+            one.log.forget()
+            one.lock.forget()
+        self._adopted, self._held, self.own, self.append = [], None, None, None
+        self.quota.used_bytes = 0
+        self.accepted_before = 0
+        self._lock = threading.RLock()
+
+
+def start_error(error: AuditConfigurationError) -> OutboxError:
+    """Return what a caller is told where no log can be opened any more."""
+    full = isinstance(error.__cause__, OutboxFullError)
+    return OutboxFullError(str(error)) if full else OutboxError(str(error))

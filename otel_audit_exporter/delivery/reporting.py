@@ -1,0 +1,78 @@
+"""What one delivery channel shows of itself: its counters and its health."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from otel_audit_exporter.delivery.backoff import BackoffState
+from otel_audit_exporter.errors import OutboxError
+from otel_audit_exporter.observability.health import (
+    AuditHealth,
+    HealthThresholds,
+    assess,
+    broken,
+    without_dropped,
+)
+from otel_audit_exporter.observability.stats import AuditStats
+from otel_audit_exporter.runtime.clock import Clock
+
+if TYPE_CHECKING:
+    from otel_audit_exporter.delivery.channel import DeliveryChannel
+
+
+def channel_stats(channel: DeliveryChannel) -> AuditStats:
+    """Return the counters of a channel at one instant."""
+    _count_settled_by_others(channel)
+    return channel.books.stats(
+        held=len(channel.refusals),
+        all_held=channel.gate.state is BackoffState.ON_HOLD,
+        oldest_pending_seconds=oldest_pending_seconds(channel),
+    )
+
+
+def oldest_pending_seconds(channel: DeliveryChannel) -> float:
+    """Return the age of the oldest event that waits: of own ones by marks, of adopted ones by the time in the log."""
+    adopted = (held.found.oldest_accepted_at for held in channel.logs.adopted if held.log.pending)
+    oldest = min((at for at in adopted if at is not None), default=None)
+    of_adopted = 0.0 if oldest is None else max(Clock.wall() - oldest, 0.0)
+    return max(channel.marks.oldest_seconds(), of_adopted)
+
+
+def _count_settled_by_others(channel: DeliveryChannel) -> None:
+    with suppress(OutboxError):  # where they cannot be read, the health says so
+        settled = channel.dead_letters.settled_by_others(channel.identity) if channel.books.failed else 0
+        if settled:
+            channel.books.count(failed=-settled, succeeded=settled)
+
+
+def channel_health(channel: DeliveryChannel, thresholds: HealthThresholds) -> AuditHealth:
+    """Return the health of a channel; where the dead letters cannot be read, that is the reason."""
+    stats = channel_stats(channel)
+    cycle_seconds = channel.options.cycle_seconds
+    try:
+        parked = channel.dead_letters.count()
+    except (OutboxError, OSError) as error:
+        known = assess(stats, thresholds, cycle_seconds=cycle_seconds)
+        return broken(known, f"the outbox or the dead letters cannot be read: {error}")
+    quota = channel.logs.quota
+    closed = channel.logs.own is None
+    return assess(
+        without_dropped(stats, parked, channel.books.lost),
+        thresholds,
+        overdue=overdue(channel) if stats.pending else 0,
+        parked=parked,
+        lost=channel.books.lost,
+        outbox_bytes_left=None if closed else channel.logs.left_bytes,
+        outbox_bytes_max=None if closed else quota.max_bytes,
+        slow_write_seconds=channel.write_timings.slow_seconds(Clock.monotonic(), cycle_seconds),
+        cycle_seconds=cycle_seconds,
+    )
+
+
+def overdue(channel: DeliveryChannel) -> int:
+    """Count what waits for longer than one full export cycle."""
+    cycle_seconds = channel.options.cycle_seconds
+    before = Clock.wall() - cycle_seconds
+    adopted = (held for held in channel.logs.adopted if (held.found.oldest_accepted_at or before) <= before)
+    return channel.marks.count_older(cycle_seconds) + sum(held.log.pending for held in adopted)

@@ -1,0 +1,315 @@
+"""The log of one process and one destination: what was accepted, and what of it has ended.
+
+Whoever appends takes a stripe from a pool, stores one frame and gives the stripe back: both are single steps of the
+interpreter, so no append ever waits for another thread. Where no stripe is free, one more is made.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Final
+
+from otel_audit_exporter.errors import OutboxError, OutboxFullError
+from otel_audit_exporter.outbox.ended import (
+    ENDS,
+    LOST,
+    SEGMENT_FREED,
+    SEGMENT_MADE,
+    STORED,
+    EndedFile,
+    EndedRanges,
+    Record,
+    read_records,
+)
+from otel_audit_exporter.outbox.frames import EVENT
+from otel_audit_exporter.outbox.segment import FIRST_BYTES, Segment, next_size
+from otel_audit_exporter.outbox.space import SegmentSpace
+from otel_audit_exporter.outbox.stalls import processor_clock
+from otel_audit_exporter.outbox.stripe import EventRef, Stripe
+from otel_audit_exporter.runtime.clock import Clock
+
+_NEVER: Final = object()
+IDLE_SECONDS: Final = 60.0
+ENDED_NAME: Final = "ended"
+Range = tuple[Stripe, int, int]
+
+
+class LogClosedError(OutboxError):
+    """The log takes no more events: its process's end has begun."""
+
+
+class OutboxLog:
+    """The stripes of one log. :meth:`append` takes no lock; what delivers is safe to use from any thread."""
+
+    def __init__(self, log_id: bytes, space: SegmentSpace, ended: EndedFile | None, *, path: Path | None) -> None:
+        self.id = log_id
+        self.path = path
+        self.space = space
+        self.stripes: list[Stripe] = []
+        self.closed = False
+        self.is_adopted = False
+        self._at_rest = False
+        self._last_seen = (0, Clock.monotonic())
+        self.released = False  # nothing is appended or delivered here any more
+        self.refused = 0  # numbers of calls that were refused after they were written
+        self.stalls = 0  # stores that a volume held up, and the process with them
+        self.made_in_calls = 0  # segments and stripes that a call had to make, which costs it a write
+        self.work: SimpleQueue[Stripe | None] = SimpleQueue()
+        self.on_work: Callable[[], None] = lambda: None
+        self.on_stall: Callable[[float], None] = lambda seconds: None
+        self._ended = ended
+        self._pool: deque[Stripe] = deque()
+        # For `for`: an exception can come between no two steps of a loop's head, as it can after a call.
+        self._free: Iterator[Stripe] = iter(self._pool.pop, _NEVER)
+        self._give_back = self._pool.append
+        self._making = threading.RLock()
+        self._ending = threading.RLock()
+        self._indexes = count()
+
+    @classmethod
+    def adopted(
+        cls, log_id: bytes, space: SegmentSpace, ended: EndedFile, *, path: Path, stripes: list[Stripe]
+    ) -> OutboxLog:
+        """Return the log of a process that is gone: nothing is appended to it."""
+        log = cls(log_id, space, ended, path=path)
+        log.stripes, log.closed, log.is_adopted = stripes, True, True
+        return log
+
+    # --- appending --------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Make the first stripe, for a log that is new."""
+        self._give_back(self._new_stripe(min(FIRST_BYTES, self.space.least_bytes)))
+
+    def append(self, body: bytes, kind: int = EVENT) -> EventRef:
+        """Store one event, and return where it lies. It survives the process once this has returned.
+
+        Raises :class:`OutboxFullError` where a new segment is needed and there is no room for one, another
+        :class:`OutboxError` where the disk fails, and :class:`LogClosedError` after :meth:`close`.
+        """
+        stripe = None
+        try:
+            try:
+                for stripe in self._free:  # noqa: B007  # see above
+                    break
+            except IndexError:
+                stripe = self._one_more(len(body))
+            return stripe.append(kind, body)  # type: ignore[union-attr]  # else it has raised
+        except OSError as error:
+            raise self.space.as_outbox_error(error) from error
+        finally:
+            if stripe is not None:
+                self._give_back(stripe)
+
+    @contextmanager
+    def taken_stripe(self) -> Iterator[Stripe]:
+        """Take a stripe out of the pool for a while, for several appends at once."""
+        try:
+            stripe = self._pool.pop()
+        except IndexError:
+            stripe = self._one_more(0)
+        try:
+            yield stripe
+        finally:
+            self._give_back(stripe)
+
+    def _one_more(self, payload_bytes: int) -> Stripe:
+        if self.closed:
+            raise LogClosedError("the outbox is closed")
+        self.made_in_calls += 1
+        return self._new_stripe(next_size(0, payload_bytes))
+
+    def _new_stripe(self, size: int) -> Stripe:
+        with self._making:
+            index = next(self._indexes)  # one step: a signal handler may make a stripe in the middle of this
+            first = self._segment(index, 1, size, size)
+            stripe = Stripe(self, index, first, self._segment, self._half_full, self._making)
+            self.stripes.append(stripe)
+            return stripe
+
+    def _segment(self, stripe: int, ordinal: int, size: int, needed: int) -> Segment:
+        with self._making:
+            try:
+                segment = self.space.make(self.id, stripe, ordinal, size, needed)
+            except OutboxFullError:  # the housekeeper may not have come yet to free what has ended
+                self.free_segments()
+                segment = self.space.make(self.id, stripe, ordinal, size, needed)
+            if self._ended is not None:
+                self._ended.note([Record(SEGMENT_MADE, stripe, ordinal, segment.size)])
+            return segment
+
+    def _half_full(self, stripe: Stripe) -> None:
+        self.work.put(stripe)
+        self.on_work()
+
+    # --- what was accepted, and what has ended ----------------------------------------------------------------
+
+    @property
+    def accepted(self) -> int:
+        """How many events were accepted here, ever."""
+        return sum(stripe.at[2] for stripe in self.stripes) - self.refused
+
+    @property
+    def pending(self) -> int:
+        """How many events have not ended."""
+        return sum(stripe.pending for stripe in self.stripes)
+
+    def end(self, kind: int, ranges: Iterable[Range]) -> int:
+        """Note that events have ended; return how many had not before. To be called after the sink's answer."""
+        ranges = list(ranges)
+        fresh = 0
+        with self._ending:
+            for stripe, first, last in ranges:
+                if kind == LOST:
+                    stripe.lost.append((first, last))
+                fresh += stripe.ended.add(first, last)
+        if self._ended is not None:
+            self._ended.note(Record(kind, stripe.index, first, last) for stripe, first, last in ranges)
+        return fresh
+
+    def is_lost(self, stripe: Stripe, number: int) -> bool:
+        """Tell whether an event was damaged."""
+        return any(first <= number <= last for first, last in stripe.lost)
+
+    def note_slow_store(self, seconds: float) -> None:
+        """Look into a store that took long: where the volume held it up, the next segments are written, not mapped."""
+        if self.space.is_mapped and processor_clock.stood_still(seconds):
+            self.stalls += 1
+            self.space.prefer_written()
+            self.on_stall(seconds)
+
+    def still_waits(self, stripe: Stripe, number: int) -> bool:
+        """Tell, of a log that was let go of, whether an event waits in it, in whosever hands it is."""
+        if self.path is None:
+            return True
+        if not self.path.is_dir():  # emptied logs are removed; one that has gone with its directory was not emptied
+            return not self.path.parent.is_dir()
+        ended = EndedRanges()
+        for record in read_records(self.path / ENDED_NAME, self.id):
+            if record.kind in ENDS and record.stripe == stripe.index:
+                ended.add(record.first, record.last)
+        return number not in ended
+
+    # --- keeping house ----------------------------------------------------------------------------------------
+
+    def do_work(self) -> None:
+        """Make the segments that will be needed soon; let go of what is empty. For a thread that may wait."""
+        while not self.work.empty():
+            stripe = self.work.get()
+            if stripe is not None and self.space.may_prepare():
+                with suppress(OSError, OutboxError):  # then the call that needs one tells
+                    stripe.prepare()
+        self._close_left()
+        if self._is_idle():
+            self._shrink()
+        self.free_segments()
+        if self._ended is not None and self._ended.is_long:
+            with suppress(OSError):
+                self._ended.replace(self._summary())
+
+    def _is_idle(self) -> bool:
+        """Tell whether nothing waits, and nothing has come for a while."""
+        accepted, now = self.accepted, Clock.monotonic()
+        if accepted != self._last_seen[0] or self.closed:
+            self._last_seen = (accepted, now)
+        return self.pending == 0 and now - self._last_seen[1] > IDLE_SECONDS
+
+    def _shrink(self) -> None:
+        """Keep no more than a small segment for each stripe that nobody has in hand."""
+        for _ in range(len(self._pool)):
+            with suppress(OSError, OutboxError), self.taken_stripe() as stripe:
+                stripe.shrink()
+        self.space.drop_all_emptied()
+
+    def _close_left(self) -> None:
+        """Let go of the maps of segments that are full: they are read from their files."""
+        for stripe in list(self.stripes):
+            current = stripe.at[0]
+            for segment in list(stripe.segments):
+                if segment is current:
+                    break
+                segment.close()
+
+    def free_segments(self) -> None:
+        """Let go of the segments of which every event has ended: for other uses, or for the disk."""
+        with self._making:
+            self._free_segments()
+
+    def _free_segments(self) -> None:
+        for stripe in list(self.stripes):
+            for segment in stripe.emptied():
+                if self._ended is not None and not self._ended.note(
+                    [Record(SEGMENT_FREED, stripe.index, segment.ordinal, segment.size)], sync=True
+                ):
+                    return
+                stripe.drop(segment)
+                self.space.free(segment)
+
+    def _summary(self) -> Iterator[Record]:
+        """Return records that say what all of the file's say."""
+        for stripe in list(self.stripes):
+            yield Record(SEGMENT_FREED, stripe.index, stripe.segments[0].ordinal - 1, 0)
+            for segment in list(stripe.segments):
+                yield Record(SEGMENT_MADE, stripe.index, segment.ordinal, segment.size)
+            for first, last in stripe.ended.ranges():
+                yield Record(STORED, stripe.index, first, last)
+
+    def close(self) -> bool:
+        """Take no more events; tell whether nobody appends any more. What has not ended stays on disk."""
+        self.closed = True
+        if self.is_adopted or self._at_rest:
+            return True
+        mine = []
+        with suppress(IndexError):
+            while True:
+                mine.append(self._pool.pop())
+        if len(mine) == len(self.stripes):
+            self._at_rest = True
+            return True
+        for stripe in mine:  # somebody is in the middle of an append: the caller looks again
+            self._give_back(stripe)
+        return False
+
+    def close_files(self) -> None:
+        """Let go of every file."""
+        self.released = True
+        for segment in self._all_segments():
+            segment.close()
+        if self._ended is not None:
+            self._ended.close()
+
+    def _all_segments(self) -> Iterator[Segment]:
+        for stripe in list(self.stripes):
+            yield from list(stripe.segments)
+            if stripe.spare is not None:
+                yield stripe.spare
+
+    @property
+    def unused_bytes(self) -> int:
+        """The room that is left in the segments that there are."""
+        at = [(stripe.at, stripe.spare) for stripe in list(self.stripes)]
+        return sum(
+            max(segment.limit - offset, 0) + (0 if spare is None else spare.limit) for (segment, offset, _), spare in at
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        """The room that its segments take."""
+        return sum(segment.size for segment in self._all_segments())
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's log, and of nothing that is in it."""
+        self.closed = self.released = True
+        for segment in self._all_segments():
+            with suppress(OSError, ValueError):
+                segment.forget()
+        if self._ended is not None:
+            self._ended.forget()
+        self._making = threading.RLock()
+        self._ending = threading.RLock()

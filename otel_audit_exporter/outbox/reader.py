@@ -1,0 +1,178 @@
+"""Reading a stripe from its oldest event on, past what is damaged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+from zlib import crc32
+
+from otel_audit_exporter.outbox.frames import (
+    HEAD_BYTES,
+    META_BYTES,
+    NUMBER_MASK,
+    SEAL,
+    find_frame,
+    frame_at,
+    size_at,
+    unpack_head,
+    unpack_meta,
+)
+from otel_audit_exporter.outbox.segment import HEADER_BYTES, Segment
+from otel_audit_exporter.outbox.stripe import Stripe
+
+CHUNK_BYTES: Final = 2**20
+
+
+@dataclass
+class Read:
+    """What was read: runs of events with their numbers, offsets and bytes, and ranges of numbers that are lost."""
+
+    parts: list[tuple[Segment, list[int], list[int], list[bytes]]] = field(default_factory=list)
+    lost: list[tuple[int, int]] = field(default_factory=list)
+    rows: int = 0
+    bytes: int = 0
+
+
+class StripeReader:
+    """Gives a stripe's events, each once, the oldest first. Not to be used by two threads at once.
+
+    Nothing is given that its checksum does not prove. A damage is passed over to the next whole frame; the gap in
+    the numbers says which events are lost with it.
+    """
+
+    def __init__(self, stripe: Stripe) -> None:
+        self._stripe = stripe
+        self._segment = stripe.segments[0]
+        self._offset = HEADER_BYTES
+        self.number = 0  # of the last event that was given, or is lost
+        self.damaged = False  # what was read last ends in the middle of a frame
+
+    def read(self, limit: int, max_bytes: int) -> Read:
+        """Return up to ``limit`` events of up to ``max_bytes`` together, at least one where there is one."""
+        got = Read()
+        while got.rows < limit and got.bytes < max_bytes:
+            current, end, newest = self._stripe.at
+            if self.number >= newest:
+                break
+            is_current = self._segment is current
+            stop = end if is_current else self._segment.size
+            if self._read_chunk(got, stop, limit, max_bytes):
+                continue
+            if is_current:  # what was published and is not there has to be given up
+                self.number = self._close_gap(got, self.number, newest + 1)
+            elif not self._go_on():
+                break
+        return got
+
+    def _read_chunk(self, got: Read, stop: int, limit: int, max_bytes: int) -> bool:
+        """Take frames of one piece of the segment; False where the segment has no more."""
+        want = min(max(CHUNK_BYTES, self._frame_size()), stop - self._offset)
+        if want <= 0:
+            return False
+        buffer, base = self._bytes(self._offset, want), self._offset
+        self._segment.note(self.number + 1, base)
+        at, sealed = self._take_frames(got, buffer, base, limit - got.rows, max_bytes - got.bytes)
+        self._offset = base + at
+        if sealed:
+            return False
+        if got.rows >= limit or got.bytes >= max_bytes or (at and base + len(buffer) < stop):
+            return True  # enough, or the next frame goes on beyond this piece
+        return self._pass_damage(got, buffer, at, base, stop)
+
+    def _take_frames(self, got: Read, buffer: bytes, base: int, limit: int, max_bytes: int) -> tuple[int, bool]:
+        """Take the whole frames from a buffer's beginning; return where they end, and whether the segment does."""
+        at, seed, total, number = 0, self._segment.seed, len(buffer), self.number
+        numbers: list[int] = []
+        offsets: list[int] = []
+        bodies: list[bytes] = []
+        sealed = False
+        while len(numbers) < limit and max_bytes > 0 and at + HEAD_BYTES + META_BYTES <= total:
+            size, crc = unpack_head(buffer, at)
+            payload = buffer[at + 8 : at + 8 + size]
+            if size < META_BYTES or len(payload) != size or crc32(payload, seed) != crc:
+                break
+            tag = unpack_meta(payload)[0]
+            if tag >= SEAL:
+                number = self._close_gap(got, number, (tag & NUMBER_MASK) + 1)
+                sealed = True
+                break
+            tag &= NUMBER_MASK
+            if tag > number:
+                number = self._close_gap(got, number, tag) + 1
+                numbers.append(number)
+                offsets.append(base + at)
+                body = payload[META_BYTES:]
+                bodies.append(body)
+                max_bytes -= len(body)
+                got.bytes += len(body)
+            at += 8 + (size + 7 & ~7)
+        self.number = number
+        if numbers:
+            got.parts.append((self._segment, numbers, offsets, bodies))
+            got.rows += len(numbers)
+        return at, sealed
+
+    def _frame_size(self) -> int:
+        return size_at(self._bytes(self._offset, HEAD_BYTES), 0)
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        try:
+            return self._segment.read(offset, size)
+        except OSError:  # the file has gone: its events are lost, which the gap in the numbers tells
+            return b""
+
+    def _pass_damage(self, got: Read, buffer: bytes, at: int, base: int, stop: int) -> bool:
+        """Go on at the next whole frame of the segment; False where there is none."""
+        rest = buffer[at:] if base + len(buffer) >= stop else self._bytes(base + at, stop - base - at)
+        self.damaged = base + at + len(rest) < stop or bool(size_at(rest, 0))
+        if not rest.strip(b"\0"):
+            return False
+        found = find_frame(rest, 8, self._segment.seed, self.number)
+        if found is None:
+            return False
+        self._offset = base + at + found.offset
+        return True
+
+    @staticmethod
+    def _close_gap(got: Read, number: int, following: int) -> int:
+        """Note what is missing between two numbers; return the last one that is given or lost now."""
+        if following > number + 1:
+            got.lost.append((number + 1, following - 1))
+        return max(number, following - 1)
+
+    def _go_on(self) -> bool:
+        """Go to the next segment."""
+        for segment in list(self._stripe.segments):
+            if segment.ordinal > self._segment.ordinal:
+                self._segment, self._offset = segment, HEADER_BYTES
+                return True
+        return False
+
+
+def read_event(segment: Segment, offset: int, number: int) -> bytes | None:
+    """Return the bytes of one event where its frame lies; None where no whole one is there."""
+    try:
+        head = segment.read(offset, HEAD_BYTES)
+        frame = frame_at(segment.read(offset, size_at(head, 0)), 0, segment.seed)
+    except OSError:
+        return None
+    return frame.body if frame is not None and frame.number == number else None
+
+
+def find_event(stripe: Stripe, number: int) -> tuple[Segment, int] | None:
+    """Return the segment and the offset of an event that a reader has passed; None where it is not found."""
+    for segment in list(stripe.segments):
+        if segment.last_number is not None and segment.last_number < number:
+            continue
+        offset = segment.nearest(number)
+        try:
+            buffer = segment.read(offset, segment.size - offset)
+        except OSError:
+            return None
+        at = 0
+        while (frame := frame_at(buffer, at, segment.seed)) is not None and frame.kind != SEAL:
+            if frame.number == number:
+                return segment, offset + at
+            at = frame.end
+        return None
+    return None

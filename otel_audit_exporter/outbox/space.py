@@ -1,0 +1,200 @@
+"""Where segments come from, and how much room they may take."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from otel_audit_exporter.errors import OutboxError, OutboxFullError
+from otel_audit_exporter.outbox.segment import (
+    FIRST_BYTES,
+    LEAST_BYTES,
+    SPARE_SUFFIX,
+    FileKind,
+    FileSegment,
+    MappedSegment,
+    MemorySegment,
+    Segment,
+    WrittenSegment,
+    make_blocks,
+    open_new,
+    segment_name,
+)
+from otel_audit_exporter.runtime.clock import Clock
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_WRITTEN_SECONDS: Final = 600.0
+_LARGEST_KEPT: Final = 2  # emptied files that are kept for the next segments
+
+
+class Quota:
+    """How many bytes all segments of one destination may take in this process; adopted ones count."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.used_bytes = 0
+        self._lock = threading.RLock()
+
+    def take(self, size: int) -> bool:
+        """Take so many bytes; False where that is too much."""
+        with self._lock:
+            if self.used_bytes + size > self.max_bytes:
+                return False
+            self.used_bytes += size
+            return True
+
+    def add(self, size: int) -> None:
+        """Count bytes that are there already, even beyond the limit; fewer where it is negative."""
+        with self._lock:
+            self.used_bytes += size
+
+    @property
+    def left_bytes(self) -> int:
+        """How many more bytes segments may take."""
+        return max(self.max_bytes - self.used_bytes, 0)
+
+
+class SegmentSpace:
+    """Makes segments, in memory or in a folder, within a quota; files that were emptied are used again."""
+
+    def __init__(
+        self, quota: Quota, folder: Path | None = None, kind: FileKind = WrittenSegment, *, durable: bool = False
+    ) -> None:
+        self.quota = quota
+        self._kind = kind
+        self.durable = durable
+        self._written_until = 0.0
+        self._folder = folder
+        self._emptied: dict[str, int] = {}  # files by path, with their sizes
+        self._lock = threading.RLock()
+
+    @property
+    def least_bytes(self) -> int:
+        """The size of a first segment that fits in any quota: one too small for an event refuses it, and is there."""
+        if self._folder is not None:
+            return FIRST_BYTES
+        return max(min(FIRST_BYTES, self.quota.left_bytes) & ~7, LEAST_BYTES)
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether new segments are mapped."""
+        return self._kind is MappedSegment and Clock.monotonic() >= self._written_until
+
+    def prefer_written(self) -> None:
+        """Have new segments written for a while: a store into a map that the volume holds up stops the process."""
+        self._written_until = Clock.monotonic() + _WRITTEN_SECONDS
+
+    def make(self, log_id: bytes, stripe: int, ordinal: int, size: int, needed: int) -> Segment:
+        """Return a new segment of ``size`` bytes, or of the ``needed`` ones where there is no room for more.
+
+        Raises :class:`OutboxFullError` where there is no room for these either.
+        """
+        with self._lock:
+            for wanted in dict.fromkeys((max(size, needed), needed)):
+                if self._folder is None:
+                    if wanted == LEAST_BYTES or self.quota.take(wanted):
+                        return MemorySegment(log_id, stripe, ordinal, wanted)
+                elif (spare := self._blocks(wanted, needed)) is not None:
+                    return self._open(*spare, self._folder / segment_name(stripe, ordinal), log_id, stripe, ordinal)
+            raise OutboxFullError(full_message(str(self._folder or "memory")))
+
+    def _open(self, spare: Path, size: int, path: Path, log_id: bytes, stripe: int, ordinal: int) -> FileSegment:
+        kind = MappedSegment if self.is_mapped else WrittenSegment
+        try:
+            return open_new(kind, spare, path, log_id, stripe, ordinal, durable=self.durable)
+        except BaseException:
+            for left in (spare, path):
+                with suppress(OSError):
+                    os.unlink(left)
+            self.quota.add(-size)
+            raise
+
+    def _blocks(self, size: int, needed: int) -> tuple[Path, int] | None:
+        for name, there in list(self._emptied.items()):
+            fits = size <= there or (needed <= there and self.quota.left_bytes < size)
+            # One step takes it: a signal handler may have done so just now.
+            if fits and self._emptied.pop(name, None) is not None:
+                return Path(name), there
+        while not self.quota.take(size):
+            if not self._drop_emptied():
+                return None
+        assert self._folder is not None
+        path = self._folder / f"{uuid.uuid4().hex[:12]}{SPARE_SUFFIX}"
+        try:
+            os.close(make_blocks(path, size))
+        except BaseException as error:
+            self.quota.add(-size)
+            if isinstance(error, OSError) and error.errno in _FULL:
+                return None
+            raise
+        return path, size
+
+    def may_prepare(self) -> bool:
+        """Tell whether there is room for segments that hold nothing yet: an eighth of the volume is free."""
+        if self._folder is None:
+            return True
+        with suppress(OSError):
+            usage = shutil.disk_usage(self._folder)
+            return usage.free * 8 >= usage.total
+        return False
+
+    def free(self, segment: Segment) -> None:
+        """Take back a segment that nobody writes or reads any more."""
+        segment.close()
+        with self._lock:
+            if not isinstance(segment, FileSegment):
+                self.quota.add(-segment.size)
+                return
+            spare = segment.path.with_suffix(SPARE_SUFFIX)
+            try:
+                if len(self._emptied) < _LARGEST_KEPT and self.may_prepare():
+                    os.rename(segment.path, spare)
+                    self._emptied[os.fspath(spare)] = segment.size
+                    return
+                os.unlink(segment.path)
+            except OSError:  # it stays, and is in nobody's way: its number is noted as free
+                pass
+            self.quota.add(-segment.size)
+
+    def _drop_emptied(self) -> bool:
+        if not self._emptied:
+            return False
+        path, size = self._emptied.popitem()
+        with suppress(OSError):
+            os.unlink(path)
+        self.quota.add(-size)
+        return True
+
+    def give_back(self, size: int) -> None:
+        """Count the room of a log that was removed as free."""
+        with self._lock:
+            size += sum(self._emptied.values())
+            self._emptied.clear()
+        self.quota.add(-size)
+
+    def drop_all_emptied(self) -> None:
+        """Give the emptied files back to the disk."""
+        with self._lock:
+            while self._drop_emptied():
+                pass
+
+    def as_outbox_error(self, error: OSError) -> OutboxError:
+        """Return what a caller is told where the disk fails."""
+        where = str(self._folder or "memory")
+        if error.errno in _FULL:
+            return OutboxFullError(full_message(where))
+        return OutboxError(f"the outbox {where} failed: {error.strerror or error}")
+
+
+def full_message(where: str) -> str:
+    """Return the words for an outbox that takes no more."""
+    return (
+        f"the outbox ({where}) is full: the sink does not take events, or the disk is full. "
+        "See `otel-audit outbox status`; raise OTEL_AUDIT_OUTBOX_MAX_BYTES, or free disk"
+    )

@@ -1,0 +1,187 @@
+"""A stripe: segments that one append at a time writes, one after the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from itertools import count
+from typing import Protocol
+from zlib import crc32
+
+from otel_audit_exporter.outbox.ended import EndedRanges
+from otel_audit_exporter.outbox.frames import CRC_STEP, SEAL, checksum, frame_bytes, pack_meta
+from otel_audit_exporter.outbox.segment import FIRST_BYTES, HEADER_BYTES, Segment, next_size
+from otel_audit_exporter.outbox.stalls import SLOW_SECONDS
+
+# Where an event lies: its stripe and number, and the segment and offset of its frame. A plain tuple: one is made in
+# every call.
+EventRef = tuple["Stripe", int, Segment, int]
+
+MakeSegment = Callable[[int, int, int, int], Segment]
+"""Makes a segment, given its stripe, its number, the size to have and the size that it needs at least."""
+
+
+class LogOfStripe(Protocol):
+    """What a stripe's reference tells of its log."""
+
+    @property
+    def released(self) -> bool:
+        """Whether this process has let go of it."""
+        ...
+
+    def note_slow_store(self, seconds: float) -> None:
+        """Look into a store that took long."""
+        ...
+
+    def still_waits(self, stripe: Stripe, number: int) -> bool:
+        """Tell, of a log that was let go of, whether an event waits in it, in whosever hands it is."""
+        ...
+
+
+class Stripe:
+    """One stripe of a log. Whoever has taken it from the pool appends; anybody may read what is published in ``at``.
+
+    ``at`` is the segment that is written, where its next frame goes, and the number of the newest event. It is
+    published by one assignment, after the frame's head: an append that is interrupted anywhere before has not
+    happened.
+    """
+
+    __slots__ = (
+        "_make",
+        "_making",
+        "_on_half_full",
+        "_ordinals",
+        "at",
+        "ended",
+        "index",
+        "log",
+        "lost",
+        "segments",
+        "spare",
+    )
+
+    def __init__(
+        self,
+        log: LogOfStripe,
+        index: int,
+        first: Segment,
+        make: MakeSegment,
+        on_half_full: Callable[[Stripe], None],
+        making: threading.RLock | None = None,
+    ) -> None:
+        self.log = log
+        self.index = index
+        self.segments = [first]
+        self.at: tuple[Segment, int, int] = (first, HEADER_BYTES, 0)
+        self.spare: Segment | None = None
+        self.ended = EndedRanges()
+        self.lost: list[tuple[int, int]] = []
+        self._make = make
+        self._ordinals = count(first.ordinal + 1)
+        self._making = making or threading.RLock()
+        self._on_half_full = on_half_full
+
+    @property
+    def pending(self) -> int:
+        """How many events have not ended. What has ended is read first: the result is never below 0."""
+        ended = self.ended.count
+        return max(self.at[2] - ended, 0)  # what is refused ends before it is published
+
+    # The clock is a default argument, as patchers of module names replace those only. The age of what a dead process
+    # has left is told from it.
+    def append(self, kind: int, body: bytes, clock: Callable[[], float] = time.time) -> EventRef:
+        """Store one frame; it survives the process once this has returned. Takes no lock."""
+        segment, offset, number = self.at
+        number += 1
+        begun = clock()
+        payload = pack_meta(kind | number, begun) + body
+        size = len(payload)
+        end = offset + 8 + (size + 7 & ~7)
+        if end > segment.limit:
+            segment = self.next_segment(size)
+            offset = HEADER_BYTES
+            end = offset + 8 + (size + 7 & ~7)
+        crc = crc32(payload, segment.seed) if size <= CRC_STEP else checksum(payload, segment.seed)
+        segment.put(offset, end, payload, crc)
+        self.at = (segment, end, number)
+        if clock() - begun > SLOW_SECONDS:
+            self.log.note_slow_store(clock() - begun)
+        if end << 1 > segment.size and self.spare is None:
+            self._on_half_full(self)
+        return self, number, segment, offset
+
+    def next_segment(self, payload_bytes: int) -> Segment:
+        """Go on in the next segment: the one that was made beforehand, where there is one that is large enough."""
+        segment, offset, number = self.at
+        new = self.spare
+        if new is not None:  # else one that comes just now would be forgotten
+            self.spare = None
+        if new is None or HEADER_BYTES + frame_bytes(payload_bytes) > new.limit:
+            new = self._make_now(new, segment, payload_bytes)
+        self._go_on_in(new, segment, offset, number)
+        return new
+
+    def _go_on_in(self, new: Segment, segment: Segment, offset: int, number: int) -> None:
+        """Seal the present segment, and go on in a new one.
+
+        It is published before anything is in it: an exception in the middle of its first append leaves no frame
+        behind that nobody accepted, where a reader would come by.
+        """
+        self._seal(segment, offset, number)
+        self.segments.append(new)
+        self.at = (new, HEADER_BYTES, number)
+        for left in self.segments:
+            if left.last_number is None and left is not new:
+                left.last_number = number
+
+    def _make_now(self, too_small: Segment | None, segment: Segment, payload_bytes: int) -> Segment:
+        """Make a segment in the middle of a call, which waits for the disk, and for who makes one just now."""
+        with self._making:
+            made, self.spare = self.spare, None
+            for unused in (too_small, made):
+                if unused is not None and HEADER_BYTES + frame_bytes(payload_bytes) <= unused.limit:
+                    return unused
+                if unused is not None:
+                    self.segments.append(unused)  # left empty: the segments are used in their order
+            size = next_size(segment.size, payload_bytes)
+            return self._make(self.index, next(self._ordinals), size, next_size(0, payload_bytes))
+
+    def _seal(self, segment: Segment, offset: int, number: int, clock: Callable[[], float] = time.time) -> None:
+        """Say at the end of a full segment that there is another one."""
+        payload = pack_meta(SEAL | number, clock())
+        segment.put(offset, offset + frame_bytes(len(payload)), payload, crc32(payload, segment.seed))
+
+    def prepare(self) -> None:
+        """Make the next segment beforehand, so that no call has to."""
+        with self._making:
+            if self.spare is None:
+                size = next_size(self.at[0].size, 0)
+                self.spare = self._make(self.index, next(self._ordinals), size, next_size(0, 0))
+
+    def shrink(self) -> None:
+        """Go on in a small segment, where the present one is larger; for whoever has taken the stripe."""
+        segment, offset, number = self.at
+        if segment.size <= FIRST_BYTES and self.spare is None:
+            return
+        with self._making:
+            new = self._make(self.index, next(self._ordinals), FIRST_BYTES, FIRST_BYTES)
+            spare, self.spare = self.spare, None
+            if spare is not None:
+                self.segments.append(spare)
+            self._go_on_in(new, segment, offset, number)
+
+    def emptied(self) -> list[Segment]:
+        """Return the segments before the present one of which every event has ended."""
+        current = self.at[0]
+        upto = self.ended.upto
+        found = []
+        for segment in list(self.segments):
+            if segment is current or segment.last_number is None or segment.last_number > upto:
+                break
+            found.append(segment)
+        return found
+
+    def drop(self, segment: Segment) -> None:
+        """Forget an emptied segment."""
+        self.segments.remove(segment)
