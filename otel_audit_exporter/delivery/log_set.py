@@ -12,6 +12,7 @@ from otel_audit_exporter.errors import AuditConfigurationError, AuditShutdownErr
 from otel_audit_exporter.outbox.directory import LockedLog, LogOptions, OutboxDirectory
 from otel_audit_exporter.outbox.group_commit import GroupCommit
 from otel_audit_exporter.outbox.log import OutboxLog
+from otel_audit_exporter.outbox.segment import FIRST_BYTES
 from otel_audit_exporter.outbox.space import Quota, SegmentSpace
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
 from otel_audit_exporter.runtime.clock import Clock
@@ -130,11 +131,13 @@ class LogSet:
     @property
     def left_bytes(self) -> int:
         """How much room quota and disk leave."""
+        own = self.own
+        if own is not None and self.quota.left_bytes < FIRST_BYTES:  # what has ended may not be free yet
+            own.free_segments()
         left = self.quota.left_bytes
         with suppress(OSError):
             if self._directories:
                 left = min(left, self._directories[0].free_bytes())
-        own = self.own
         return left + (0 if own is None else own.unused_bytes)
 
     def adopt(self) -> list[LockedLog]:

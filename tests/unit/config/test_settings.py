@@ -65,6 +65,7 @@ PRECEDENCE: list[tuple[str, str, str, Any, Any, Any, Any]] = [
     ("outbox", "OTEL_AUDIT_OUTBOX", "memory", "memory", "fsync", "fsync", "disk"),
     ("outbox_dir", "OTEL_AUDIT_OUTBOX_DIR", "a", "a", "b", "b", None),
     ("outbox_max_bytes", "OTEL_AUDIT_OUTBOX_MAX_BYTES", "2 MiB", 2**21, 4096, 4096, 2**30),
+    ("outbox_write", "OTEL_AUDIT_OUTBOX_WRITE", "written", "written", "mapped", "mapped", "auto"),
     ("on_outbox_error", "OTEL_AUDIT_ON_OUTBOX_ERROR", "log", "log", "raise", "raise", "raise"),
     ("schedule_delay_millis", "OTEL_AUDIT_SCHEDULE_DELAY", "5", 5, 6, 6, 200),
     ("max_queue_size", "OTEL_AUDIT_MAX_QUEUE_SIZE", "5000", 5000, 6000, 6000, 4096),
