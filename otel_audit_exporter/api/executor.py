@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -30,7 +31,7 @@ class audit_executor(Executor):  # noqa: N801  # called as a function: `audit_ex
 
     def __init__(self, pool: Executor) -> None:
         given: object = pool
-        if not isinstance(given, Executor) or isinstance(given, ProcessPoolExecutor):
+        if not isinstance(given, Executor) or _runs_in_processes(given):
             raise AuditConfigurationError(
                 f"audit_executor takes an executor of threads, such as ThreadPoolExecutor, not {type(pool).__name__}"
             )
@@ -46,3 +47,9 @@ class audit_executor(Executor):  # noqa: N801  # called as a function: `audit_ex
 
     def __repr__(self) -> str:
         return f"<audit_executor of {self._pool!r}>"
+
+
+def _runs_in_processes(pool: Executor) -> bool:
+    """Tell whether it is a pool of processes, whose module is there only where somebody has imported it."""
+    processes = sys.modules.get("concurrent.futures.process")
+    return processes is not None and isinstance(pool, processes.ProcessPoolExecutor)

@@ -78,12 +78,18 @@ class DeliveryCursor:
         if got.lost:
             self._on_lost(log, [(stripe, first, last) for first, last in got.lost])
         for segment, numbers, offsets, bodies in got.parts:
-            if self._out_of_turn or stripe.ended.has_beyond:
-                self._add_open(stripe, segment, numbers, offsets, bodies, batch)
-            elif numbers[-1] > stripe.ended.upto:
+            if self._are_open(stripe, numbers[0], numbers[-1]):
                 batch.add(stripe, segment, numbers, offsets)
                 batch.bodies += bodies
+            else:
+                self._add_open(stripe, segment, numbers, offsets, bodies, batch)
         return got.bytes
+
+    def _are_open(self, stripe: Stripe, first: int, last: int) -> bool:
+        """Tell whether none of these has ended, and nobody has taken one out of turn: told at once, not one by one."""
+        if next(stripe.ended.missing(first, last), None) != (first, last):
+            return False
+        return not any(taken is stripe and first <= number <= last for taken, number in self._out_of_turn)
 
     def _add_open(
         self,

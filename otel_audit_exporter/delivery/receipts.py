@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -83,6 +82,8 @@ class PendingReceipt:
     async def _awaited(self) -> AuditReceipt:
         if self._channel is None or self._ref is None:
             raise AuditDeliveryError(self.record_id, "rejected", "the outbox refused the event")
+        import asyncio  # whoever awaits has it already; whoever does not need not wait for it
+
         loop = asyncio.get_running_loop()
         notified = asyncio.Event()
 

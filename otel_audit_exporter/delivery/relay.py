@@ -48,6 +48,7 @@ class Relay:
     def __init__(self, channel: DeliveryChannel, *, cold_after_seconds: float, hot: bool = True) -> None:
         self._channel = channel
         self._idle_after = cold_after_seconds
+        self._gather_seconds = channel.options.schedule_delay_seconds
         self._hot = hot
         self._warned_of_idle_sdk = False
         self._begin()
@@ -71,6 +72,8 @@ class Relay:
         self._urgent = False
         self._refused_too = False
         self._more = False
+        self._more_since: float | None = None
+        self._until_empty = True  # whether a round goes on until nothing is left, or leaves what comes meanwhile
         self._stopping = False
         self._stop_or_pause = threading.Event()
         self._problem = ""
@@ -187,6 +190,8 @@ class Relay:
         until_due = self._channel.gate.not_before - Clock.monotonic()
         if not self._channel.gate.is_open and until_due > 0:
             return min(until_due, _TICK_SECONDS)
+        if self._more and self._more_since is not None:
+            return max(self._more_since + self._gather_seconds - Clock.monotonic(), 0.0)
         # First said, then looked: an event that comes in between finds it said, and wakes this thread.
         self._channel.awake = False
         if self._channel.books.pending <= 0:
@@ -198,17 +203,32 @@ class Relay:
         channel, now = self._channel, Clock.monotonic()
         channel.marks.note(channel.logs.stripes)
         urgent, self._urgent = self._urgent, False
-        more, self._more = self._more, False
+        more = self._takes_more(now)
         gate = channel.gate
         if now < gate.asked_until or not (urgent or gate.allows(now)):
             return
         refused_too, self._refused_too = self._refused_too, False
-        if urgent or more or not gate.is_open or not self._hot or self._is_idle(now):
+        self._until_empty = urgent or not gate.is_open or not self._hot or self._is_idle(now)
+        if self._until_empty or more:
             self._deliver_everything()
         # Also where nothing else is left to try a closed back-off with: such a row may be the one that passes now.
         if channel.gate.is_open or channel.gate is gate:
             channel.deliver_refused(BATCH_ROWS, at_once=refused_too)
         channel.drop_emptied()
+
+    def _takes_more(self, now: float) -> bool:
+        """Tell whether to deliver what the SDK's worker does not: once it fills a request, or has waited for others.
+
+        A request takes as long for a few rows as for many, so a few would be all that come during the one before.
+        """
+        if not self._more:
+            return False
+        if self._more_since is None:
+            self._more_since = now
+        if self._channel.logs.pending < self._run_rows and now < self._more_since + self._gather_seconds:
+            return False
+        self._more, self._more_since = False, None
+        return True
 
     def _is_idle(self, now: float) -> bool:
         """Tell whether something waits for long, and nobody delivers."""
@@ -250,6 +270,8 @@ class Relay:
             if not rows:
                 return
             self._fit_rows(rows, Clock.monotonic() - begun)
+            if not self._until_empty and self._channel.logs.pending < self._run_rows:
+                return
 
     def _fit_rows(self, rows: int, seconds: float) -> None:
         """Have the next batches fit the time that one took: from afar fewer and larger requests get more across."""

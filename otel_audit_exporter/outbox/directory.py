@@ -27,7 +27,7 @@ from otel_audit_exporter.outbox.ended import EndedFile
 from otel_audit_exporter.outbox.file_lock import FileLock
 from otel_audit_exporter.outbox.file_system import mapping_problem
 from otel_audit_exporter.outbox.log import ENDED_NAME, OutboxLog
-from otel_audit_exporter.outbox.segment import SPARE_SUFFIX, SUFFIX, MappedSegment, WrittenSegment
+from otel_audit_exporter.outbox.segment import SPARE_SUFFIX, SUFFIX, MappedSegment, WrittenSegment, sync_folder
 from otel_audit_exporter.outbox.space import Quota, SegmentSpace
 from otel_audit_exporter.runtime.log import logger
 
@@ -39,6 +39,7 @@ DESCRIPTION_NAME: Final = "log.json"
 DESTINATION_NAME: Final = "destination.json"
 _BEING_MADE: Final = ".new-"
 _BEING_REMOVED: Final = ".gone-"
+_MAKING_TRIES: Final = 10
 _MAKING_SECONDS: Final = 60.0  # a folder without a lock for longer is nobody's any more
 
 
@@ -122,21 +123,25 @@ class OutboxDirectory:
         if not description.exists():
             with tempfile.NamedTemporaryFile("w", dir=self.path, delete=False, encoding="utf-8") as file:
                 json.dump(asdict(self.destination), file)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(file.name, description)
 
     def _new_log(self, quota: Quota, options: LogOptions) -> LockedLog:
         name, log_id = f"{os.getpid()}-{uuid.uuid4().hex[:12]}", os.urandom(16)
         making, path = self.path / f"{_BEING_MADE}{name}", self.path / f"{name}{LOG_SUFFIX}"
-        making.mkdir(mode=0o700)
-        lock = FileLock(making / LOCK_NAME)
+        lock = _new_locked_folder(making)
         try:
-            if not lock.acquire():
-                raise OutboxError(f"{making} cannot be locked: this file system has no working flock")
             kind = MappedSegment if self._is_mapped(options) else WrittenSegment
             described = {"format": FORMAT_VERSION, "id": log_id.hex(), "pid": os.getpid(), "write": kind.writes}
-            (making / DESCRIPTION_NAME).write_text(json.dumps(described), encoding="utf-8")
+            _write_description(making / DESCRIPTION_NAME, described, durable=options.durable)
             ended = EndedFile(making / ENDED_NAME, log_id, durable=options.durable)
+            if options.durable:
+                sync_folder(making)
             os.rename(making, path)
+            if options.durable:  # every name on the way to the log
+                for folder in (self.path, self.root, self.root.parent):
+                    sync_folder(folder)
         except BaseException:
             lock.release()
             shutil.rmtree(making, ignore_errors=True)
@@ -290,8 +295,6 @@ class OutboxDirectory:
             if not path.name.startswith((_BEING_MADE, _BEING_REMOVED)):
                 continue
             is_old = time.time() - _modified_at(path) > _MAKING_SECONDS
-            if path.name.startswith(_BEING_MADE) and not is_old:  # its maker may be about to lock it
-                continue
             lock = None
             with suppress(OSError):
                 lock = _locked(path)
@@ -299,6 +302,25 @@ class OutboxDirectory:
                 shutil.rmtree(path, ignore_errors=True)
             if lock is not None:
                 lock.release()
+
+
+def _new_locked_folder(making: Path) -> FileLock:
+    """Make a folder and lock it. Who clears up may come in between, and take it for one that was left."""
+    lock = FileLock(making / LOCK_NAME)
+    for _ in range(_MAKING_TRIES):
+        making.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileNotFoundError):
+            if lock.acquire() and lock.is_in_place():
+                return lock
+        lock.release()
+    raise OutboxError(f"{making} cannot be locked: this file system has no working flock")
+
+
+def _write_description(path: Path, described: dict[str, Any], *, durable: bool) -> None:
+    path.write_text(json.dumps(described), encoding="utf-8")
+    if durable:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from otel_audit_exporter.outbox.segment import HEADER_BYTES, WrittenSegment
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
 
 _LARGEST_WRITE: Final = 2**20
+_SLOW_SYNC_SECONDS: Final = 1e-3
+_GATHERING_SHARE: Final = 0.1  # of what a sync takes
 
 
 class _Group:
@@ -25,6 +27,8 @@ class _Group:
         self.events: list[tuple[int, bytes]] = []
         self.refs: list[EventRef] = []
         self.done = threading.Event()
+        self.wanted = 0  # with so many events it waits for no more
+        self.is_full: threading.Event | None = None
         self.error: OutboxError | None = None
 
 
@@ -37,6 +41,7 @@ class GroupCommit:
         self._group: _Group | None = None
         self._writing = threading.Lock()
         self._inside: set[int] = set()
+        self._last_size, self._last_seconds = 0, 0.0  # of the group before
 
     def append(self, body: bytes, kind: int = EVENT) -> EventRef:
         """Store one event and have it synced. Raises :class:`OutboxError` where that fails: it is not recorded then."""
@@ -64,6 +69,8 @@ class GroupCommit:
                     group = self._group = mine
                 place = len(group.events)
                 group.events.append((kind, body))
+                if group.is_full is not None and place + 1 == group.wanted:
+                    group.is_full.set()
             if group is mine:
                 self._lead(mine)
             else:
@@ -75,9 +82,22 @@ class GroupCommit:
     def _lead(self, group: _Group) -> None:
         """Wait until the group before is through, and commit all that has come meanwhile."""
         with self._writing:
+            self._gather(group)
             with self._lock:
                 self._group = None
+            begun = time.monotonic()
             self._commit(group)
+            self._last_size, self._last_seconds = len(group.events), time.monotonic() - begun
+
+    def _gather(self, group: _Group) -> None:
+        """Where a sync takes long, give those of the group before a moment to come again: else two groups take turns.
+
+        A single thread never waits here.
+        """
+        if self._last_size > 1 and self._last_seconds > _SLOW_SYNC_SECONDS:
+            with self._lock:
+                group.is_full, group.wanted = threading.Event(), len(group.events) + self._last_size
+            group.is_full.wait(self._last_seconds * _GATHERING_SHARE)
 
     def _dismiss(self, group: _Group) -> None:
         """Have nobody join a group any more, and nobody wait for it, whatever has ended the call that leads it."""

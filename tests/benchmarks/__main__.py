@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,9 +14,13 @@ from typing import Final
 from rich.console import Console
 from rich.status import Status
 
+from tests.benchmarks.backlogs import BACKLOGS
+from tests.benchmarks.busy import BUSY
 from tests.benchmarks.calls import CALLS
 from tests.benchmarks.drains import DRAINS
+from tests.benchmarks.durable import DURABLE
 from tests.benchmarks.handlers import HANDLERS
+from tests.benchmarks.hot import HOT
 from tests.benchmarks.imports import IMPORTS
 from tests.benchmarks.measurement import Bench, Measurement
 from tests.benchmarks.outages import OUTAGES
@@ -23,11 +28,16 @@ from tests.benchmarks.pictures import draw
 from tests.benchmarks.project import Project
 from tests.benchmarks.report import show, write_into_readme, write_results
 from tests.benchmarks.rows import Row
+from tests.benchmarks.servers import SERVERS
 from tests.benchmarks.sizes import FULL, QUICK, Sizes
 from tests.benchmarks.sustained import SUSTAINED
 
-MEASUREMENTS: Final = (IMPORTS, CALLS, HANDLERS, SUSTAINED, DRAINS, OUTAGES)
+MEASUREMENTS: Final = (
+    *(IMPORTS, CALLS, BUSY, SERVERS, DURABLE, HANDLERS, BACKLOGS),
+    *(HOT, SUSTAINED, DRAINS, OUTAGES),
+)
 _ROOT: Final = Path(__file__).parents[2]
+_FILE_WIDTH: Final = 200
 _KEPT: Final = Path(__file__).parent / "results"
 
 
@@ -38,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     directory = options.out or (_KEPT if whole else _ROOT / "build" / "bench")
     console = Console(stderr=True)
     rows = _measure(chosen, QUICK if options.quick else FULL, console)
-    show(rows, Console())
+    show(rows, Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH))
     directory.mkdir(parents=True, exist_ok=True)
     write_results(rows, directory / "results.json", "quick" if options.quick else "full")
     _draw(rows, directory, console)

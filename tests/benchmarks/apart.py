@@ -20,7 +20,8 @@ Result = dict[str, float]
 Job = Callable[..., Result]
 
 _ROOT: Final = Path(__file__).parents[2]
-_FOREIGN: Final = ("OTEL_", "SUPABASE_", "DATABASE_URL")
+# Without compiled files each import would compile this package, and none of those that were installed.
+_FOREIGN: Final = ("OTEL_", "SUPABASE_", "DATABASE_URL", "PYTHONDONTWRITEBYTECODE")
 
 
 def run_apart(job: Job, arguments: Mapping[str, Any], directory: Path | None = None) -> Result:

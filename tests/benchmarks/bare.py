@@ -32,6 +32,11 @@ def bare_emit() -> tuple[Call, Call]:
     # A queue that takes a whole run: dropping records would be cheaper than keeping them.
     processor = BatchLogRecordProcessor(NoExporter(), max_queue_size=1_000_000)
     provider.add_log_record_processor(processor)
+    return bare_emit_of(provider), provider.force_flush
+
+
+def bare_emit_of(provider: LoggerProvider) -> Call:
+    """Return the call that emits through this provider."""
     logger = provider.get_logger("bench")
 
     def emit() -> None:
@@ -51,4 +56,4 @@ def bare_emit() -> tuple[Call, Call]:
             },
         )
 
-    return emit, provider.force_flush
+    return emit

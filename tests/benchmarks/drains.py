@@ -14,7 +14,7 @@ from tests.benchmarks.rows import Budget, Row, alone, compared
 _POST_ROWS: Final = 1000
 _SQLITE_ROWS: Final = 2000
 _SLOW_SECONDS: Final = 0.3
-_SHARE: Final = Budget(0.8, at_least=True)
+_SHARE: Final = Budget(0.85, at_least=True)
 
 Results = Mapping[str, Sequence[Result]]
 
@@ -28,7 +28,7 @@ def _supabase(bench: Bench) -> Sequence[Row]:
     sides = {"ours": _drain(bench, bench.project.supabase, kept)}
     for count in bench.sizes.connections:
         sides[f"{count} connection(s)"] = _post(bench, kept, count)
-    results = bench.in_turns(bench.sizes.backlog_rounds, sides)
+    results = bench.in_turns(bench.sizes.rounds, sides)
     best = max((name for name in sides if name != "ours"), key=lambda name: sum(_rates(results, name)))
     return [
         compared(
@@ -48,38 +48,25 @@ def _supabase(bench: Bench) -> Sequence[Row]:
 def _postgres(bench: Bench) -> Sequence[Row]:
     kept = str(bench.directory / "postgres.rows")
     access = {"dsn": bench.project.postgres["dsn"], "rows": kept}
-    sides = {
-        "ours": _drain(bench, bench.project.postgres, kept),
-        "prepared": _on_empty_table(bench, lambda: run_apart(copied, access)),
+    ours = _drain(bench, bench.project.postgres, kept)
+    sides = {"ours": ours, "prepared": _on_empty_table(bench, lambda: run_apart(copied, access))}
+    results = bench.in_turns(bench.sizes.rounds, sides)
+    others = {
+        "ours": ours,
         "by row": _on_empty_table(bench, lambda: run_apart(copied_by_row, access)),
+        "inserts": _insert(bench, access, max(bench.sizes.connections)),
     }
-    inserts = {f"{count} connection(s)": _insert(bench, access, count) for count in bench.sizes.connections}
-    results = bench.in_turns(bench.sizes.backlog_rounds, sides | inserts)
-    ours = _rates(results, "ours")
-    by_row, prepared = _rates(results, "by row"), _rates(results, "prepared")
-    best = max(inserts, key=lambda name: sum(_rates(results, name)))
+    shown = bench.in_turns(bench.sizes.few, others)
     return [
-        compared(
-            "drain",
-            "backlog, direct PostgreSQL",
-            ours,
-            f"raw bulk inserts that ignore known ids, {best}",
-            _rates(results, best),
-            "rows/s",
-        ),
-        compared(
-            "drain",
-            "backlog, direct PostgreSQL",
-            ours,
-            "psycopg `COPY` of Python's values",
-            by_row,
-            "rows/s",
-            budget=_SHARE,
-        ),
-        compared(
-            "drain", "backlog, direct PostgreSQL", ours, "psycopg `COPY` of text written before", prepared, "rows/s"
-        ),
+        _direct(results, "prepared", "psycopg `COPY` of bytes made before", _SHARE),
+        _direct(shown, "by row", "psycopg `COPY` of Python's values"),
+        _direct(shown, "inserts", "raw bulk inserts that ignore known ids"),
     ]
+
+
+def _direct(results: Results, name: str, against: str, budget: Budget | None = None) -> Row:
+    ours, theirs = _rates(results, "ours"), _rates(results, name)
+    return compared("drain", "backlog, direct PostgreSQL", ours, against, theirs, "rows/s", budget=budget)
 
 
 def _sqlite(bench: Bench) -> Sequence[Row]:
@@ -88,7 +75,7 @@ def _sqlite(bench: Bench) -> Sequence[Row]:
         "ours": lambda: run_apart(drained_into_file, {"rows": bench.sizes.backlog_rows, "keep": kept}),
         "raw": lambda: run_apart(inserted_in_sqlite, {"rows": kept, "batch": _SQLITE_ROWS}),
     }
-    results = bench.in_turns(bench.sizes.backlog_rounds, sides)
+    results = bench.in_turns(bench.sizes.few, sides)
     return [
         compared(
             "drain",
@@ -102,12 +89,12 @@ def _sqlite(bench: Bench) -> Sequence[Row]:
 
 
 def _slow(bench: Bench) -> Sequence[Row]:
-    pool_rows = max(min(bench.sizes.pool_rows, 100), 20)
+    pool_rows = 25
     sides = {
         "ours": _slowed(bench, _drain(bench, bench.project.supabase, None)),
         "pool": _slowed(bench, _pool(bench, pool_rows)),
     }
-    results = bench.in_turns(max(bench.sizes.backlog_rounds // 2, 1), sides)
+    results = bench.in_turns(bench.sizes.rounds, sides)
     return [
         compared(
             "delayed",
@@ -116,7 +103,7 @@ def _slow(bench: Bench) -> Sequence[Row]:
             "pool of five, one insert a row",
             _rates(results, "pool"),
             "rows/s",
-            budget=Budget(500, at_least=True),
+            budget=Budget(1000, at_least=True),
             note=f"the pool's rate is that of {pool_rows} rows",
         )
     ]
@@ -125,7 +112,7 @@ def _slow(bench: Bench) -> Sequence[Row]:
 def _taken_over(bench: Bench) -> Sequence[Row]:
     arguments = {"options": bench.project.supabase, "rows": bench.sizes.backlog_rows}
     results = []
-    for number in range(max(bench.sizes.backlog_rounds // 2, 1)):
+    for number in range(bench.sizes.few):
         bench.tell(f"taken over ({number + 1})")
         bench.project.empty_table()
         directory = bench.directory / f"left-{number}"

@@ -32,6 +32,32 @@ def call() -> None:
     )
 
 
+def call_with(new_values: dict[str, Any]) -> Call:
+    """Return the call of an event with these new values."""
+
+    def say() -> None:
+        audit_event(
+            "create",
+            entity_type="receiving",
+            entity_id=ENTITY,
+            yacht_id=YACHT,
+            user_id=USER,
+            new_values=new_values,
+        )
+
+    return say
+
+
+# What is said: the usual event is of about 500 bytes; forty text fields are of 2 kB together.
+CALLS: Final[dict[str, Call]] = {
+    "usual": call,
+    "large": call_with({"text": "sixty-four kB of it " * 3200}),
+    "texts": call_with(
+        {f"field_{number}": "fifty characters of text, in a sentence: no more." for number in range(40)}
+    ),
+}
+
+
 def pipeline_in(directory: Path, **options: Any) -> AuditPipeline:
     """Configure the pipeline of this process, with its outbox in ``directory``."""
     return configure_audit(outbox_dir=str(directory), **options)

@@ -15,16 +15,17 @@ from tests.benchmarks.rows import Budget, Row, compared
 _PROGRAM: Final = "import time; t = time.perf_counter(); {}; print(time.perf_counter() - t)"
 
 
-# What is imported at the first use of a name is shown beside it; the budget is the package's own.
 _BUDGETS: Final = {
-    "import otel_audit_exporter": Budget(1.3),
-    "from otel_audit_exporter import audit_event, configure_audit": None,
+    "import otel_audit_exporter": Budget(0.3),
+    "from otel_audit_exporter import audit_event, configure_audit": Budget(1.8),
 }
 _THEIRS: Final = "import opentelemetry.sdk._logs.export"
 
 
 def _run(bench: Bench) -> Sequence[Row]:
     sides = {statement: partial(_import, statement) for statement in (*_BUDGETS, _THEIRS)}
+    for compile_first in sides.values():
+        compile_first()
     results = bench.in_turns(bench.sizes.imports, sides)
     theirs = column(results[_THEIRS], "milliseconds")
     return [
@@ -36,6 +37,7 @@ def _run(bench: Bench) -> Sequence[Row]:
             theirs,
             "ms",
             budget=budget,
+            threads=False,
         )
         for statement, budget in _BUDGETS.items()
     ]

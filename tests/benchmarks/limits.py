@@ -22,6 +22,7 @@ import psycopg
 from psycopg.types.json import Jsonb, set_json_dumps
 
 from tests.benchmarks.apart import Result
+from tests.benchmarks.bare import bare_emit_of
 from tests.benchmarks.events import table_row
 
 COLUMNS: Final = (
@@ -129,6 +130,24 @@ def pooled(directory: Path, *, url: str, key: str, rows: int) -> Result:
         begun = time.perf_counter()
         list(pool.map(insert, given))
         return {"rows_per_second": rows / (time.perf_counter() - begun)}
+
+
+def exported_by_the_sdk(directory: Path, *, endpoint: str, rows: int, batch: int = 1000) -> Result:
+    """Export records of the same attributes with the SDK's own OTLP exporter, one batch after another."""
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+    from opentelemetry.sdk._logs import LoggerProvider
+    from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+
+    provider, kept = LoggerProvider(shutdown_on_exit=False), InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]  # the SDK's
+    provider.add_log_record_processor(SimpleLogRecordProcessor(kept))
+    emit = bare_emit_of(provider)
+    for _ in range(rows):
+        emit()
+    records, exporter = kept.get_finished_logs(), OTLPLogExporter(endpoint)
+    begun = time.perf_counter()
+    for at in range(0, len(records), batch):
+        exporter.export(records[at : at + batch])
+    return {"rows_per_second": rows / (time.perf_counter() - begun)}
 
 
 def _client(url: str) -> http.client.HTTPConnection:

@@ -18,17 +18,16 @@ from rich.table import Table
 
 from tests.benchmarks.rows import Row
 
-_STYLES: Final = {"pass": "green", "over": "bold red", "": ""}
+_STYLES: Final = {"held": "green", "not held": "bold red", "proves nothing": "yellow", "": ""}
+_NUMBERS: Final = ("ours", "theirs", "ratio", "A/A spread", "budget")
 _IN_README: Final = re.compile(r"(?<=<!-- bench -->\n).*?(?=<!-- /bench -->)", re.DOTALL)
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
     """Print the table, a group after the other."""
     table = Table(title="What it costs, beside what it is held against")
-    for name in ("what", "ours", "against", "theirs", "ratio", "budget", ""):
-        table.add_column(
-            name, justify="right" if name in ("ours", "theirs", "ratio", "budget") else "left", overflow="fold"
-        )
+    for name in ("what", "ours", "against", "theirs", "ratio", "A/A spread", "budget", ""):
+        table.add_column(name, justify="right" if name in _NUMBERS else "left", overflow="fold")
     group = rows[0].group if rows else ""
     for row in rows:
         if row.group != group:
@@ -51,9 +50,9 @@ def write_into_readme(rows: Sequence[Row], path: Path) -> bool:
     """Write the rows that have a budget between the README's markers; False where it has none."""
     readme = path.read_text(encoding="utf-8")
     lines = [
-        "| what | measured | against | measured | ratio | budget |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *(f"| {' | '.join(_cells(row))} |" for row in rows if row.budget is not None),
+        "| what | measured | against | measured | ratio | A/A spread | budget | |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(f"| {' | '.join((*_cells(row), row.verdict))} |" for row in rows if row.budget is not None),
     ]
     written, count = _IN_README.subn(lambda _: "\n".join(lines) + "\n", readme, count=1)
     path.write_text(written, encoding="utf-8")
@@ -63,19 +62,20 @@ def write_into_readme(rows: Sequence[Row], path: Path) -> bool:
 def _cells(row: Row) -> Iterable[str]:
     theirs = "" if row.theirs is None else f"{_number(row.theirs)} {row.unit}"
     ratio = "" if row.ratio is None else f"{_number(row.ratio)} x"
+    spread = "" if row.spread is None or len(row.ratios) < 2 else f"± {_number(row.spread)} x"
     budget = "" if row.budget is None else f"{row.budget} x"
-    return row.what, f"{_number(row.ours)} {row.unit}", row.against, theirs, ratio, budget
+    return row.what, f"{_number(row.ours)} {row.unit}", row.against, theirs, ratio, spread, budget
 
 
 def _number(value: float) -> str:
     if value >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2g}" if abs(value) < 0.1 else f"{value:.2f}"
 
 
 def _as_json(row: Row) -> dict[str, Any]:
     budget = None if row.budget is None else str(row.budget)
-    return {**asdict(row), "budget": budget, "ratio": row.ratio, "verdict": row.verdict}
+    return {**asdict(row), "budget": budget, "ratio": row.ratio, "spread": row.spread, "verdict": row.verdict}
 
 
 def _machine() -> dict[str, Any]:

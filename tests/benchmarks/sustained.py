@@ -12,7 +12,7 @@ from tests.benchmarks.limits import pooled
 from tests.benchmarks.measurement import Bench, Measurement
 from tests.benchmarks.rows import Budget, Row, alone, compared
 
-_BUDGETS: Final = {0: Budget(20, at_least=True)}
+_BUDGETS: Final = {0: Budget(33, at_least=True)}
 _FEWEST_POOL_ROWS: Final = 25
 _POOL: Final = "pool of five, one insert a row"
 
@@ -21,7 +21,7 @@ def _run(bench: Bench) -> Sequence[Row]:
     rows: list[Row] = []
     for delay in bench.sizes.delays_millis:
         sides = {"ours": partial(_ours, bench, delay), "pool": partial(_pool, bench, delay)}
-        results = bench.in_turns(bench.sizes.few, sides)
+        results = bench.in_turns(bench.sizes.few if delay else bench.sizes.rounds, sides)
         rows.append(_row(delay, column(results["ours"], "rows_per_second"), column(results["pool"], "rows_per_second")))
         if not delay:
             busy = column(results["ours"], "cpu_microseconds")

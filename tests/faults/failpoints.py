@@ -5,7 +5,6 @@ All of it is patched into the worker process from here: the package knows nothin
 
 import os
 import signal
-import sqlite3
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -15,11 +14,9 @@ from typing import Any
 import orjson
 
 import otel_audit_exporter
-from otel_audit_exporter.delivery import bisect_insert as delivery
-from otel_audit_exporter.delivery import channel as lane
+from otel_audit_exporter.delivery import bisect_insert, channel
+from otel_audit_exporter.outbox import adoption, directory, ended, frames, group_commit, log, reader, segment, space
 from otel_audit_exporter.outbox import dead_letter_store as deadletters
-from otel_audit_exporter.outbox import directory as folder
-from otel_audit_exporter.outbox import store as outbox
 from otel_audit_exporter.sinks import sqlite as sqlite_sink
 from otel_audit_exporter.sinks.supabase import rest_client
 from otel_audit_exporter.sinks.supabase import sink as supabase_sink
@@ -77,56 +74,106 @@ def _around_insert(visits: int, *, before: bool) -> None:
         _around(sink, "insert", visits, before=before)
 
 
-def _at_statement(beginning: str, visits: int) -> None:
-    """Die when SQLite begins the statement: in the middle of a transaction where it is not the first."""
-    original, countdown = outbox._open, _Countdown(visits)
+_SEGMENTS = (segment.MappedSegment, segment.WrittenSegment)
 
-    def watch(statement: str) -> None:
-        if statement.startswith(beginning):
+
+def _in_put(stage: str, visits: int) -> None:
+    """Die in the middle of the stores of an append."""
+    for kind in _SEGMENTS:
+        countdown, original = _Countdown(visits), kind.put
+        kind.put = _dying_put(stage, countdown, original)  # type: ignore[method-assign]
+
+
+def _dying_put(stage: str, countdown: _Countdown, original: Any) -> Any:
+    def put(self: Any, offset: int, end: int, payload: bytes, crc: int) -> None:
+        if stage == "heads":
+            _store(self, offset, bytes(8))
+            _store(self, end, bytes(8))
+        else:
+            _store(self, offset + 8, payload[: len(payload) // 2 if stage == "half" else None])
+        countdown.visit()
+        original(self, offset, end, payload, crc)
+
+    return put
+
+
+def _store(target: Any, offset: int, data: bytes) -> None:
+    """Store bytes of a segment as it does itself, but for the head."""
+    if isinstance(target, segment.MappedSegment):
+        target._map[offset : offset + len(data)] = data
+    else:
+        segment.pwrite(target._descriptor, data, offset)
+
+
+def _in_a_record(visits: int) -> None:
+    """Die when half of a record is written."""
+    countdown, original = _Countdown(visits), ended.pwrite
+
+    def patched(descriptor: int, data: bytes, offset: int) -> None:
+        if len(data) <= 64 * ended.RECORD_BYTES and any(data):
+            original(descriptor, data[: len(data) - ended.RECORD_BYTES // 2], offset)
             countdown.visit()
+        original(descriptor, data, offset)
 
-    def patched(*args: Any, **kwargs: Any) -> sqlite3.Connection:
-        connection = original(*args, **kwargs)
-        connection.set_trace_callback(watch)
-        return connection
-
-    outbox._open = patched
+    ended.pwrite = patched  # type: ignore[attr-defined]
 
 
 AFTER_A_CALL = "after a call has returned"
 FAILPOINTS: dict[str, Patch] = {
     AFTER_A_CALL: lambda n: _around(otel_audit_exporter, "audit_event", n, before=False),
-    "before the event is committed": lambda n: _around(lane.Lane, "accept", n, before=True),
-    "between the outbox's commit and the emit": lambda n: _around(lane.Lane, "accept", n, before=False),
+    "before the event is appended": lambda n: _around(channel.DeliveryChannel, "accept", n, before=True),
+    "between the append and the emit": lambda n: _around(channel.DeliveryChannel, "accept", n, before=False),
+    "before the first store of an append": lambda n: _around_put(37 * n, before=True),
+    "when an append has cleared both heads": lambda n: _in_put("heads", 37 * n),
+    "in the middle of an append's body": lambda n: _in_put("half", 37 * n),
+    "between an append's body and its head": lambda n: _in_put("whole", 37 * n),
+    "between an append's head and its publication": lambda n: _around_put(37 * n, before=False),
+    "before a segment is made": lambda n: _around(space.SegmentSpace, "make", n + 1, before=True),
+    "between a segment's blocks and its name": lambda n: _around(space, "open_new", n + 1, before=True),
+    "after a segment is made": lambda n: _around(space.SegmentSpace, "make", n + 1, before=False),
+    "before a full segment is sealed": lambda n: _around(log.Stripe, "_go_on_in", n, before=True),
+    "after a full segment is sealed": lambda n: _around(log.Stripe, "_seal", n, before=False),
     "before the sink's insert": lambda n: _around_insert(n, before=True),
-    "between the sink's commit and the settle": lambda n: _around_insert(n, before=False),
-    "in the middle of a settle": lambda n: _at_statement("DELETE FROM event", 5 * n),
-    "before a settle's commit": lambda n: _at_statement("COMMIT", n + 1),
-    "after a settle": lambda n: _around(outbox.OutboxFile, "settle", n, before=False),
-    "while a new outbox file is proved": lambda n: _at_statement("DELETE FROM event", 1),
-    "while a new outbox file is made": lambda n: _around(outbox, "_prepare", n, before=True),
-    "before an orphan is opened": lambda n: _around(folder.OutboxDirectory, "_open_orphan", n, before=True),
-    "between an orphan's opening and its adoption": lambda n: _around(
-        folder.OutboxDirectory, "_open_orphan", n, before=False
+    "between the sink's answer and the ended record": lambda n: _around_insert(n, before=False),
+    "before the ended record": lambda n: _around(log.OutboxLog, "end", n, before=True),
+    "in the middle of the ended record": lambda n: _in_a_record(n + 1),
+    "after the ended record": lambda n: _around(log.OutboxLog, "end", n, before=False),
+    "before a segment is freed": lambda n: _around(log.Stripe, "drop", n, before=True),
+    "after a segment is freed": lambda n: _around(space.SegmentSpace, "free", n, before=False),
+    "while a log is made": lambda n: _around(directory, "EndedFile", 1, before=True),
+    "before a new log has its name": lambda n: _around(directory, "EndedFile", 1, before=False),
+    "before a new log has a segment": lambda n: _around(log.OutboxLog, "start", 1, before=True),
+    "before an orphan is opened": lambda n: _around(directory, "open_orphan", 1, before=True),
+    "while an orphan is opened": lambda n: _around(adoption, "_cut", 1, before=True),
+    "between an orphan's opening and its adoption": lambda n: _around(directory, "open_orphan", 1, before=False),
+    "before an emptied log is removed": lambda n: _around(directory.OutboxDirectory, "_remove", n, before=True),
+    "while an emptied log is removed": lambda n: _around(directory.shutil, "rmtree", n, before=True),  # type: ignore[attr-defined]
+    "between an emptied log's removal and its lock": lambda n: _around(
+        space.SegmentSpace, "give_back", n, before=False
     ),
-    "before an emptied file is removed": lambda n: _around(folder, "_unlink", n, before=True),
-    "between an emptied file's removal and that of its lock": lambda n: _around(folder, "_unlink", n, before=False),
     "before a row is parked": lambda n: _around(deadletters.SqliteDeadLetterStore, "park", n, before=True),
-    "between parking and settling": lambda n: _around(deadletters.SqliteDeadLetterStore, "park", n, before=False),
+    "between parking and the ended record": lambda n: _around(
+        deadletters.SqliteDeadLetterStore, "park", n, before=False
+    ),
 }
+
+
+def _around_put(visits: int, *, before: bool) -> None:
+    for kind in _SEGMENTS:
+        _around(kind, "put", visits, before=before)
 
 
 # --- broken on purpose: each of these must be found out by the checker -------------------------------------------
 
 
-def _settle_before_the_answer(_: int) -> None:
-    original = delivery._Run._insert
+def _end_before_the_answer(_: int) -> None:
+    original = bisect_insert._Run._insert
 
     def patched(self: Any, items: Sequence[Any]) -> Any:
         self._on_stored(items)
         return original(self, items)
 
-    delivery._Run._insert = patched  # type: ignore[method-assign]
+    bisect_insert._Run._insert = patched  # type: ignore[method-assign]
 
 
 def _fresh_id_per_retry(_: int) -> None:
@@ -146,29 +193,71 @@ def _any_2xx(_: int) -> None:
     supabase_sink.SupabaseSink._insert_by_ids = believing  # type: ignore[method-assign]
 
 
-def _synchronous_off(_: int) -> None:
-    original = outbox._prepare
-
-    def patched(connection: sqlite3.Connection, **options: Any) -> None:
-        original(connection, **options)
-        connection.execute("PRAGMA synchronous = OFF")
-
-    outbox._prepare = patched
+def _no_syncs(_: int) -> None:
+    for module in (segment, ended, directory, group_commit):
+        for name in ("sync_file", "sync_folder"):
+            if hasattr(module, name):
+                setattr(module, name, lambda _: None)
 
 
-def _memory_before_disk(_: int) -> None:
-    """The event is said to be accepted while it is only in a transaction that is still open."""
+def _accepted_before_the_store(_: int) -> None:
+    """The event is said to be accepted while it is only in a queue that a thread appends from."""
+    waiting: list[tuple[Any, bytes]] = []
+    original = log.OutboxLog.append
 
-    def lazily(self: Any, body: bytes, then: Callable[[], None]) -> int:
-        with self.lock:
-            if not self._connection.in_transaction:
-                self._connection.execute("BEGIN")
-            self.last_seq += 1
-            self._connection.execute("INSERT INTO event VALUES (?, 0, ?)", (self.last_seq, body))
-            then()
-            return int(self.last_seq)
+    def append_late() -> None:
+        while True:
+            threading.Event().wait(0.05)
+            while waiting:
+                original(*waiting.pop(0))
 
-    outbox.OutboxFile.append = lazily  # type: ignore[method-assign]
+    def lazily(self: Any, body: bytes, kind: int = frames.EVENT) -> Any:
+        if not waiting and not any(thread.name == "late" for thread in threading.enumerate()):
+            threading.Thread(target=append_late, name="late", daemon=True).start()
+        waiting.append((self, body))
+        stripe = self.stripes[0]
+        current, offset, number = stripe.at
+        return stripe, number + len(waiting), current, offset
+
+    log.OutboxLog.append = lazily  # type: ignore[method-assign]
+
+
+def _head_before_the_body(_: int) -> None:
+    """Store the head first; die now and then in the middle of the body."""
+    countdown = _Countdown(50)
+
+    def put(self: Any, offset: int, end: int, payload: bytes, crc: int) -> None:
+        _store(self, end, bytes(8))
+        _store(self, offset, frames.pack_head(len(payload), crc))
+        _store(self, offset + 8, payload[: len(payload) // 2])
+        countdown.visit()
+        _store(self, offset + 8, payload)
+
+    for kind in _SEGMENTS:
+        kind.put = put  # type: ignore[method-assign, assignment]
+
+
+class _Fits:
+    """Equal to every checksum."""
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _checksum_not_checked(_: int) -> None:
+    for module in (reader, adoption, frames):
+        module.crc32 = lambda *_: _Fits()  # type: ignore[attr-defined]
+
+
+def _sparse_segments(_: int) -> None:
+    def make_sparse(path: Path, size: int) -> int:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        os.ftruncate(descriptor, size)
+        return descriptor
+
+    space.make_blocks = make_sparse  # type: ignore[attr-defined]
 
 
 def _value_changed_on_the_way(_: int) -> None:
@@ -176,16 +265,23 @@ def _value_changed_on_the_way(_: int) -> None:
 
 
 def _patch_rows(change: Callable[[bytes], bytes]) -> None:
-    original = lane.Lane._rows
-    lane.Lane._rows = lambda self, entries: list(map(change, original(self, entries)))  # type: ignore[method-assign]
+    original = channel.DeliveryChannel._rows
+
+    def changed(self: Any, entries: Any) -> list[bytes]:
+        return list(map(change, original(self, entries)))
+
+    channel.DeliveryChannel._rows = changed  # type: ignore[method-assign]
 
 
 BREAKS: dict[str, Patch] = {
-    "settle before the sink's answer": _settle_before_the_answer,
+    "a range ended before the sink's answer": _end_before_the_answer,
     "a fresh id per retry": _fresh_id_per_retry,
     "any 2xx accepted": _any_2xx,
-    "synchronous off": _synchronous_off,
-    "accepted before the commit": _memory_before_disk,
+    "no syncs": _no_syncs,
+    "accepted before the store": _accepted_before_the_store,
+    "the head before the body": _head_before_the_body,
+    "the checksum not checked": _checksum_not_checked,
+    "sparse segments": _sparse_segments,
     "a value changed on the way": _value_changed_on_the_way,
 }
 

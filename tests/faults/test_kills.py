@@ -48,9 +48,9 @@ def test_every_failpoint_is_reached_and_loses_nothing(failpoint: str, tmp_path: 
     assert kills.violations() == []
 
 
-def test_a_worker_killed_while_it_proves_its_new_file_leaves_nothing_that_holds_up_the_next(tmp_path: Path) -> None:
+def test_a_worker_killed_while_it_makes_its_log_leaves_nothing_that_holds_up_the_next(tmp_path: Path) -> None:
     kills = scenario.on_sqlite(tmp_path)
-    job = replace(kills.job, failpoint="while a new outbox file is proved")
+    job = replace(kills.job, failpoint="before a new log has a segment")
     with kills.nursery() as nursery:
         assert {nursery.kill_one(job, 10.0) for _ in range(3)} == {-9}
     assert kills.violations() == []

@@ -108,5 +108,5 @@ def drain(job: Job, seconds: float) -> Mapping[str, Any]:
 
 
 def _left_in(outbox_dir: Path) -> list[Path]:
-    known = {"destination.json", "dead-letters.db", "folder.lock"}
+    known = {"destination.json", "dead-letters.db", "losses"}
     return sorted(path for path in outbox_dir.rglob("*") if path.is_file() and path.name not in known)

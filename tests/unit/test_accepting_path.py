@@ -91,9 +91,9 @@ def locks(function: ast.AST) -> list[str]:
             used = [item.context_expr for item in node.items]
             names = [ast.unparse(one.func if isinstance(one, ast.Call) else one) for one in used]
             found += [f"with {name}" for name in names if name not in _NO_LOCKS]
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _WAITS:
-            if not isinstance(node.func.value, ast.Constant):  # text is joined, too
-                found.append(ast.unparse(node.func))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            is_text = isinstance(node.func.value, ast.Constant)  # which is joined, too
+            found += [ast.unparse(node.func)] if node.func.attr in _WAITS and not is_text else []
     return found
 
 

@@ -10,7 +10,7 @@ from otel_audit_exporter.delivery.age_marks import AgeMarks
 from otel_audit_exporter.outbox.ended import STORED
 from otel_audit_exporter.outbox.log import OutboxLog
 from otel_audit_exporter.runtime.clock import Clock
-from tests.support.logs import memory_log
+from tests.support.raw_logs import memory_log
 
 
 class Times:

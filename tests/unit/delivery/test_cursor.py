@@ -18,7 +18,7 @@ from otel_audit_exporter.delivery.cursor import DeliveryCursor
 from otel_audit_exporter.outbox.ended import STORED
 from otel_audit_exporter.outbox.log import OutboxLog, Range
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
-from tests.support.logs import event_bytes, memory_log
+from tests.support.raw_logs import event_bytes, memory_log
 from tests.support.running import in_threads
 
 

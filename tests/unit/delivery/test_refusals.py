@@ -14,7 +14,7 @@ from otel_audit_exporter.outbox.stripe import EventRef
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import FOREIGN_KEY_CODES, Fault, Verdict
-from tests.support.logs import memory_log
+from tests.support.raw_logs import memory_log
 
 GRACE = 60.0
 

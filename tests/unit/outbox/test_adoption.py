@@ -17,7 +17,7 @@ from otel_audit_exporter.outbox.log import ENDED_NAME, OutboxLog
 from otel_audit_exporter.outbox.reader import StripeReader
 from otel_audit_exporter.outbox.segment import HEADER_BYTES, segment_name
 from otel_audit_exporter.outbox.stripe import Stripe
-from tests.support.logs import LOG_ID, Event, event_bytes, file_log, open_copy, said
+from tests.support.raw_logs import LOG_ID, Event, event_bytes, file_log, open_copy, said
 from tests.unit.outbox.test_reader import flip
 
 FLIPS = 500

@@ -9,7 +9,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +29,7 @@ from otel_audit_exporter.outbox.ended import STORED
 from otel_audit_exporter.outbox.inspection import orphans_elsewhere, read_log_status
 from otel_audit_exporter.outbox.segment import MappedSegment, WrittenSegment
 from otel_audit_exporter.outbox.space import Quota
-from tests.support.logs import event_bytes, read_all, said
+from tests.support.raw_logs import event_bytes, read_all, said
 from tests.support.running import in_threads, run_in_child
 from tests.unit.outbox.test_reader import flip
 
@@ -269,15 +268,8 @@ def test_what_a_maker_leaves_that_died_is_removed_and_its_events_were_none(
     assert run_in_child(in_child, 30)
     (left,) = names(directory)
     assert left.startswith(".new-")
-    grow_old(directory)
     adopt(directory)
     assert names(directory) == []
-
-
-def grow_old(directory: OutboxDirectory) -> None:
-    for path in directory.path.iterdir():
-        if path.name.startswith("."):
-            os.utime(path, (time.time() - 120, time.time() - 120))
 
 
 def test_what_a_remover_leaves_that_died_is_removed(

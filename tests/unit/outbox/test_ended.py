@@ -23,7 +23,7 @@ from otel_audit_exporter.outbox.ended import (
     read_records,
 )
 from tests.support.interruptions import interrupt
-from tests.support.logs import LOG_ID
+from tests.support.raw_logs import LOG_ID
 
 _RANGE = st.tuples(st.integers(1, 60), st.integers(0, 12)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 

@@ -20,7 +20,7 @@ from otel_audit_exporter.outbox.log import LogClosedError, OutboxLog
 from otel_audit_exporter.outbox.segment import WrittenSegment
 from tests.stack.waiting import wait_until
 from tests.support.interruptions import Timeout, interrupt
-from tests.support.logs import Event, event_bytes, file_log, open_copy, read_all
+from tests.support.raw_logs import Event, event_bytes, file_log, open_copy, read_all
 from tests.support.running import in_threads
 
 MODULES = (module, segment_module)

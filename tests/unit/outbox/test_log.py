@@ -24,7 +24,7 @@ from otel_audit_exporter.outbox.log import LogClosedError, OutboxLog
 from otel_audit_exporter.outbox.segment import FIRST_BYTES, LARGEST_BYTES
 from otel_audit_exporter.outbox.stripe import Stripe
 from tests.support.interruptions import Timeout, exceptions_in, interrupt, signals
-from tests.support.logs import KINDS, event_bytes, file_log, make_log, memory_log, open_copy, read_all, said
+from tests.support.raw_logs import KINDS, event_bytes, file_log, make_log, memory_log, open_copy, read_all, said
 from tests.support.running import in_threads
 
 MODULES = (log_module, stripe_module, segment_module)
@@ -286,6 +286,7 @@ def test_asynchronous_exceptions_lose_no_event_that_was_accepted(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda args: None)  # one that comes between two calls ends a thread
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: None)
     log, accepted, numbers = make_log(kind, tmp_path / "own.log"), list[tuple[int, int, bytes]](), iter(range(8_000))
     refused = 0
 

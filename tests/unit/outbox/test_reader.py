@@ -13,7 +13,7 @@ from otel_audit_exporter.outbox.ended import STORED
 from otel_audit_exporter.outbox.log import OutboxLog
 from otel_audit_exporter.outbox.reader import StripeReader, find_event, read_event
 from otel_audit_exporter.outbox.segment import HEADER_BYTES, FileSegment, Segment, WrittenSegment
-from tests.support.logs import KINDS, Event, event_bytes, file_log, make_log, memory_log, read_all, said
+from tests.support.raw_logs import KINDS, Event, event_bytes, file_log, make_log, memory_log, read_all, said
 
 FLIPS = 500
 

@@ -25,7 +25,7 @@ from otel_audit_exporter.outbox.segment import (
 from otel_audit_exporter.outbox.space import Quota, SegmentSpace
 from otel_audit_exporter.runtime.clock import Clock
 from tests.support.interruptions import interrupt
-from tests.support.logs import LOG_ID, event_bytes, file_log, open_copy, said
+from tests.support.raw_logs import LOG_ID, event_bytes, file_log, open_copy, said
 
 
 def made(space: SegmentSpace, ordinal: int = 1, size: int = FIRST_BYTES, needed: int = FIRST_BYTES) -> FileSegment:
