@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -317,9 +318,10 @@ def _new_locked_folder(making: Path) -> FileLock:
 
 
 def _write_description(path: Path, described: dict[str, Any], *, durable: bool) -> None:
-    path.write_text(json.dumps(described), encoding="utf-8")
-    if durable:
-        with path.open("rb") as file:
+    with open(path, "w", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:
+        json.dump(described, file)
+        file.flush()
+        if durable:
             os.fsync(file.fileno())
 
 

@@ -36,6 +36,7 @@ from otel_audit_exporter.runtime.clock import Clock
 
 _NEVER: Final = object()
 IDLE_SECONDS: Final = 60.0
+_STRIPES_WHERE_SYNCED: Final = 4
 ENDED_NAME: Final = "ended"
 Range = tuple[Stripe, int, int]
 
@@ -84,8 +85,12 @@ class OutboxLog:
     # --- appending --------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Make the first stripe, for a log that is new."""
-        self._give_back(self._new_stripe(min(FIRST_BYTES, self.space.least_bytes)))
+        """Make the first stripe, for a log that is new; where each event is synced, some for signal handlers, too.
+
+        To make one there takes several syncs, in which further signals would interrupt each other without an end.
+        """
+        for _ in range(_STRIPES_WHERE_SYNCED if self.space.durable else 1):
+            self._give_back(self._new_stripe(min(FIRST_BYTES, self.space.least_bytes)))
 
     def append(self, body: bytes, kind: int = EVENT) -> EventRef:
         """Store one event, and return where it lies. It survives the process once this has returned.

@@ -103,11 +103,18 @@ class FileSegment(Segment):
         self.path: Path = path
 
     def read(self, offset: int, size: int) -> bytes:
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return self._read_without_name(offset, size)
         try:
             return pread(descriptor, size, offset)
         finally:
             os.close(descriptor)
+
+    def _read_without_name(self, offset: int, size: int) -> bytes:
+        """Read a file whose name was removed, where it is still open here for writing."""
+        raise FileNotFoundError(self.path)
 
 
 class MappedSegment(FileSegment):
@@ -126,6 +133,12 @@ class MappedSegment(FileSegment):
         heads[end >> 3] = 0
         self._map[offset + 8 : offset + 8 + len(payload)] = payload
         heads[offset >> 3] = len(payload) | crc << 32
+
+    def _read_without_name(self, offset: int, size: int) -> bytes:
+        try:
+            return bytes(self._map[offset : offset + size])
+        except ValueError as error:  # it is closed
+            raise FileNotFoundError(self.path) from error
 
     def close(self) -> None:
         self._heads.release()
@@ -159,6 +172,9 @@ class WrittenSegment(FileSegment):
     def put_all(self, offset: int, frames: bytes) -> None:
         """Write whole frames that follow each other, with the zero after the last one."""
         pwrite(self._descriptor, frames + _ZERO, offset)
+
+    def _read_without_name(self, offset: int, size: int) -> bytes:
+        return pread(self._descriptor, size, offset)
 
     def sync(self) -> None:
         sync_file(self._descriptor)

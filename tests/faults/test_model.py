@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 )
 
 from otel_audit_exporter import AuditPipeline, configure_audit
+from otel_audit_exporter.delivery.housekeeper import housekeeper
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.verdict import CUT_OFF, UNREACHABLE
 from tests.faults import events, scenario
@@ -108,11 +109,11 @@ class DeliveryMachine(RuleBasedStateMachine):
         exporter.relay.stop(0)
         lane = exporter.lane
         lane.closed = True
-        held = [lane._held, *(file for _, file in lane._adopted)]
+        housekeeper._channels.discard(lane)
         _dropped.append(lane)
-        for file in held:
-            if file is not None:
-                file.lock.forget()
+        for held in (*lane.logs.adopted, lane.logs._held):
+            if held is not None:
+                held.lock.forget()
         self.running._closed = True
         self.pipeline = None
 

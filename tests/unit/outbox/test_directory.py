@@ -251,15 +251,15 @@ def test_a_log_that_is_being_removed_by_somebody_else_is_none(
 # --- making and removing ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", ["write_text", "rename", "EndedFile"])
+@pytest.mark.parametrize("step", ["_write_description", "rename", "EndedFile"])
 def test_what_a_maker_leaves_that_died_is_removed_and_its_events_were_none(
     directory: OutboxDirectory, create: Create, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def in_child() -> None:
         if step == "rename":
             monkeypatch.setattr(os, "rename", lambda *_: os._exit(0))
-        elif step == "write_text":
-            monkeypatch.setattr(Path, "write_text", lambda *_, **__: os._exit(0))
+        elif step == "_write_description":
+            monkeypatch.setattr(module, "_write_description", lambda *_, **__: os._exit(0))
         else:
             monkeypatch.setattr(module, "EndedFile", lambda *_, **__: os._exit(0))
         directory.create(Quota(MAX_BYTES), LogOptions())
@@ -315,7 +315,8 @@ def test_files_are_private_and_the_folder_says_whose_they_are(directory: OutboxD
     paths = [directory.root, directory.path, own.path, *own.path.iterdir()]
     assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir()} == {0o700}
     assert {stat.S_IMODE(path.stat().st_mode) for path in own.path.glob("*.seg")} == {0o600}
-    assert {stat.S_IMODE((own.path / name).stat().st_mode) for name in (LOCK_NAME, "ended")} == {0o600}
+    files = (LOCK_NAME, "ended", DESCRIPTION_NAME)
+    assert {stat.S_IMODE((own.path / name).stat().st_mode) for name in files} == {0o600}
     assert json.loads((directory.path / "destination.json").read_text())["table"] == "pms_audit_log"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,12 +123,24 @@ def test_a_live_segment_that_is_gone_costs_what_was_in_it(tmp_path: Path, which:
     assert damaged.path is not None
     if how == "removed":
         damaged.path.unlink()
+        damaged.close()
     else:
         with damaged.path.open("r+b") as file:
             file.truncate(HEADER_BYTES + 40_000 if how == "cut" else 0)
     events, lost = read_all(log)
     assert set(events) <= set(written)
     assert 0 < len(written) - len(events) == sum(last - first + 1 for _, first, last in lost)
+
+
+@pytest.mark.parametrize("kind", ["mapped", "written"])
+def test_a_live_log_whose_folder_was_removed_is_still_read_as_far_as_it_is_open(tmp_path: Path, kind: str) -> None:
+    log = make_log(kind, tmp_path / "own.log")
+    written = said(log, [event_bytes(number, 100) for number in range(100)])
+    shutil.rmtree(tmp_path / "own.log")
+    written += said(log, [event_bytes(number, 100) for number in range(100, 150)])
+    assert read_all(log) == (written, [])
+    log.close_files()
+    assert read_all(log)[0] == []
 
 
 class Dropping(list[Segment]):
