@@ -1,6 +1,7 @@
 """Drop-in for code that writes its audit log with these three functions already.
 
-It never raises and never waits: what cannot be recorded is logged and counted (``rejected``).
+It never raises and never waits. A payload that is wrong is kept in the dead letters; what cannot be kept is logged and
+counted (``rejected``).
 """
 
 from __future__ import annotations
@@ -38,17 +39,19 @@ def write_audit_log_async(db: Any, payload: Mapping[str, Any]) -> None:
     ``payload``: ``yacht_id``, ``entity_type``, ``action``, ``entity_id``, ``user_id``, and optionally
     ``old_values`` and ``new_values`` (an object, or the JSON text of one); other arguments of ``audit_event`` are
     taken too. With no pipeline configured the first call builds one around ``db``, a supabase client; a later,
-    different ``db`` is ignored with one warning. A payload that is wrong, and an event that the outbox refuses,
-    is logged and counted (``rejected``).
+    different ``db`` is ignored with one warning. A payload that is wrong goes to the dead letters with its reasons,
+    and counts as ``failed``; an event that the outbox refuses is logged and counted (``rejected``).
     """
     name_failures_as_before()
     try:
         pipeline = _pipeline_for(db)
         if not isinstance(payload, Mapping):
-            raise TypeError(f"the payload must be a mapping, not {type(payload).__name__}")
+            error = AuditEventError({"payload": f"must be a mapping, not {type(payload).__name__}"})
+            pipeline.keep_invalid(error, {"payload": payload})
+            return
         said = {name: value for name, value in payload.items() if value is not None}
         scope = current_scope()
-        pipeline.submit(overlay(scope.merged(), said) if scope is not None else said)
+        pipeline.submit(overlay(scope.merged(), said) if scope is not None else said, park_invalid=True)
     except Exception as error:
         _reject(error, payload)
 
@@ -91,7 +94,7 @@ def _pipeline_for(db: Any) -> AuditPipeline:
     with _Built.lock:
         if current_pipeline() is None:
             _Built.db = db  # first: whoever sees the pipeline compares
-            _Built.pipeline = configure_audit("supabase", client=db, on_outbox_error="log")
+            _Built.pipeline = configure_audit("supabase", client=db, on_outbox_error="log", on_invalid="park")
         return current_pipeline() or configure_audit()
 
 

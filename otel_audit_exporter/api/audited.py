@@ -17,7 +17,7 @@ import orjson
 
 from otel_audit_exporter.api.events import ActorType, Identifier, audit_event
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError, AuditEventError
-from otel_audit_exporter.event.context import overlay
+from otel_audit_exporter.event.context import current_scope, overlay
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.observability.delivery_log import describe_arguments
 from otel_audit_exporter.observability.losses import Cause
@@ -192,6 +192,8 @@ class _Call:
         if unknown:
             problems = {name: f"its source raised {_type_name(value.error)}" for name, value in unknown.items()}
             error = AuditEventError(problems)
+            if _is_kept(error, {**self._said, **{name: values[name] for name in values.keys() - unknown}}):
+                return
             _note_rejected(error, self._plan.fixed)
             raise error from next(iter(unknown.values())).error
         self._record(values, outcome="success")
@@ -363,6 +365,16 @@ def _type_name(error: BaseException) -> str:
     """Return the fully qualified name of an exception's type, as OpenTelemetry's ``exception.type`` has it."""
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_kept(error: AuditEventError, said: Mapping[str, Any]) -> bool:
+    """Keep an event of which a source has raised, where wrong ones are kept (``on_invalid``)."""
+    pipeline, scope = current_pipeline(), current_scope()
+    if pipeline is None or pipeline.settings.on_invalid == "raise":
+        return False
+    said = {name: value for name, value in said.items() if value is not None and name != "as_span_event"}
+    pipeline.keep_invalid(error, said if scope is None else overlay(scope.merged(), said))
+    return True
 
 
 def _note_rejected(error: AuditEventError, said: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.cli.destination import Arguments, with_destination
 from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.delivery.dead_letters import DeadLetters, StoredLetters
-from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
 from otel_audit_exporter.event.encoded_event import decode
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, StoredDeadLetter
 from otel_audit_exporter.pipeline.configure import stored_letters
@@ -74,12 +74,12 @@ def show(record_id: IdArgument, arguments: Arguments, form: FormatOption = Forma
         talk.print_json(asdict(letter))
         return
     details = asdict(letter)
-    row = details.pop("row")
+    row, fields = details.pop("row"), details.pop("fields")
     for name, value in details.items():
         text = talk.moment(value) if name.endswith("_at") else "" if value is None else str(value)
         print(f"{name:<15} {talk.clean(text)}")
-    print("row")
-    talk.print_json(row, indent=True)
+    print("fields" if row is None else "row")
+    talk.print_json(fields if row is None else row, indent=True)
 
 
 @dead_letters.command("retry")
@@ -97,9 +97,49 @@ def retry(
         asked = 1 if record_id else len(letters)
         landed = letters.retry(_the(letters, record_id).record_id if record_id else None)
     talk.say(f"{landed:,} of {talk.amount(asked, 'dead letter')} in the table now")
+    refused = asked - landed - letters.passed_over
+    if letters.passed_over:
+        talk.problem(f"{letters.passed_over:,} passed over, wrong by themselves: see otel-audit dead-letters edit")
+    if refused > 0:
+        talk.problem(f"{refused:,} refused again: see otel-audit dead-letters list")
     if landed < asked:
-        talk.problem(f"{asked - landed:,} refused again: see otel-audit dead-letters list")
         raise typer.Exit(1)
+
+
+@dead_letters.command("edit")
+@with_destination
+def edit(
+    record_id: IdArgument,
+    arguments: Arguments,
+    changes: Annotated[
+        list[str], typer.Option("--set", metavar="FIELD=VALUE", help="A field's new value; FIELD= for none.")
+    ],
+    reason: Annotated[str, typer.Option(help="Why: it is written into the row.")],
+    force: Annotated[bool, typer.Option("--force", help="Change the tenant, the actor or the time, too.")] = False,
+) -> None:
+    """Correct one dead letter, so that a retry can deliver it.
+
+    It is checked anew. What it said before is kept; who, when, what and why is in the row, under _audit.corrected.
+    """
+    with _opened(arguments) as stored:
+        letters = DeadLetters(stored, stored.rules)
+        letter = _the(letters, record_id)
+        try:
+            letters.edit(letter.record_id, _changes(changes), reason, force=force)
+        except (AuditEventError, ValueError) as error:
+            talk.problem(str(error))
+            raise typer.Exit(1) from None
+    talk.say(f"corrected; now: otel-audit dead-letters retry {letter.record_id}")
+
+
+def _changes(pairs: list[str]) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign:
+            raise ValueError(f"--set {pair}: must be FIELD=VALUE")
+        found[name.strip()] = value or None
+    return found
 
 
 @dead_letters.command("export")

@@ -62,8 +62,8 @@ def _help(argument: str) -> str:
 @contextmanager
 def configured_pipeline(arguments: Arguments) -> Iterator[AuditPipeline]:
     """Configure auditing for the time of a command; what is not delivered then stays in the outbox."""
-    arguments = dict(arguments)
-    pipeline = configure_audit(arguments.pop("exporter", None), on_outbox_error="raise", **arguments)
+    arguments = dict(arguments) | {"on_outbox_error": "raise", "on_invalid": "raise"}
+    pipeline = configure_audit(arguments.pop("exporter", None), **arguments)
     try:
         yield pipeline
     finally:

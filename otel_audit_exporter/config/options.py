@@ -214,6 +214,14 @@ SETTINGS: Final = (
         "`log`: an event that the outbox refuses is logged as critical and counted, and the call returns",
     ),
     Setting(
+        "on_invalid",
+        ("OTEL_AUDIT_ON_INVALID",),
+        parsers.choice_of("raise", "park"),
+        "raise",
+        "`raise`",
+        "`park`: an event that is wrong goes to the dead letters with its reasons, and the call returns",
+    ),
+    Setting(
         "schedule_delay_millis",
         ("OTEL_AUDIT_SCHEDULE_DELAY", "OTEL_BLRP_SCHEDULE_DELAY"),
         parsers.number_of(int, 1, "milliseconds"),

@@ -50,6 +50,7 @@ class Settings:
     outbox_max_bytes: int
     outbox_write: Literal["auto", "mapped", "written"]
     on_outbox_error: Literal["raise", "log"]
+    on_invalid: Literal["raise", "park"]
     schedule_delay_millis: int
     max_queue_size: int
     max_export_batch_size: int

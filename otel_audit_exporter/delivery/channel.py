@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Final
 
 from otel_audit_exporter.delivery.age_marks import AgeMarks
@@ -23,26 +22,25 @@ from otel_audit_exporter.delivery.bisect_insert import InsertOutcome, RejectedRo
 from otel_audit_exporter.delivery.completion import Completions
 from otel_audit_exporter.delivery.cursor import DeliveryCursor
 from otel_audit_exporter.delivery.log_set import LogSet, start_error
+from otel_audit_exporter.delivery.parking import Parking, record_id_of
 from otel_audit_exporter.delivery.refusals import Refusal, Refusals
 from otel_audit_exporter.delivery.reporting import channel_health, channel_stats
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event.encoded_event import loads_exact
-from otel_audit_exporter.event.fields import INDEX
-from otel_audit_exporter.event.serialization import split
 from otel_audit_exporter.observability.delivery_log import DeliveryLog
 from otel_audit_exporter.observability.health import AuditHealth, HealthThresholds
+from otel_audit_exporter.observability.losses import WHAT_TO_DO_WITH_DAMAGE
 from otel_audit_exporter.observability.stats import AuditStats, DeliveryCounters
 from otel_audit_exporter.observability.write_timing import TimedSink, WriteTimings
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, StoredDeadLetter
 from otel_audit_exporter.outbox.directory import LogOptions, OutboxDirectory
 from otel_audit_exporter.outbox.ended import LOST, PARKED, STORED
+from otel_audit_exporter.outbox.frames import EVENT, INVALID_EVENT
 from otel_audit_exporter.outbox.log import LogClosedError, OutboxLog, Range
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 from otel_audit_exporter.sinks.base import Sink, SinkError
-from otel_audit_exporter.sinks.verdict import Fault, Verdict
 
 RowsOf = Callable[[Sequence[bytes]], Sequence[bytes]]
 _REMEMBERED_BATCHES: Final = 256
@@ -121,10 +119,12 @@ class DeliveryChannel:
         self._acknowledged: deque[tuple[list[Range], float]] = deque(maxlen=_REMEMBERED_BATCHES)
         self.last_progress = Clock.monotonic()
         self._at_work: set[object] = set()  # one for each sender
+        self.parking = Parking(self)
+        self.parked_seen = 0  # in the dead letters, when they could be read last
 
     # --- accepting --------------------------------------------------------------------------------------------
 
-    def accept(self, body: bytes) -> EventRef:
+    def accept(self, body: bytes, kind: int = EVENT) -> EventRef:
         """Store one event, and return where it lies. Takes no lock where the log is mapped or in memory.
 
         Raises :class:`OutboxFullError` or another :class:`OutboxError` where the outbox refuses it, and
@@ -132,15 +132,22 @@ class DeliveryChannel:
         """
         append = self.logs.append
         try:
-            ref = append(body) if append is not None else self._accept_anew(body)
+            ref = append(body, kind) if append is not None else self._accept_anew(body, kind)
         except LogClosedError:  # a shutdown closed the log just now
-            ref = self._accept_anew(body)
+            ref = self._accept_anew(body, kind)
         if not self.awake:
             self.awake = True
             self.wake()
         return ref
 
-    def _accept_anew(self, body: bytes) -> EventRef:
+    def accept_invalid(self, body: bytes) -> EventRef:
+        """Store one event that is wrong by itself: it goes to the dead letters, and to no sink. Raises as above."""
+        ref = self.accept(body, INVALID_EVENT)
+        self.parking.expect_invalid(ref)
+        self.wake()
+        return ref
+
+    def _accept_anew(self, body: bytes, kind: int) -> EventRef:
         """Open a log first: in a forked child, or after the end."""
         try:
             log = self.logs.open_after_end() if self.closed else self.logs.open_own()
@@ -150,7 +157,7 @@ class DeliveryChannel:
             self.cursor.add(log)
             self.start_threads()
         append = self.logs.append
-        return log.append(body) if append is None else append(body)
+        return log.append(body, kind) if append is None else append(body, kind)
 
     # --- delivering -------------------------------------------------------------------------------------------
 
@@ -164,6 +171,7 @@ class DeliveryChannel:
         entries = self.cursor.take(rows)
         if entries:
             self.deliver(entries)
+        self.parking.park_invalid()
         return len(entries)
 
     def take_refused(self, ref: EventRef) -> list[Entry]:
@@ -226,11 +234,11 @@ class DeliveryChannel:
         ranges, now = ranges_of(entries), Clock.wall()
         self.books.last_success = now
         self._acknowledged.append((ranges, now))
-        self._end(STORED, ranges, lambda fresh: self.books.count(succeeded=fresh, accepted_by_sink=len(entries)))
+        self.end_events(STORED, ranges, lambda fresh: self.books.count(succeeded=fresh, accepted_by_sink=len(entries)))
         self.refusals.forget(entries)
         self.completions.notify(entries, settled=True)
 
-    def _end(self, kind: int, ranges: Sequence[Range], count: Callable[[int], None]) -> None:
+    def end_events(self, kind: int, ranges: Sequence[Range], count: Callable[[int], None]) -> None:
         """Note the end of events in the logs that they are in.
 
         They are counted first (``count`` gets how many had not ended before): whoever sees that all have ended finds
@@ -293,7 +301,7 @@ class DeliveryChannel:
 
     def _park(self, refused: Sequence[tuple[RejectedRow[Entry], Refusal]]) -> None:
         now = Clock.wall()
-        self.dead_letters.park(
+        letters = [
             StoredDeadLetter(
                 record_id_of(one.item[4]),
                 one.item[4],
@@ -305,12 +313,15 @@ class DeliveryChannel:
                 self.identity,
             )
             for one, refusal in refused
-        )
+        ]
+        if not self.parking.keep(letters):  # they wait with the refused ones, and are tried again
+            self.completions.notify([one.item for one, _ in refused], settled=False)
+            return
         last = refused[-1][0]
         self.books.note_error(str(last.error))
         self.announcer.parked(last.error, len(refused), last.item[4])  # who sees them parked finds the line
         entries = [one.item for one, _ in refused]
-        self._end(PARKED, ranges_of(entries), lambda fresh: self.books.count(failed=fresh, parked_ever=fresh))
+        self.end_events(PARKED, ranges_of(entries), lambda fresh: self.books.count(failed=fresh, parked_ever=fresh))
         self.refusals.forget(entries)
         self.completions.notify(entries, settled=True)
 
@@ -331,7 +342,7 @@ class DeliveryChannel:
     def _lose(self, log: OutboxLog, ranges: list[Range]) -> None:
         """Count events that cannot be read any more: they are parked nowhere, and never delivered."""
         message = f"the log {log.path or 'in memory'} is damaged: %d event(s) cannot be read"
-        self._end(LOST, ranges, lambda fresh: self.count_lost(fresh, message % fresh) if fresh else None)
+        self.end_events(LOST, ranges, lambda fresh: self.count_lost(fresh, message % fresh) if fresh else None)
 
     def _lose_refused(self, ranges: list[Range]) -> None:
         for log in list(self.logs):
@@ -341,7 +352,7 @@ class DeliveryChannel:
         """Count lost events, and say so."""
         self.books.count(failed=lost, lost=lost, parked_ever=lost)
         self.books.note_error(message)
-        logger.critical("audit %s: %s", self.name, message)
+        logger.critical("audit %s: %s. What to do: %s", self.name, message, WHAT_TO_DO_WITH_DAMAGE)
         self.completions.notify((), settled=True)
 
     # --- whoever waits, and whoever looks ----------------------------------------------------------------------
@@ -362,6 +373,10 @@ class DeliveryChannel:
     def is_elsewhere(self, ref: EventRef) -> bool:
         """Tell whether the event is in a log that this process has let go of, or its parent's."""
         return ref[0].log.released
+
+    def was_parked(self, ref: EventRef) -> bool:
+        """Tell whether this process has parked the event."""
+        return ref[1] in ref[0].parked
 
     def is_lost(self, ref: EventRef) -> bool:
         """Tell whether the event was damaged, and cannot be read any more."""
@@ -433,16 +448,3 @@ class DeliveryChannel:
         self.closed = closed
         self.identity = uuid.uuid4().hex
         self.sink.renew_after_fork()
-
-
-def shape_error(problem: str) -> SinkError:
-    """Return the error of a record that cannot become a row."""
-    return SinkError(Verdict(Fault.RECORD, park_at_once=True, remedy="emit it with audit_event()"), problem)
-
-
-def record_id_of(body: bytes) -> str:
-    """Return the record id of an event's bytes, or where they cannot be read a name that stays the same."""
-    try:
-        return str(loads_exact(split(body)[INDEX["record_id"]]))
-    except (ValueError, IndexError):
-        return f"unreadable-{blake2b(body, digest_size=8).hexdigest()}"

@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from otel_audit_exporter.delivery.batch import Batch, Entry
+from otel_audit_exporter.outbox.frames import EVENT
 from otel_audit_exporter.outbox.log import OutboxLog, Range
-from otel_audit_exporter.outbox.reader import StripeReader, read_event
+from otel_audit_exporter.outbox.reader import Read, StripeReader, read_event
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
+from otel_audit_exporter.runtime.log import logger
 
 LARGEST_BATCH_BYTES = 4 * 2**20
 
@@ -27,6 +29,7 @@ class DeliveryCursor:
         self._logs: list[OutboxLog] = []
         self._readers: dict[Stripe, StripeReader] = {}
         self._again: deque[list[Entry]] = deque()
+        self._invalid: deque[Entry] = deque()
         self._out_of_turn: set[tuple[Stripe, int]] = set()
         self._turn = 0
 
@@ -45,6 +48,7 @@ class DeliveryCursor:
             mine = set(map(id, log.stripes))
             kept = [[entry for entry in entries if id(entry[0]) not in mine] for entries in self._again]
             self._again = deque(entries for entries in kept if entries)
+            self._invalid = deque(entry for entry in self._invalid if id(entry[0]) not in mine)
 
     def take(self, max_rows: int, max_bytes: int = LARGEST_BATCH_BYTES) -> Sequence[Entry]:
         """Return the next batch; an empty one where nothing waits that nobody has."""
@@ -54,10 +58,24 @@ class DeliveryCursor:
                 if len(entries) > max_rows:
                     self._again.appendleft(entries[max_rows:])
                 return entries[:max_rows]
-            return self._fill(max_rows, max_bytes)
+            batch, read = self._fill(max_rows, max_bytes)
+            while read and not batch:  # what was read is for no sink, or has ended
+                batch, read = self._fill(max_rows, max_bytes)
+            return batch
 
-    def _fill(self, max_rows: int, max_bytes: int) -> Batch:
-        """Read from each stripe in turn, so that no backlog keeps the others waiting."""
+    def take_invalid(self) -> list[Entry]:
+        """Return the events read so far that are wrong by themselves: they go to the dead letters, to no sink."""
+        with self._lock:
+            found, self._invalid = self._invalid, deque()
+        return list(found)
+
+    def give_back_invalid(self, entries: Sequence[Entry]) -> None:
+        """Take such events back that cannot be parked now."""
+        with self._lock:
+            self._invalid.extend(entries)
+
+    def _fill(self, max_rows: int, max_bytes: int) -> tuple[Batch, int]:
+        """Read from each stripe in turn, so that no backlog keeps the others waiting; return how many bytes, too."""
         batch, size = Batch(), 0
         stripes = [(log, stripe) for log in self._logs for stripe in log.stripes]
         for place in range(len(stripes)):
@@ -66,7 +84,7 @@ class DeliveryCursor:
                 break
             size += self._read(log, stripe, batch, max_rows - len(batch), max_bytes - size)
         self._turn += 1
-        return batch
+        return batch, size
 
     def _read(self, log: OutboxLog, stripe: Stripe, batch: Batch, max_rows: int, max_bytes: int) -> int:
         reader = self._readers.get(stripe)
@@ -83,7 +101,24 @@ class DeliveryCursor:
                 batch.bodies += bodies
             else:
                 self._add_open(stripe, segment, numbers, offsets, bodies, batch)
+        if got.invalid or got.unknown:
+            self._put_apart(log, stripe, got)
         return got.bytes
+
+    def _put_apart(self, log: OutboxLog, stripe: Stripe, got: Read) -> None:
+        """Keep what is for no sink: events that are wrong by themselves, and what only a newer version knows."""
+        for segment, number, offset, body in got.invalid:
+            if (stripe, number) in self._out_of_turn:
+                self._out_of_turn.discard((stripe, number))
+            elif number not in stripe.ended:
+                self._invalid.append((stripe, number, segment, offset, body))
+        if got.unknown:
+            logger.error(
+                "audit: %d record(s) in the log %s are of a kind that this version does not know. What to do: "
+                "run a newer version of otel_audit_exporter, which delivers them",
+                got.unknown,
+                log.path or "in memory",
+            )
 
     def _are_open(self, stripe: Stripe, first: int, last: int) -> bool:
         """Tell whether none of these has ended, and nobody has taken one out of turn: told at once, not one by one."""
@@ -111,8 +146,8 @@ class DeliveryCursor:
             batch.add(stripe, segment, [numbers[at] for at in kept], [offsets[at] for at in kept])  # type: ignore[arg-type]
             batch.bodies += [bodies[at] for at in kept]
 
-    def take_one(self, ref: EventRef) -> list[Entry]:
-        """Return one event out of turn; nothing where somebody has it, or where it has ended."""
+    def take_one(self, ref: EventRef, kind: int = EVENT) -> list[Entry]:
+        """Return one event of this kind out of turn; nothing where somebody has it, or where it has ended."""
         stripe, number, segment, offset = ref
         with self._lock:
             for entries in self._again:
@@ -126,7 +161,7 @@ class DeliveryCursor:
             passed = reader is not None and reader.number >= number
             if passed or (stripe, number) in self._out_of_turn or number in stripe.ended:
                 return []
-            body = read_event(segment, offset, number)
+            body = read_event(segment, offset, number, kind)
             if body is None:
                 return []
             self._out_of_turn.add((stripe, number))

@@ -6,22 +6,29 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import IO, Any, Final, Protocol
 
 import orjson
 
 from otel_audit_exporter.delivery.bisect_insert import RejectedRow, attempt, no_row, unforeseen
 from otel_audit_exporter.delivery.channel import DeliveryOptions, RowsOf
-from otel_audit_exporter.errors import AuditDeliveryError
+from otel_audit_exporter.errors import AuditConfigurationError, AuditDeliveryError
+from otel_audit_exporter.event.correction import Correction, corrected_body
 from otel_audit_exporter.event.encoded_event import decode, loads_exact
+from otel_audit_exporter.event.invalid_event import unknown_of
+from otel_audit_exporter.event.validation import EventValidator
+from otel_audit_exporter.observability.losses import whoami
 from otel_audit_exporter.observability.stats import DeliveryCounters
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, DeadLetterStore, Place, StoredDeadLetter, place_of
+from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.verdict import Fault
 
-_PAGE: Final = 500
+_PAGE: Final = 2000
+_PATIENCE_SECONDS: Final = 5.0  # for who holds the dead letters just now
 
 
 class LetterChannel(Protocol):
@@ -62,8 +69,16 @@ class LetterChannel(Protocol):
 class StoredLetters:
     """The dead letters of a destination without its outbox, for who only looks or retries: no thread, no own file."""
 
-    def __init__(self, sink: Sink, rows_of: RowsOf, dead_letters: DeadLetterStore, options: DeliveryOptions) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        rows_of: RowsOf,
+        dead_letters: DeadLetterStore,
+        options: DeliveryOptions,
+        rules: EventValidator,
+    ) -> None:
         self.sink = sink
+        self.rules = rules
         self.dead_letters = dead_letters
         self.options = options
         self.identity = uuid.uuid4().hex
@@ -80,33 +95,93 @@ class StoredLetters:
 class DeadLetters:
     """The parked events of one destination, those of other processes included. Iterate for all, oldest first."""
 
-    def __init__(self, lane: LetterChannel) -> None:
+    def __init__(self, lane: LetterChannel, rules: EventValidator | None = None) -> None:
         self._lane = lane
+        self._rules = rules
+        self.passed_over = 0  # by the last retry: events that are wrong by themselves
+        self._letters = lane.dead_letters.waiting(_PATIENCE_SECONDS)
 
     def __iter__(self) -> Iterator[DeadLetter]:
         return (self._letter(parked) for page in self._pages() for parked in page)
 
     def __len__(self) -> int:
-        return self._lane.dead_letters.count()
+        return self._letters.count()
 
     def get(self, id: str) -> DeadLetter | None:  # noqa: A002  # the public name
         """Return the dead letter of this id, or None."""
-        parked = self._lane.dead_letters.get(id)
+        parked = self._letters.get(id)
         return None if parked is None else self._letter(parked)
 
     def retry(self, id: str | None = None) -> int:  # noqa: A002  # the public name
         """Offer one (None: every) dead letter to the sink again, now; return how many are in the table then.
 
-        One that is refused again stays, with the new reason. Raises :class:`AuditDeliveryError` where the sink
+        One that is refused again stays, with the new reason. One that is wrong by itself is passed over, which is
+        logged: :meth:`edit` corrects it. Raises :class:`AuditDeliveryError` where the sink
         cannot be reached or its configuration is at fault: then nothing more is tried, and nothing changes.
         """
+        self.passed_over = 0
         if id is None:
-            return sum(self._retry_page(page) for page in self._pages())
-        parked = self._lane.dead_letters.get(id)
-        return int(parked is not None and self._retry(parked))
+            stored = sum(self._retry_page(page) for page in self._pages())
+            self._log_passed_over()
+            return stored
+        parked = self._letters.get(id)
+        if parked is None:
+            return 0
+        if parked.kind == "invalid":
+            self.passed_over = 1
+            self._log_passed_over()
+            return 0
+        return int(self._retry(parked))
+
+    def edit(
+        self,
+        id: str,  # noqa: A002  # the public name
+        changes: Mapping[str, Any],
+        reason: str,
+        *,
+        force: bool = False,
+        by: str | None = None,
+    ) -> DeadLetter:
+        """Correct one dead letter, and return it; a retry then offers it to the sink.
+
+        ``changes`` maps fields to their new values (None: none). The event is checked anew as a call would be. What it
+        said before is kept, and who (``by``; the user of this process), when, what and why (``reason``) is written
+        into the row, under ``_audit.corrected``. Tenant, actor and time change only with ``force``. Raises
+        :class:`AuditEventError` that names every field that is wrong, LookupError where there is no such dead letter,
+        and ValueError where ``reason`` is empty.
+        """
+        if not reason.strip():
+            raise ValueError("reason: say why the event is corrected")
+        parked = self._letters.get(id)
+        if parked is None:
+            raise LookupError(f"there is no dead letter with the id {id}")
+        if self._rules is None:
+            raise AuditConfigurationError(
+                "these dead letters were opened without the rules by which events are checked"
+            )
+        correction = Correction(by or whoami(), datetime.now(UTC).isoformat(timespec="seconds"), reason.strip())
+        body = corrected_body(parked.body, changes, correction, self._rules, force=force)
+        error = f"corrected by {correction.by}, and not retried yet: {correction.reason}"
+        corrected = replace(parked, body=body, error=error, code=None, reasons=None)
+        if not self._letters.correct(corrected):
+            raise LookupError(f"there is no dead letter with the id {id} any more")
+        return self._letter(corrected)
+
+    def originals(self, id: str) -> list[dict[str, Any]]:  # noqa: A002  # as above
+        """Return what an event said before it was corrected, the oldest first; also when it is in the table."""
+        return [_said(body) for body in self._letters.originals(id)]
+
+    def _log_passed_over(self) -> None:
+        if self.passed_over:
+            logger.warning(
+                "audit: %d dead letter(s) are wrong by themselves, and were passed over: correct them with "
+                "`otel-audit dead-letters edit`",
+                self.passed_over,
+            )
 
     def retry_for(self, seconds: float) -> tuple[int, bool]:
         """Retry all as :meth:`retry` does, for about so long; return how many are stored, and whether it is through."""
+        self.passed_over = 0
         end, stored = time.monotonic() + seconds, 0
         for page in self._pages():
             if time.monotonic() >= end:
@@ -117,14 +192,15 @@ class DeadLetters:
     def _pages(self) -> Iterator[list[StoredDeadLetter]]:
         """Yield them all, the oldest first, so many at a time that they are one request."""
         after: Place | None = None
-        while page := self._lane.dead_letters.page(after, _PAGE):
+        while page := self._letters.page(after, _PAGE):
             after = place_of(page[-1])
             yield page
 
     def _retry_page(self, page: Sequence[StoredDeadLetter]) -> int:
         """Offer several at once; what is refused is narrowed down. Return how many are stored."""
         stored = 0
-        left: Sequence[StoredDeadLetter] = page
+        left: Sequence[StoredDeadLetter] = [one for one in page if one.kind != "invalid"]
+        self.passed_over += len(page) - len(left)
 
         def settle(offered: Sequence[StoredDeadLetter]) -> None:
             nonlocal stored
@@ -148,13 +224,13 @@ class DeadLetters:
 
     def _park_again(self, refused: Sequence[RejectedRow[StoredDeadLetter]]) -> None:
         if refused:
-            self._lane.dead_letters.park(
+            self._letters.park(
                 replace(one.item, error=str(one.error), code=one.error.code, attempts=one.item.attempts + 1)
                 for one in refused
             )
 
     def _settle(self, letters: Sequence[StoredDeadLetter]) -> None:
-        there = self._lane.dead_letters.settle_all(letters, self._lane.identity)
+        there = self._letters.settle_all(letters, self._lane.identity)
         own = sum(one.parked_by == self._lane.identity for one in there)  # others have counted what is not there
         self._lane.books.count(failed=-own, recovered=len(there) - own, succeeded=len(there))
 
@@ -179,7 +255,7 @@ class DeadLetters:
 
     def drop(self, id: str) -> bool:  # noqa: A002  # the public name
         """Remove one dead letter for good; tell whether it was there. Export it first if it may be asked for."""
-        dropped = self._lane.dead_letters.remove(id)
+        dropped = self._letters.remove(id)
         if dropped:
             self._lane.dropped.add(id)  # its receipt must not take it for one that was stored
         return dropped
@@ -200,7 +276,7 @@ class DeadLetters:
             if error.verdict.fault is not Fault.RECORD:
                 raise AuditDeliveryError(parked.record_id, "parked", str(error)) from error
             again = replace(parked, error=str(error), code=error.code, attempts=parked.attempts + 1)
-            self._lane.dead_letters.park([again])
+            self._letters.park([again])
             return False
         self._settle([parked])
         return True
@@ -223,7 +299,7 @@ class DeadLetters:
 def _said(body: bytes) -> dict[str, Any]:
     """Return what an event says, as far as it can be read."""
     try:
-        return {name: value for name, value in decode(body).items() if value is not None}
+        return {**{name: value for name, value in decode(body).items() if value is not None}, **unknown_of(body)}
     except (ValueError, IndexError):
         return {"record": body.decode("utf-8", "backslashreplace")}
 

@@ -23,7 +23,7 @@ ADOPTED_AT_ONCE: Final = 16
 LEAST_QUOTA_BYTES: Final = 2**18
 _CLOSING_SECONDS: Final = 1.0
 
-Append = Callable[[bytes], EventRef]
+Append = Callable[[bytes, int], EventRef]
 
 
 class LogSet:

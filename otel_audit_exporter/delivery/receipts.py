@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,11 +11,13 @@ from typing import Final, Literal
 from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.delivery.completion import CompletionWaiter
 from otel_audit_exporter.delivery.relay import delivers_here
-from otel_audit_exporter.errors import AuditDeliveryError
+from otel_audit_exporter.errors import AuditDeliveryError, OutboxError
+from otel_audit_exporter.outbox.letter_file import DeadLettersBusyError
 from otel_audit_exporter.outbox.stripe import EventRef
 from otel_audit_exporter.runtime.clock import Clock
 
 _LOOK_AGAIN_SECONDS: Final = 0.5
+_BUSY_SECONDS: Final = 0.05
 ReceiptState = Literal["pending", "stored", "parked", "rejected"]
 
 
@@ -47,16 +50,25 @@ class PendingReceipt:
         """
         if self._channel is None or self._ref is None:
             return "rejected"
-        if self._channel.is_pending(self._ref):
+        try:
+            return self._state_now(self._channel, self._ref)
+        except OutboxError:  # nobody can read the dead letters now: whether it is among them is unknown as yet
             return "pending"
-        return "parked" if self._is_parked(self._channel, self._ref) else "stored"
 
-    def _is_parked(self, channel: DeliveryChannel, ref: EventRef) -> bool:
+    def _state_now(self, channel: DeliveryChannel, ref: EventRef) -> ReceiptState:
+        """Return the state. Raises :class:`OutboxError` where it is unknown as yet."""
+        if channel.is_pending(ref):
+            return "pending"
         if self.record_id in channel.dropped or channel.is_lost(ref):
-            return True
-        # Another process may have parked what this one has let go of.
-        may_be = channel.books.failed or channel.is_elsewhere(ref)
-        return bool(may_be) and channel.dead_letters.get(self.record_id) is not None
+            return "parked"
+        if not self._takes_a_look(channel, ref):
+            return "stored"
+        return "stored" if channel.dead_letters.get(self.record_id) is None else "parked"
+
+    @staticmethod
+    def _takes_a_look(channel: DeliveryChannel, ref: EventRef) -> bool:
+        """Tell whether files have to be read for the state: another process may have what this one has let go of."""
+        return channel.was_parked(ref) or channel.is_elsewhere(ref)
 
     def result(self, timeout: float | None = None) -> AuditReceipt:
         """Have what is queued sent, wait until the row is in the table, and return the receipt.
@@ -71,10 +83,11 @@ class PendingReceipt:
         try:
             self._channel.completions.watch(self._ref, waiter)
             timeout = 0 if delivers_here() else timeout
-            self._wait(self._channel, self._ref, waiter, None if timeout is None else Clock.monotonic() + timeout)
+            deadline = None if timeout is None else Clock.monotonic() + timeout
+            self._wait(self._channel, self._ref, waiter, deadline)
         finally:
             self._channel.completions.unwatch(self._ref, waiter)
-        return self._outcome(self._channel, self._ref)
+        return self._outcome_by(deadline, self._channel, self._ref)
 
     def __await__(self) -> Generator[None, None, AuditReceipt]:
         return self._awaited().__await__()
@@ -93,7 +106,7 @@ class PendingReceipt:
         waiter = CompletionWaiter(notify)
         try:
             self._channel.completions.watch(self._ref, waiter)
-            while not self._is_over(self._channel, self._ref, waiter):
+            while not await self._is_over_by_now(self._channel, self._ref, waiter):
                 self._channel.deliver_soon(self._ref)
                 try:
                     await asyncio.wait_for(notified.wait(), _LOOK_AGAIN_SECONDS)
@@ -102,7 +115,36 @@ class PendingReceipt:
                     continue
         finally:
             self._channel.completions.unwatch(self._ref, waiter)
-        return self._outcome(self._channel, self._ref)
+        return await self._outcome_in_time(self._channel, self._ref)
+
+    async def _is_over_by_now(self, channel: DeliveryChannel, ref: EventRef, waiter: CompletionWaiter) -> bool:
+        if channel.is_elsewhere(ref):  # which takes a look into files
+            import asyncio
+
+            return await asyncio.to_thread(self._is_over, channel, ref, waiter)
+        return self._is_over(channel, ref, waiter)
+
+    async def _outcome_in_time(self, channel: DeliveryChannel, ref: EventRef) -> AuditReceipt:
+        """Return the outcome; files are read on another thread, and who holds them stops no event loop."""
+        if not self._takes_a_look(channel, ref):
+            return self._outcome(channel, ref)
+        import asyncio
+
+        while True:
+            try:
+                return await asyncio.to_thread(self._outcome, channel, ref)
+            except DeadLettersBusyError:
+                await asyncio.sleep(_BUSY_SECONDS)
+
+    def _outcome_by(self, deadline: float | None, channel: DeliveryChannel, ref: EventRef) -> AuditReceipt:
+        """Return the outcome; where the dead letters are held by somebody, wait for them until the deadline."""
+        while True:
+            try:
+                return self._outcome(channel, ref)
+            except DeadLettersBusyError as error:
+                if deadline is not None and Clock.monotonic() >= deadline:
+                    raise AuditDeliveryError(self.record_id, "pending", str(error)) from error
+            threading.Event().wait(_BUSY_SECONDS)
 
     @staticmethod
     def _wait(channel: DeliveryChannel, ref: EventRef, waiter: CompletionWaiter, deadline: float | None) -> None:
@@ -119,11 +161,17 @@ class PendingReceipt:
         return waiter.settled or channel.closed or (channel.is_elsewhere(ref) and not channel.is_pending(ref))
 
     def _outcome(self, channel: DeliveryChannel, ref: EventRef) -> AuditReceipt:
-        state = self.state
+        """Return the receipt, or raise that there is none; :class:`DeadLettersBusyError` where that is unknown."""
+        try:
+            state = self._state_now(channel, ref)
+            parked = channel.dead_letters.get(self.record_id) if state == "parked" else None
+        except DeadLettersBusyError:
+            raise
+        except OutboxError as error:
+            raise AuditDeliveryError(self.record_id, "pending", str(error)) from error
         if state == "stored":
             at = channel.acknowledged_at(ref) or Clock.wall()
             return AuditReceipt(self.record_id, datetime.fromtimestamp(at, UTC))
-        parked = channel.dead_letters.get(self.record_id) if state == "parked" else None
         raise AuditDeliveryError(self.record_id, state, parked.error if parked else channel.books.last_error)
 
     def __repr__(self) -> str:

@@ -202,6 +202,7 @@ class Relay:
     def _round(self) -> None:
         channel, now = self._channel, Clock.monotonic()
         channel.marks.note(channel.logs.stripes)
+        channel.parking.park_invalid()
         urgent, self._urgent = self._urgent, False
         more = self._takes_more(now)
         gate = channel.gate
@@ -214,6 +215,7 @@ class Relay:
         # Also where nothing else is left to try a closed back-off with: such a row may be the one that passes now.
         if channel.gate.is_open or channel.gate is gate:
             channel.deliver_refused(BATCH_ROWS, at_once=refused_too)
+        channel.parking.park_invalid()  # those that were read only now
         channel.drop_emptied()
 
     def _takes_more(self, now: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from otel_audit_exporter.delivery.backoff import BackoffState
 from otel_audit_exporter.errors import OutboxError
@@ -12,10 +12,15 @@ from otel_audit_exporter.observability.health import (
     HealthThresholds,
     assess,
     broken,
+    uncertain,
     without_dropped,
 )
 from otel_audit_exporter.observability.stats import AuditStats
+from otel_audit_exporter.outbox.letter_file import DeadLettersBusyError
 from otel_audit_exporter.runtime.clock import Clock
+
+# Another process parks or retries just now; who holds the file for longer makes nobody wait.
+LOOK_SECONDS: Final = 0.2
 
 if TYPE_CHECKING:
     from otel_audit_exporter.delivery.channel import DeliveryChannel
@@ -47,21 +52,29 @@ def _count_settled_by_others(channel: DeliveryChannel) -> None:
 
 
 def channel_health(channel: DeliveryChannel, thresholds: HealthThresholds) -> AuditHealth:
-    """Return the health of a channel; where the dead letters cannot be read, that is the reason."""
+    """Return the health of a channel; where the dead letters cannot be read, that is among the reasons."""
     stats = channel_stats(channel)
-    cycle_seconds = channel.options.cycle_seconds
+    unknown = ""
     try:
-        parked = channel.dead_letters.count()
+        channel.parked_seen = channel.dead_letters.waiting(LOOK_SECONDS).count()
+    except DeadLettersBusyError as error:
+        unknown = str(error)
     except (OutboxError, OSError) as error:
-        known = assess(stats, thresholds, cycle_seconds=cycle_seconds)
+        known = assess(stats, thresholds, cycle_seconds=channel.options.cycle_seconds)
         return broken(known, f"the outbox or the dead letters cannot be read: {error}")
+    known = _assessed(channel, without_dropped(stats, channel.parked_seen, channel.books.lost), thresholds)
+    return uncertain(known, unknown) if unknown else known
+
+
+def _assessed(channel: DeliveryChannel, stats: AuditStats, thresholds: HealthThresholds) -> AuditHealth:
     quota = channel.logs.quota
     closed = channel.logs.own is None
+    cycle_seconds = channel.options.cycle_seconds
     return assess(
-        without_dropped(stats, parked, channel.books.lost),
+        stats,
         thresholds,
         overdue=overdue(channel) if stats.pending else 0,
-        parked=parked,
+        parked=channel.parked_seen,
         lost=channel.books.lost,
         outbox_bytes_left=None if closed else channel.logs.left_bytes,
         outbox_bytes_max=None if closed else quota.max_bytes,

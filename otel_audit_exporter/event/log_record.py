@@ -24,10 +24,12 @@ from otel_audit_exporter.event.fields import (
     FIELDS,
     JSON_FIELDS,
 )
+from otel_audit_exporter.event.invalid_event import correction_of
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.serialization import assemble, split
 from otel_audit_exporter.event.surroundings import is_inet
 
+AUDIT_CORRECTED: Final = "audit.corrected"
 LARGE_BYTES: Final = 16 * 1024
 _NO_CONTEXT: Final = Context()
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -127,6 +129,8 @@ def to_attributes(body: bytes) -> dict[str, Any]:
         if fragment == b"null":
             continue
         attributes[name] = fragment.decode() if is_document else str(loads_exact(fragment))
+    if len(fragments) > len(FIELDS) and (correction := correction_of(fragments)) is not None:
+        attributes[AUDIT_CORRECTED] = correction.decode()
     if is_inet(attributes.get(ATTRIBUTE_OF["source_ip"], "")):
         attributes[AUDIT_SOURCE_TYPE] = "ip"
     return attributes

@@ -51,6 +51,16 @@ def assemble(fragments: Sequence[bytes]) -> bytes:
     return _ARRAY % tuple(fragments)
 
 
+def assemble_with(fragments: Sequence[bytes], more: bytes) -> bytes:
+    """Return the bytes of an event that has more to tell than ``FIELDS``: the JSON object ``more`` comes last."""
+    return b"%b,\n%b\n]" % ((_ARRAY % tuple(fragments))[:-1], more)
+
+
+def more_of(fragments: Sequence[bytes]) -> bytes | None:
+    """Return what :func:`assemble_with` has put last; None where there is nothing."""
+    return fragments[len(FIELDS)] if len(fragments) > len(FIELDS) else None
+
+
 def split(body: bytes) -> list[bytes]:
     """Return the JSON fragments of an event's bytes, in the order of ``FIELDS``; fewer where it is none."""
     if body.startswith(_ROW_START):

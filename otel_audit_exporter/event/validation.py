@@ -29,6 +29,7 @@ from otel_audit_exporter.event.fields import (
     fields_of_kind,
 )
 from otel_audit_exporter.event.identity import NOBODY, with_field_names
+from otel_audit_exporter.event.invalid_event import invalid_body
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.serialization import assemble
 from otel_audit_exporter.event.surroundings import GIVEN, Found, Ip, truncated
@@ -116,6 +117,21 @@ class EventValidator:
             span,
             _digest(fragments) if "idempotency_key" in given or "record_id" in given else None,
         )
+
+    def compose_invalid(self, given: Mapping[str, Any], problems: Mapping[str, str]) -> tuple[str, bytes]:
+        """Return an id and bytes for an event that :meth:`compose` refuses, so that somebody can correct it later."""
+        given, known = with_field_names(given), dict(problems)
+        fragments = [_NULL] * len(FIELDS)
+        for put in (self._put_names, self._put_choices, self._put_ids, self._put_values, self._put_seldom):
+            put(given, fragments, known)
+        span = get_current_span().get_span_context()
+        if span.is_valid and fragments[_TRACE_ID] == _NULL:
+            fragments[_TRACE_ID] = b'"%032x"' % span.trace_id
+            fragments[_SPAN_ID] = b'"%016x"' % span.span_id
+        fragments[_TIMESTAMP] = _timestamp(given.get("timestamp"), known)[1]
+        record_id = _record_id(given, fragments[_YACHT_ID], {}) or str(uuid_utils.uuid7())
+        body = invalid_body({**given, "record_id": record_id}, fragments, known, self._encoder)
+        return record_id, body
 
     def _put_names(self, given: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:
         for name, position in _NAMES:

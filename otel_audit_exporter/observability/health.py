@@ -206,6 +206,13 @@ def broken(known: AuditHealth, problem: str) -> AuditHealth:
     return replace(known, level="critical", problem=problem, reasons=(problem, *known.reasons))
 
 
+def uncertain(known: AuditHealth, problem: str) -> AuditHealth:
+    """Return the health of a sink of which something is unknown as yet: a warning at least."""
+    reason = f"{problem}. What to do: see which program has the file open; it is looked at again"
+    level: Level = "warning" if known.level == "good" else known.level
+    return replace(known, level=level, problem=problem, reasons=(*known.reasons, reason))
+
+
 def _problem(health: AuditHealth) -> Iterator[_Finding]:
     if health.problem:
         yield "critical", health.problem
@@ -233,13 +240,15 @@ _WAYS: Final = {
 
 
 def _losses(limits: HealthThresholds, losses: RecentLosses) -> Iterator[_Finding]:
+    """What is kept nowhere is critical in its first hour, however little; what is parked by its share."""
     percent = 100.0 - success_rate(losses.succeeded, losses.total)
-    level: Level = "critical" if percent > limits.failed_critical_percent and losses.fresh else "warning"
-    share = f", more than {limits.failed_critical_percent:g} %" if percent > limits.failed_critical_percent else ""
+    much = percent > limits.failed_critical_percent
+    share = f", more than {limits.failed_critical_percent:g} %" if much else ""
     if percent <= limits.failed_warning_percent:
         return
     causes = dict(losses.causes)
     for kind, count in (("parked", losses.parked), ("rejected", losses.rejected), ("lost", losses.lost)):
+        level: Level = "critical" if losses.fresh and (much or kind != "parked") else "warning"
         if count:
             yield level, f"{_events(count)} {_WAYS[kind]}{share}{_because(causes.get(kind))}"
 

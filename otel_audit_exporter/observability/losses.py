@@ -21,6 +21,10 @@ from otel_audit_exporter.runtime.fork_safety import register_renewed
 WHAT_TO_DO_WITH_PARKED: Final = (
     "see `otel-audit dead-letters list`, correct the cause, then `otel-audit dead-letters retry`"
 )
+WHAT_TO_DO_WITH_DAMAGE: Final = (
+    "see the disk, and who else writes to the outbox directory; what could be read is delivered"
+)
+_LOOK_SECONDS: Final = 0.2  # for another process that parks just now
 _HOUR: Final = 3600.0
 _GRAIN_SECONDS: Final = 60.0
 _CAUSES_AT_ONCE: Final = 50
@@ -118,7 +122,7 @@ class LossLedger:
 
     def _parked_since(self, now: float, acknowledged_at: float) -> ParkedSince:
         a_day_ago = (now - KEPT_SECONDS) // _GRAIN_SECONDS * _GRAIN_SECONDS  # so that it need not be read each second
-        return self._dead_letters.parked_since(max(a_day_ago, acknowledged_at))
+        return self._dead_letters.waiting(_LOOK_SECONDS).parked_since(max(a_day_ago, acknowledged_at))
 
     def recent(self, succeeded: int) -> RecentLosses:
         """Return what health judges. Raises :class:`OutboxError` where it cannot be read."""

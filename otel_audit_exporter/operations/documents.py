@@ -19,6 +19,7 @@ DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
 _MAX_DIGITS: Final = 9
 _CAUSES: Final = 20
+_LOOK_SECONDS: Final = 1.0  # for who holds the dead letters just now
 
 
 class BadQueryError(ValueError):
@@ -50,7 +51,7 @@ def place_in(query: Mapping[str, str]) -> Place | None:
 def letters_document(pipeline: AuditPipeline, query: Mapping[str, str], *, with_rows: bool) -> dict[str, Any]:
     """Return one page of the dead letters: ``next`` is the ``after`` of the page that follows, None at the end."""
     limit = limit_of(query)
-    store = pipeline.primary.lane.dead_letters
+    store = pipeline.primary.lane.dead_letters.waiting(_LOOK_SECONDS)
     found = store.page(place_in(query), limit + 1)
     shown = found[:limit]
     more = len(found) > limit and bool(shown)
@@ -73,7 +74,9 @@ def letter_document(pipeline: AuditPipeline, parked: StoredDeadLetter, *, with_r
         "first_failed_at": _moment(parked.first_failed_at),
         "parked_at": _moment(parked.parked_at),
     }
-    if with_row:
+    if parked.kind == "invalid":
+        letter["reasons"] = parked.letter(None).reasons
+    elif with_row:
         letter["row"] = _row(pipeline, parked.body)
     return letter
 
@@ -97,7 +100,7 @@ def _row(pipeline: AuditPipeline, body: bytes) -> object:
 
 def causes_document(pipeline: AuditPipeline) -> list[dict[str, Any]]:
     """Return why events are parked, the most frequent cause first."""
-    causes = pipeline.primary.lane.dead_letters.causes(_CAUSES)
+    causes = pipeline.primary.lane.dead_letters.waiting(_LOOK_SECONDS).causes(_CAUSES)
     return [{**asdict(cause), "newest_at": _moment(cause.newest_at)} for cause in causes]
 
 

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import orjson
 
+from otel_audit_exporter.delivery.dead_letters import DeadLetters
 from otel_audit_exporter.errors import AuditConfigurationError, AuditDeliveryError, AuditError, OutboxError
 from otel_audit_exporter.observability.health import AuditHealth
 from otel_audit_exporter.observability.stats import stats_document
@@ -197,7 +198,7 @@ class OperationsHandler:
             return _done(request, 503, {"error": error.cause, "left": len(letters)}, "unreachable")
         left = len(letters)
         notice = "all-stored" if not left else "some-refused" if through else "more-left"
-        return _done(request, 200, {"stored": stored, "left": left, "through": through}, notice)
+        return _done(request, 200, {"stored": stored, "left": left, "through": through} | _passed_over(letters), notice)
 
     def _or_none(self, ask: Callable[[], T]) -> T | None:
         try:
@@ -279,6 +280,11 @@ def _done(request: OperationsRequest, status: int, document: dict[str, Any], not
         return _json(status, document)
     up = "../" * (request.path.strip("/").count("/")) or "./"
     return OperationsResponse(303, (("location", f"{up}?done={notice}"), *_ALWAYS), b"")
+
+
+def _passed_over(letters: DeadLetters) -> dict[str, int]:
+    """Say how many a retry has passed over, as they are wrong by themselves."""
+    return {"passed_over": letters.passed_over} if letters.passed_over else {}
 
 
 def _destinations(pipeline: AuditPipeline) -> list[dict[str, Any]]:

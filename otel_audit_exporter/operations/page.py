@@ -118,7 +118,8 @@ def _tiles(data: PageData, now: float) -> str:
         ("Pending", f"{stats.pending:,}", _waiting(stats)),
         ("Overdue", f"{health.overdue:,}", f"pending for longer than {health.cycle_seconds:.3g} s"),
         ("Held", f"{stats.held:,}", "until a cause is mended"),
-        ("Dead letters", f"{health.parked:,}", f"{stats.failed:,} by this process"),
+        ("Dead letters", f"{health.parked:,}", f"{stats.failed - stats.lost:,} by this process"),
+        ("Lost", f"{stats.lost:,}", "with a damaged file"),
         ("Rejected", f"{stats.rejected:,}", "refused at the call"),
         ("Outbox", _room(health), "free"),
     ]

@@ -1,31 +1,25 @@
 """The dead letters: rows that the sink refuses and that others prove to be at fault themselves.
 
-One file per destination, shared by its processes. Each use opens and closes it: parking is rare, and nothing
-is then held over a fork. It keeps a rollback journal, as files that several processes write should.
+One file per destination, shared by its processes.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
-from importlib import resources
 from typing import Any, Final, Literal, Protocol
 
-from otel_audit_exporter.errors import OutboxError
-from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, quiet, register_renewed
+from otel_audit_exporter.outbox.letter_file import SELECT, LetterFile
+from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, register_renewed
 
-logger: Final = logging.getLogger("otel_audit_exporter")
-_BUSY_SECONDS: Final = 10.0
+PAGE_BYTES: Final = 4 * 2**20
 _CLOCK_SECONDS: Final = 2.0  # no file system's clock is coarser: a younger change may hide another one
-
-
 _WORD_SECONDS: Final = 7 * 86_400.0  # who has not asked for so long does not run any more
 
 
@@ -109,7 +103,15 @@ class ParkedCause:
 
 
 class DeadLetterStore(Protocol):
-    """Where parked events are kept."""
+    """Where parked events are kept.
+
+    Each method tries once, and is a :class:`DeadLettersBusyError` where somebody else holds the file; a store that
+    :meth:`waiting` returns tries again for a while. Other trouble is another :class:`OutboxError`.
+    """
+
+    def waiting(self, seconds: float) -> DeadLetterStore:
+        """Return the same dead letters, with so much patience for who holds the file. No lock is held meanwhile."""
+        ...
 
     def park(self, events: Iterable[StoredDeadLetter]) -> None:
         """Keep these events; one with a known id replaces it."""
@@ -120,7 +122,10 @@ class DeadLetterStore(Protocol):
         ...
 
     def page(self, after: Place | None, limit: int) -> list[StoredDeadLetter]:
-        """Return the oldest ``limit`` of those after a place (:func:`place_of`); None: from the start."""
+        """Return the oldest of those after a place (:func:`place_of`; None: from the start).
+
+        No more than ``limit``, and one request's size together.
+        """
         ...
 
     def parked_since(self, at: float) -> ParkedSince:
@@ -139,15 +144,22 @@ class DeadLetterStore(Protocol):
         """Remove one of them; tell whether it was there."""
         ...
 
-    def settle(self, event: StoredDeadLetter, by: str) -> bool:
-        """Remove one that ``by`` has brought to the table, and leave word for who had parked it.
+    def correct(self, event: StoredDeadLetter) -> bool:
+        """Put a corrected event in the place of the one with its id, and keep that one for good, apart.
 
-        Tell whether it was there.
+        Tell whether there was one.
         """
         ...
 
+    def originals(self, record_id: str) -> list[bytes]:
+        """Return what an event said before it was corrected, the oldest first."""
+        ...
+
     def settle_all(self, events: Sequence[StoredDeadLetter], by: str) -> list[StoredDeadLetter]:
-        """Do as :meth:`settle` does with several at once; return those that were there."""
+        """Remove those that ``by`` has brought to the table, and leave word for who had parked them.
+
+        Return those that were there.
+        """
         ...
 
     def settled_by_others(self, parked_by: str) -> int:
@@ -163,134 +175,134 @@ class DeadLetterStore(Protocol):
         ...
 
 
+class _Seen:
+    """What was found in the file when it was read last, and what it was like then."""
+
+    def __init__(self) -> None:
+        self.counted: tuple[tuple[int, ...], int] = ((), 0)
+        self.parked: tuple[tuple[float, ...], ParkedSince] = ((), ParkedSince())
+        self.asked: tuple[int, ...] = ()
+
+
 class SqliteDeadLetterStore:
     """Dead letters in one SQLite file."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._counted: tuple[tuple[int, ...], int] = ((), 0)
-        self._parked: tuple[tuple[float, ...], ParkedSince] = ((), ParkedSince())
-        self._heard: tuple[int, ...] = ()
+        self._file = LetterFile(path)
+        self._wait = 0.0
+        self._seen = _Seen()
+
+    def waiting(self, seconds: float) -> SqliteDeadLetterStore:
+        patient = copy.copy(self)
+        patient._wait = seconds
+        return patient
 
     def park(self, events: Iterable[StoredDeadLetter]) -> None:
-        rows = [astuple(e) for e in events]
-        seen = self._inode()
-        try:
-            self._keep(rows)
-        except OutboxError as error:
-            name = getattr(error.__cause__, "sqlite_errorname", "")
-            if name not in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
-                raise
-            self._keep([*self._set_aside(seen), *rows])
-
-    def _keep(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        with self._connected(create=True) as connection:
-            connection.executemany("INSERT OR REPLACE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-
-    def _inode(self) -> int | None:
-        try:
-            return os.stat(self.path).st_ino
-        except OSError:
-            return None
-
-    def _set_aside(self, damaged: int | None) -> list[tuple[Any, ...]]:
-        """Keep a damaged file under another name, and return what can be read of it."""
-        if self._inode() != damaged:  # another process has done so just now
-            return []
-        saved = self._readable()
-        aside = f"{self.path}.damaged-{int(time.time())}"
-        for suffix in ("", "-journal"):
-            with suppress(FileNotFoundError):
-                os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
-        logger.error("dead letters damaged: %d saved from the file, which is kept as %s", len(saved), aside)
-        return saved
-
-    def _readable(self) -> list[tuple[Any, ...]]:
-        saved: list[tuple[Any, ...]] = []
-        with suppress(OutboxError), self._connected(create=False) as connection:
-            saved.extend(connection.execute("SELECT * FROM dead_letter"))
-        return saved
+        self._file.keep(map(astuple, events), self._wait)
 
     def all(self, limit: int | None = None) -> list[StoredDeadLetter]:
         most = -1 if limit is None else limit
-        return self._select("SELECT * FROM dead_letter ORDER BY parked_at, record_id LIMIT ?", most)
+        return self._select(f"{SELECT} ORDER BY parked_at, record_id LIMIT ?", most)
 
     def page(self, after: Place | None, limit: int) -> list[StoredDeadLetter]:
-        parked_at, record_id = after or (float("-inf"), "")
-        sql = "SELECT * FROM dead_letter WHERE (parked_at, record_id) > (?, ?) ORDER BY parked_at, record_id LIMIT ?"
-        return self._select(sql, parked_at, record_id, limit)
+        place = after or (float("-inf"), "")
+        sql = f"{SELECT} WHERE (parked_at, record_id) > (?, ?) ORDER BY parked_at, record_id LIMIT ?"
+
+        def read(connection: sqlite3.Connection) -> list[StoredDeadLetter]:
+            return _one_request(connection.execute(sql, (*place, limit)))
+
+        return self._file.read(read, [], self._wait)
 
     def parked_since(self, at: float) -> ParkedSince:
         changed, settled = self._state()
         if not changed:
             return ParkedSince()
         asked = (*changed, at)
-        if self._parked[0] != asked:
+        if self._seen.parked[0] != asked:
             sql = "SELECT count(*), max(parked_at), error FROM dead_letter WHERE parked_at > ?"
-            with self._connected(create=False) as connection:
-                count, newest_at, error = connection.execute(sql, (at,)).fetchone()
-            self._parked = (asked if settled else (), ParkedSince(count, newest_at or 0.0, error or ""))
-        return self._parked[1]
+            row = self._file.read(lambda connection: connection.execute(sql, (at,)).fetchone(), (0, 0, ""), self._wait)
+            found = ParkedSince(row[0], row[1] or 0.0, row[2] or "")
+            self._seen.parked = (asked if settled else (), found)
+            return found
+        return self._seen.parked[1]
 
     def causes(self, limit: int) -> list[ParkedCause]:
-        if not os.path.exists(self.path):
-            return []
         sql = (
             "SELECT coalesce(code, error), error, count(*), max(parked_at) FROM dead_letter GROUP BY 1 "
             "ORDER BY 3 DESC, 4 DESC LIMIT ?"
         )
-        with self._connected(create=False) as connection:
+
+        def read(connection: sqlite3.Connection) -> list[ParkedCause]:
             return [ParkedCause(*row) for row in connection.execute(sql, (limit,))]
 
+        return self._file.read(read, [], self._wait)
+
     def get(self, record_id: str) -> StoredDeadLetter | None:
-        found = self._select("SELECT * FROM dead_letter WHERE record_id = ?", record_id)
+        found = self._select(f"{SELECT} WHERE record_id = ?", record_id)
         return found[0] if found else None
 
     def remove(self, record_id: str) -> bool:
-        if not os.path.exists(self.path):
-            return False
-        with self._connected(create=False) as connection:
-            sql = "DELETE FROM dead_letter WHERE record_id = ?"
-            return connection.execute(sql, (record_id,)).rowcount > 0
+        sql = "DELETE FROM dead_letter WHERE record_id = ?"
+        return self._file.change(
+            lambda connection: connection.execute(sql, (record_id,)).rowcount > 0, False, self._wait
+        )
 
-    def settle(self, event: StoredDeadLetter, by: str) -> bool:
-        return bool(self.settle_all([event], by))
+    def correct(self, event: StoredDeadLetter) -> bool:
+        keep = "INSERT INTO original SELECT record_id, body, error, reasons, ? FROM dead_letter WHERE record_id = ?"
+        change = "UPDATE dead_letter SET body = ?, error = ?, code = ?, reasons = ? WHERE record_id = ?"
+
+        def correct(connection: sqlite3.Connection) -> bool:
+            connection.execute(keep, (time.time(), event.record_id))
+            new = (event.body, event.error, event.code, event.reasons, event.record_id)
+            return connection.execute(change, new).rowcount > 0
+
+        return self._file.change(correct, False, self._wait)
+
+    def originals(self, record_id: str) -> list[bytes]:
+        sql = "SELECT body FROM original WHERE record_id = ? ORDER BY corrected_at"
+        return self._file.read(
+            lambda connection: [row[0] for row in connection.execute(sql, (record_id,))], [], self._wait
+        )
 
     def settle_all(self, events: Sequence[StoredDeadLetter], by: str) -> list[StoredDeadLetter]:
-        if not os.path.exists(self.path):
-            return []
         now = time.time()
         sql = "DELETE FROM dead_letter WHERE record_id = ?"
-        with self._connected(create=True) as connection:
+
+        def settle(connection: sqlite3.Connection) -> list[StoredDeadLetter]:
             there = [event for event in events if connection.execute(sql, (event.record_id,)).rowcount > 0]
             of_others = [(event.parked_by, now) for event in there if event.parked_by != by]
             if of_others:
                 connection.execute("DELETE FROM retried WHERE retried_at < ?", (now - _WORD_SECONDS,))
                 connection.executemany("INSERT INTO retried VALUES (?, ?)", of_others)
-        return there
+            return there
+
+        return self._file.change(settle, [], self._wait)
 
     def settled_by_others(self, parked_by: str) -> int:
         changed, settled = self._state()
-        if not changed or changed == self._heard:
+        if not changed or changed == self._seen.asked:
             return 0
-        found = 0
-        with self._connected(create=False) as connection:
-            if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'retried'").fetchone():
-                known = connection.execute("SELECT count(*) FROM retried WHERE parked_by = ?", (parked_by,))
-                if known.fetchone()[0]:
-                    found = connection.execute("DELETE FROM retried WHERE parked_by = ?", (parked_by,)).rowcount
-        self._heard = changed if settled else ()
+        known = "SELECT count(*) FROM retried WHERE parked_by = ?"
+        found = self._file.read(
+            lambda connection: int(connection.execute(known, (parked_by,)).fetchone()[0]), 0, self._wait
+        )
+        if found:
+            sql = "DELETE FROM retried WHERE parked_by = ?"
+            found = self._file.change(lambda connection: connection.execute(sql, (parked_by,)).rowcount, 0, self._wait)
+        self._seen.asked = changed if settled else ()
         return found
 
     def count(self) -> int:
         changed, settled = self._state()
         if not changed:
             return 0
-        if self._counted[0] != changed:
-            with self._connected(create=False) as connection:
-                found = int(connection.execute("SELECT count(*) FROM dead_letter").fetchone()[0])
-            self._counted = (changed if settled else (), found)
-        return self._counted[1]
+        if self._seen.counted[0] != changed:
+            sql = "SELECT count(*) FROM dead_letter"
+            found = self._file.read(lambda connection: int(connection.execute(sql).fetchone()[0]), 0, self._wait)
+            self._seen.counted = (changed if settled else (), found)
+            return found
+        return self._seen.counted[1]
 
     def _state(self) -> tuple[tuple[int, ...], bool]:
         """Return what changes with the file, and whether that is certain by now; nothing where there is no file."""
@@ -309,32 +321,10 @@ class SqliteDeadLetterStore:
             return 0
 
     def _select(self, sql: str, *parameters: str | float) -> list[StoredDeadLetter]:
-        if not os.path.exists(self.path):
-            return []
-        with self._connected(create=False) as connection:
+        def read(connection: sqlite3.Connection) -> list[StoredDeadLetter]:
             return [StoredDeadLetter(*row) for row in connection.execute(sql, parameters)]
 
-    @contextmanager
-    def _connected(self, *, create: bool) -> Iterator[sqlite3.Connection]:
-        with quiet, self._as_outbox_error():
-            if create:
-                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-            connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS)
-            try:
-                connection.execute("PRAGMA synchronous = FULL")
-                if create:
-                    connection.executescript(_schema())
-                with connection:
-                    yield connection
-            finally:
-                connection.close()
-
-    @contextmanager
-    def _as_outbox_error(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise OutboxError(f"the dead letters {self.path} failed: {error}") from error
+        return self._file.read(read, [], self._wait)
 
 
 class MemoryDeadLetters:
@@ -343,11 +333,15 @@ class MemoryDeadLetters:
     def __init__(self) -> None:
         self._lock = ForkSafeLock()
         self._events: dict[str, StoredDeadLetter] = {}
+        self._originals: dict[str, list[bytes]] = {}
         register_renewed(self)
 
     def renew_after_fork(self) -> None:
         """In a forked child: forget them, they are the parent's."""
         self._events = {}
+
+    def waiting(self, seconds: float) -> MemoryDeadLetters:
+        return self
 
     def park(self, events: Iterable[StoredDeadLetter]) -> None:
         with self._lock:
@@ -359,7 +353,7 @@ class MemoryDeadLetters:
 
     def page(self, after: Place | None, limit: int) -> list[StoredDeadLetter]:
         later = sorted((one for one in self.all() if after is None or place_of(one) > after), key=place_of)
-        return later[:limit]
+        return _one_request(map(astuple, later[:limit]))
 
     def parked_since(self, at: float) -> ParkedSince:
         found = [one for one in self.all() if one.parked_at > at]
@@ -383,8 +377,16 @@ class MemoryDeadLetters:
         with self._lock:
             return self._events.pop(record_id, None) is not None
 
-    def settle(self, event: StoredDeadLetter, by: str) -> bool:
-        return self.remove(event.record_id)
+    def correct(self, event: StoredDeadLetter) -> bool:
+        with self._lock:
+            before = self._events.get(event.record_id)
+            if before is not None:
+                self._originals.setdefault(event.record_id, []).append(before.body)
+                self._events[event.record_id] = event
+            return before is not None
+
+    def originals(self, record_id: str) -> list[bytes]:
+        return list(self._originals.get(record_id, ()))
 
     def settle_all(self, events: Sequence[StoredDeadLetter], by: str) -> list[StoredDeadLetter]:
         return [event for event in events if self.remove(event.record_id)]
@@ -405,5 +407,13 @@ def place_of(event: StoredDeadLetter) -> Place:
     return event.parked_at, event.record_id
 
 
-def _schema() -> str:
-    return resources.files(__package__).joinpath("dead_letters.sql").read_text(encoding="utf-8")
+def _one_request(rows: Iterable[Sequence[Any]]) -> list[StoredDeadLetter]:
+    """Return the first of these, as many as one request takes; at least one."""
+    found: list[StoredDeadLetter] = []
+    size = 0
+    for row in rows:
+        found.append(StoredDeadLetter(*row))
+        size += len(found[-1].body)
+        if size >= PAGE_BYTES:
+            break
+    return found

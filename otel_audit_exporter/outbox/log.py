@@ -19,6 +19,7 @@ from otel_audit_exporter.errors import OutboxError, OutboxFullError
 from otel_audit_exporter.outbox.ended import (
     ENDS,
     LOST,
+    PARKED,
     SEGMENT_FREED,
     SEGMENT_MADE,
     STORED,
@@ -173,6 +174,8 @@ class OutboxLog:
             for stripe, first, last in ranges:
                 if kind == LOST:
                     stripe.lost.append((first, last))
+                elif kind == PARKED:
+                    stripe.parked.add(first, last)
                 fresh += stripe.ended.add(first, last)
         if self._ended is not None:
             self._ended.note(Record(kind, stripe.index, first, last) for stripe, first, last in ranges)

@@ -7,7 +7,9 @@ from typing import Final
 from zlib import crc32
 
 from otel_audit_exporter.outbox.frames import (
+    EVENT,
     HEAD_BYTES,
+    INVALID_EVENT,
     META_BYTES,
     NUMBER_MASK,
     SEAL,
@@ -25,10 +27,16 @@ CHUNK_BYTES: Final = 2**20
 
 @dataclass
 class Read:
-    """What was read: runs of events with their numbers, offsets and bytes, and ranges of numbers that are lost."""
+    """What was read: runs of events with their numbers, offsets and bytes, and ranges of numbers that are lost.
+
+    ``invalid``: events that are wrong by themselves, each with its segment, number, offset and bytes. ``unknown``: how
+    many frames are of a kind that this version does not know.
+    """
 
     parts: list[tuple[Segment, list[int], list[int], list[bytes]]] = field(default_factory=list)
     lost: list[tuple[int, int]] = field(default_factory=list)
+    invalid: list[tuple[Segment, int, int, bytes]] = field(default_factory=list)
+    unknown: int = 0
     rows: int = 0
     bytes: int = 0
 
@@ -96,21 +104,31 @@ class StripeReader:
                 number = self._close_gap(got, number, (tag & NUMBER_MASK) + 1)
                 sealed = True
                 break
-            tag &= NUMBER_MASK
+            kind, tag = tag, tag & NUMBER_MASK
             if tag > number:
                 number = self._close_gap(got, number, tag) + 1
-                numbers.append(number)
-                offsets.append(base + at)
                 body = payload[META_BYTES:]
-                bodies.append(body)
                 max_bytes -= len(body)
                 got.bytes += len(body)
+                if EVENT <= kind < INVALID_EVENT:
+                    numbers.append(number)
+                    offsets.append(base + at)
+                    bodies.append(body)
+                else:
+                    self._put_apart(got, kind - tag, number, base + at, body)
             at += 8 + (size + 7 & ~7)
         self.number = number
         if numbers:
             got.parts.append((self._segment, numbers, offsets, bodies))
             got.rows += len(numbers)
         return at, sealed
+
+    def _put_apart(self, got: Read, kind: int, number: int, offset: int, body: bytes) -> None:
+        """Note a frame that goes to no sink. One of an unknown kind is kept, and keeps its segment."""
+        if kind == INVALID_EVENT:
+            got.invalid.append((self._segment, number, offset, body))
+        else:
+            got.unknown += 1
 
     def _frame_size(self) -> int:
         return size_at(self._bytes(self._offset, HEAD_BYTES), 0)
@@ -149,14 +167,14 @@ class StripeReader:
         return False
 
 
-def read_event(segment: Segment, offset: int, number: int) -> bytes | None:
-    """Return the bytes of one event where its frame lies; None where no whole one is there."""
+def read_event(segment: Segment, offset: int, number: int, kind: int = EVENT) -> bytes | None:
+    """Return the bytes of one event where its frame lies; None where no whole one of its kind is there."""
     try:
         head = segment.read(offset, HEAD_BYTES)
         frame = frame_at(segment.read(offset, size_at(head, 0)), 0, segment.seed)
     except OSError:
         return None
-    return frame.body if frame is not None and frame.number == number else None
+    return frame.body if frame is not None and (frame.kind, frame.number) == (kind, number) else None
 
 
 def find_event(stripe: Stripe, number: int) -> tuple[Segment, int] | None:

@@ -57,6 +57,7 @@ class Stripe:
         "index",
         "log",
         "lost",
+        "parked",
         "segments",
         "spare",
     )
@@ -77,6 +78,7 @@ class Stripe:
         self.spare: Segment | None = None
         self.ended = EndedRanges()
         self.lost: list[tuple[int, int]] = []
+        self.parked = EndedRanges()
         self._make = make
         self._ordinals = count(first.ordinal + 1)
         self._making = making or threading.RLock()

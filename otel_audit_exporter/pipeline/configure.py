@@ -81,6 +81,7 @@ def configure_audit(
     redact_keys: Sequence[str] | None = None,
     resource: Resource | None = None,
     meter_provider: MeterProvider | None = None,
+    on_invalid: str | None = None,
     **exporter_options: Any,
 ) -> AuditPipeline:
     """Set up the audit pipeline of this process, once, in telemetry set-up.
@@ -116,6 +117,7 @@ def configure_audit(
         max_export_batch_size=max_export_batch_size,
         export_timeout_millis=export_timeout_millis,
         redact_keys=redact_keys,
+        on_invalid=on_invalid,
         **exporter_options,
     )
 

@@ -6,7 +6,6 @@ pipeline's own records, which are in the outbox before the SDK sees them, it onl
 
 from __future__ import annotations
 
-import json
 import time
 import weakref
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 
 from otel_audit_exporter.config.settings import Settings, load_settings
-from otel_audit_exporter.delivery.channel import DeliveryChannel, shape_error
+from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.delivery.relay import Relay
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
 from otel_audit_exporter.event.log_record import AuditLogRecord, event_arguments_from, is_audit_record, raw_body
@@ -209,6 +208,7 @@ class AuditExporter(LogRecordExporter):
             self._lane.deliver_next(rows)
         if not self._lane.gate.is_open:
             self._relay.wake()
+        self._lane.parking.park_invalid()
 
     def _take(self, batch: Iterable[ReadableLogRecord]) -> tuple[int, int]:
         """Return how many events of the batch are in the outbox, and how many it refuses.
@@ -233,11 +233,11 @@ class AuditExporter(LogRecordExporter):
 
     def _commit(self, record: Any) -> int:
         """Store a record of other code, and return 1; one that cannot become a row is parked."""
+        given = event_arguments_from(record)
         try:
-            body = self._rules.compose(event_arguments_from(record)).body
+            body = self._rules.compose(given).body
         except AuditEventError as error:
-            reasons = json.dumps(dict(error.problems), ensure_ascii=False)
-            self._lane.park_unsent(raw_body(record, self._rules.encoder), shape_error(str(error)), reasons)
+            self._lane.accept_invalid(self._rules.compose_invalid(given, error.problems)[1])
             return 0
         self._lane.accept(body)
         return 1

@@ -190,7 +190,8 @@ def stored_letters(factory: SinkFactory, settings: Settings) -> StoredLetters:
     mapping = make_mapping(settings)
     sink = make_sink(factory, settings, mapping)
     letters = stored_dead_letters(factory.folders(settings)[0])
-    return StoredLetters(sink, factory.rows_of(mapping), letters, _delivery_options(factory, settings))
+    options = _delivery_options(factory, settings)
+    return StoredLetters(sink, factory.rows_of(mapping), letters, options, make_rules(settings, mapping))
 
 
 def stored_losses(factory: SinkFactory, settings: Settings) -> LossLedger:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from otel_audit_exporter.errors import OutboxError
-from otel_audit_exporter.observability.health import AuditHealth, HealthThresholds, Waiting, broken, judge
-from otel_audit_exporter.observability.losses import Cause, RecentLosses
+from otel_audit_exporter.observability.health import AuditHealth, HealthThresholds, Waiting, broken, judge, uncertain
+from otel_audit_exporter.observability.losses import WHAT_TO_DO_WITH_DAMAGE, Cause, RecentLosses
+from otel_audit_exporter.outbox.letter_file import DeadLettersBusyError
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 
 _LOST: Cause = Cause(
     "an outbox file was damaged while it was in use: the log says which",
-    "see the disk; the damaged file is kept, and what could be read of it is delivered",
+    WHAT_TO_DO_WITH_DAMAGE,
 )
 
 
@@ -22,6 +23,8 @@ def health_of(exporter: AuditExporter, thresholds: HealthThresholds) -> AuditHea
     exporter.losses.write()
     try:
         losses = _recent_losses(exporter)
+    except DeadLettersBusyError as error:
+        return known if known.problem else uncertain(known, str(error))
     except OutboxError as error:
         return known if known.problem else broken(known, str(error))
     log = exporter.lane.announcer

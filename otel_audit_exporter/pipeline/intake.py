@@ -27,6 +27,7 @@ from otel_audit_exporter.event.log_record import AuditLogRecord, AuditReadWriteL
 from otel_audit_exporter.observability.losses import Cause
 from otel_audit_exporter.outbox.stripe import EventRef
 from otel_audit_exporter.pipeline.exporter import AuditExporter
+from otel_audit_exporter.pipeline.invalid_events import InvalidEvents
 from otel_audit_exporter.runtime.fork_safety import renew_if_forked
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 
@@ -73,6 +74,7 @@ class EventIntake:
         self._interrupting: deque[Any] = deque()  # records of calls that interrupted the emit of their own thread
         self._warned_of_bypass = False
         self._keys: OrderedDict[str, bytes] = OrderedDict()
+        self._invalid = InvalidEvents(self._primary)
         self._waited_in_vain_at = -1
 
     def _begin_in_child(self) -> None:
@@ -100,16 +102,18 @@ class EventIntake:
         said, scope = event.arguments(), current_scope()
         return self.submit(said if scope is None else overlay(scope.merged(), said))
 
-    def submit(self, said: Mapping[str, Any]) -> PendingReceipt:
-        """Accept one event, given as arguments of ``audit_event``."""
+    def submit(self, said: Mapping[str, Any], *, park_invalid: bool = False) -> PendingReceipt:
+        """Accept one event, given as arguments of ``audit_event``; ``park_invalid``: a wrong one, too, in any case."""
         renew_if_forked()
         if self._forked:
             self._begin_in_child()
         try:
             event = self._primary.rules.compose(said)
         except AuditEventError as error:
-            self._primary.rejections.invalid(error, said)
-            raise
+            if not park_invalid and self.settings.on_invalid == "raise":
+                self._primary.rejections.invalid(error, said)
+                raise
+            return self.keep_invalid(error, said)
         if event.digest is not None:
             self._compare_with_earlier(event)
         tickets = self._accept(event)
@@ -117,6 +121,15 @@ class EventIntake:
             return PendingReceipt(event.record_id, None, None)
         self._send(event, tickets)
         return PendingReceipt(event.record_id, self._primary.lane, tickets[self._primary.lane.name])
+
+    def keep_invalid(self, error: AuditEventError, said: Mapping[str, Any]) -> PendingReceipt:
+        """Keep an event that is wrong, for the first sink's dead letters; no other sink gets it. Never raises."""
+        receipt = self._invalid.keep(error, said)
+        for secondary in self._exporters[1:]:
+            secondary.rejections.invalid(error, said)
+        if self._sync:
+            self._primary.lane.parking.park_invalid()
+        return receipt
 
     def _accept(self, event: EncodedEvent) -> dict[str, EventRef | None]:
         """Commit an event to every sink's outbox; None where a secondary's refuses it, nothing where the primary's."""

@@ -120,7 +120,7 @@ class AuditPipeline(EventIntake):
 
     def dead_letters(self) -> DeadLetters:
         """Return the parked events of the first sink."""
-        return DeadLetters(self._primary.lane)
+        return DeadLetters(self._primary.lane, self._primary.rules)
 
     @property
     def name(self) -> str:

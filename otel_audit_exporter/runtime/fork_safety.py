@@ -217,7 +217,8 @@ def _renew_everything() -> None:
         try:
             call()
         except Exception as error:  # the others have to be renewed all the same
-            logger.error("audit: a forked child could not begin anew: %s", type(error).__name__, exc_info=error)
+            logger.error("audit: a forked child could not begin anew: %s", type(error).__name__)
+            logger.debug("audit: where a forked child could not begin anew", exc_info=error)
 
 
 if hasattr(os, "register_at_fork"):

@@ -13,6 +13,7 @@ import orjson
 
 from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import FIELDS, USUAL
+from otel_audit_exporter.event.invalid_event import CORRECTED
 
 AUDIT_KEY: Final = "_audit"
 VALUE_KEY: Final = "value"
@@ -20,7 +21,7 @@ METADATA_KEY: Final = "metadata"
 _FOLD_INTO: Final = ("new_values", "metadata", "old_values")
 _NULL: Final = b"null"
 _MENTIONS_AUDIT: Final = b'"_audit":'
-_FOLDABLE: Final = frozenset(FIELDS)
+_FOLDABLE: Final = frozenset(FIELDS) | {CORRECTED}
 
 
 def fold_target(taken: Collection[str]) -> str | None:
@@ -55,9 +56,15 @@ def unfold(document: Any, fields: Mapping[str, Any]) -> tuple[Any, dict[str, Any
     caller's own. A column that the table got later holds the usual value, and the folded one counts.
     """
     unfolded = _unfolded(document)
-    if unfolded is None or any(fields.get(name) not in (None, USUAL[name]) for name in unfolded[1]):
+    if unfolded is None or any(fields.get(name) not in (None, USUAL.get(name)) for name in unfolded[1]):
         return document, {}
-    return unfolded
+    rest, folded = unfolded
+    if CORRECTED not in folded:
+        return unfolded
+    # Who has corrected an event is no field: it stays in the document, for everybody who reads it.
+    kept = {AUDIT_KEY: {CORRECTED: folded[CORRECTED]}}
+    rest = {**({} if rest is None else rest if isinstance(rest, dict) else {VALUE_KEY: rest}), **kept}
+    return rest, {name: value for name, value in folded.items() if name != CORRECTED}
 
 
 def gather(metadata: bytes, parts: Mapping[str, bytes], names: Collection[str]) -> bytes:

@@ -27,6 +27,7 @@ from otel_audit_exporter.event.fields import (
     USUAL,
     USUAL_JSON,
 )
+from otel_audit_exporter.event.invalid_event import CORRECTED, correction_of
 from otel_audit_exporter.event.joined import Joined
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.paths import Source, parse_source
@@ -197,10 +198,13 @@ class TableMapping:
             if row is not None:
                 return row if self._is_default_row else bytes(self._template % self._pick(row.split(b"\n")[1::2]))
         fragments = split(body)
+        correction = correction_of(fragments) if len(fragments) > len(FIELDS) else None
         if self._watched:
             self._look_for_lost(fragments)
         values = self._path_values(fragments) if self._paths else []
         folded = self._to_fold(fragments)
+        if correction is not None and self._fold_into:
+            folded[CORRECTED] = correction
         for at in self._unmarked:
             fragments[at] = fragments[at].rstrip(GIVEN)
         if self._metadata_parts:

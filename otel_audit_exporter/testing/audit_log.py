@@ -163,7 +163,9 @@ class _RecordingPipeline(AuditPipeline):
 
 
 def _in_memory(settings: Settings) -> Settings:
-    return replace(settings, exporter="memory", mode="sync", outbox="memory", on_outbox_error="raise")
+    return replace(
+        settings, exporter="memory", mode="sync", outbox="memory", on_outbox_error="raise", on_invalid="raise"
+    )
 
 
 def _wanted(action: str | None, expected: Mapping[str, Any]) -> dict[str, Any]:

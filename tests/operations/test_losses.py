@@ -63,12 +63,13 @@ def test_rejected_events_are_in_rate_health_and_log(configured: Configure, caplo
     assert line.endswith("It was: approve part ")
 
 
-def test_compat_counts_what_is_rejected_as_submitted_and_failed(configured: Configure) -> None:
+def test_compat_counts_what_is_wrong_as_submitted_and_failed(configured: Configure) -> None:
     configured()
     emit(5)
     assert flush_audit()
     for _ in range(101):
         compat.write_audit_log_async(None, {"action": "approve", "entity_type": "part"})
+    assert flush_audit()
     stats = compat.get_audit_stats()
     assert (stats["submitted"], stats["failed"], stats["success_rate"]) == (106, 101, "4.7%")
 
@@ -246,6 +247,7 @@ def test_where_compat_is_used_failures_begin_as_before(
 ) -> None:
     configured()
     compat.write_audit_log_async(None, {"action": "approve"})
+    wait_until(lambda: "parked in the dead letters" in caplog.text, "it is parked")
     stub.sink.fail(MISCONFIGURED)
     emit(1)
     wait_until(lambda: "wait: the key is wrong" in caplog.text, "it is held")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sqlite3
 import subprocess
@@ -22,7 +23,7 @@ from tests.stack.waiting import wait_until
 from tests.support.process_state import forget_pipelines
 
 README = Path(__file__).parents[2] / "README.md"
-COLUMNS = ("bad id", "full outbox", "parked by the table")
+COLUMNS = ("bad id", "full outbox", "parked by the table", "lost with a damaged file")
 
 
 def emit(**said: object) -> None:
@@ -46,13 +47,33 @@ def parked_by_the_table(pipeline: AuditPipeline) -> None:
     wait_until(lambda: pipeline.stats().failed == 1, "it is parked", 60)
 
 
+DIES = """
+import os, signal, sys, uuid
+from otel_audit_exporter import audit_event, configure_audit
+configure_audit("sqlite", path=sys.argv[1], outbox_max_bytes=2**20, schedule_delay_millis=60_000)
+for action in ("damaged", "whole"):
+    audit_event(action, entity_type="part", entity_id=uuid.uuid4(), yacht_id=uuid.uuid4(), user_id=uuid.uuid4())
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def lost_with_a_damaged_file(pipeline: AuditPipeline) -> None:
+    """Have a process die with two events in its outbox, and a bit of the first one flip."""
+    subprocess.run([sys.executable, "-c", DIES, pipeline.target.rsplit(" ", 1)[0]], check=False)
+    for file in Path(os.environ["OTEL_AUDIT_OUTBOX_DIR"]).glob("*/*.log/*.seg"):
+        file.write_bytes(file.read_bytes().replace(b'"damaged"', b'"damageD"'))
+    pipeline.primary.lane.adopt_orphans()
+    flush_audit(60_000)
+    wait_until(lambda: pipeline.stats().lost == 1, "it is lost", 60)
+
+
 CASES: dict[str, Callable[[AuditPipeline], None]] = dict(
-    zip(COLUMNS, (bad_id, full_outbox, parked_by_the_table), strict=True)
+    zip(COLUMNS, (bad_id, full_outbox, parked_by_the_table, lost_with_a_damaged_file), strict=True)
 )
 
 
 def shortened(text: str) -> str:
-    return re.sub(r"\(/[^)]*\)", "(...)", text).replace("|", "\\|")
+    return re.sub(r"/[^:]+\.log", "(...)", re.sub(r"\(/[^)]*\)", "(...)", text)).replace("|", "\\|")
 
 
 def rejected_of(metrics: Metrics) -> float:
@@ -61,7 +82,11 @@ def rejected_of(metrics: Metrics) -> float:
 
 
 def observed(
-    pipeline: AuditPipeline, metrics: Metrics, rejected_before: float, caplog: pytest.LogCaptureFixture
+    pipeline: AuditPipeline,
+    metrics: Metrics,
+    rejected_before: float,
+    dropped_before: float,
+    caplog: pytest.LogCaptureFixture,
 ) -> dict[str, str]:
     """Return what each of them says."""
 
@@ -88,8 +113,8 @@ def observed(
         "`health()`": f"{health.level}: {shortened(health.reasons[-1])}",
         "`GET /health`": f"{ask('/health')[0]}, with `?strict=1` {ask('/health?strict=1')[0]}",
         "metrics": f"emitted as rejected {rejected_of(metrics) - rejected_before}, "
-        f"dropped {sums['audit.records.dropped']}, health {sums['audit.health']}",
-        "page": f"Dead letters {tiles['Dead letters']}, Rejected {tiles['Rejected']}",
+        f"dropped {sums['audit.records.dropped'] - dropped_before}, health {sums['audit.health']}",
+        "page": f"Dead letters {tiles['Dead letters']}, Lost {tiles['Lost']}, Rejected {tiles['Rejected']}",
         "`otel-audit status`": f"pending {document['pending']}, parked {document['parked']}",
         "log": f"{lines[0].levelname}: {shortened(lines[0].message)}",
     }
@@ -119,11 +144,11 @@ def test_the_table_of_the_readme_is_what_everybody_says(
         )
         emit()
         assert flush_audit(60_000)
-        before = rejected_of(metrics)
+        before, dropped = rejected_of(metrics), metrics.sums()["audit.records.dropped"]
         lose(pipeline)
-        seen[name] = observed(pipeline, metrics, before, caplog)
+        seen[name] = observed(pipeline, metrics, before, dropped, caplog)
         forget_pipelines()
     rows = [f"| {what} | {' | '.join(seen[name][what] for name in COLUMNS)} |" for what in seen[COLUMNS[0]]]
-    table = "\n".join([f"| who | {' | '.join(COLUMNS)} |", "| --- " * 4 + "|", *rows])
+    table = "\n".join([f"| who | {' | '.join(COLUMNS)} |", "| --- " * 5 + "|", *rows])
     Path(tmp_path / "table.md").write_text(table)
     assert table in README.read_text(encoding="utf-8"), table
