@@ -50,6 +50,8 @@ def audited(
     as_span_event: bool = False,
     tenant_id: Identifier | Callable[..., Any] | None = None,
     actor_id: Identifier | Callable[..., Any] | None = None,
+    trail: str | None = None,
+    database: str | Callable[..., Any] | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Record an audit event for every call of the decorated function or coroutine function.
 
@@ -59,7 +61,7 @@ def audited(
     stays what it is, so that FastAPI endpoints may be decorated (below the route's decorator).
 
     Each of ``entity_id``, ``new_values``, ``old_values``, ``yacht_id`` (or ``tenant_id``), ``user_id`` (or
-    ``actor_id``), ``metadata``, ``on_behalf_of`` and ``idempotency_key`` is one of:
+    ``actor_id``), ``metadata``, ``on_behalf_of``, ``idempotency_key`` and ``database`` is one of:
 
     - the name of a parameter of the function (or of an argument among its ``**kwargs``), for that argument, or a
       path from it through attributes and keys (``"payload.part.id"``); ``"result"`` is what the function returned.
@@ -89,8 +91,10 @@ def audited(
         "idempotency_key": idempotency_key,
         "tenant_id": tenant_id,
         "actor_id": actor_id,
+        "database": database,
     }
     fixed = {
+        "trail": trail,
         "action": action,
         "entity_type": entity_type,
         "actor_type": actor_type,

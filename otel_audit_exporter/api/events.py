@@ -44,6 +44,8 @@ if TYPE_CHECKING:
         as_span_event: bool = False,
         tenant_id: Identifier | Nobody | None = None,
         actor_id: Identifier | Nobody | None = None,
+        trail: str | None = None,
+        database: str | None = None,
     ) -> PendingReceipt: ...
 
 else:
@@ -69,6 +71,8 @@ else:
         as_span_event: bool = False,
         tenant_id: Identifier | Nobody | None = None,
         actor_id: Identifier | Nobody | None = None,
+        trail: str | None = None,
+        database: str | None = None,
         **unknown: Any,
     ) -> PendingReceipt:
         """Record one audit event and return at once; the row follows in the background.
@@ -92,7 +96,10 @@ else:
         :param record_id: the row's id (a UUID; a UUIDv7 is made by default). ``idempotency_key``: the same key within
             a yacht gives the same id, so that a handler that runs twice writes one row, and the first write wins.
         :param as_span_event: add a span event with the record's id and action to the current span, too.
-        :raises AuditEventError: names every wrong field; nothing is recorded.
+        :param trail: the trail (``configure_audit(trails=...)``) and ``database``: the database by its name
+            (``databases=...``); the event goes to that one destination. Both may come from an ``audit_context``.
+        :raises AuditEventError: names every wrong field; nothing is recorded. With ``on_invalid="park"`` it goes to
+            the dead letters instead, and nothing is raised.
         :raises OutboxError: the outbox cannot take the event (:class:`OutboxFullError`: it is full).
         :raises AuditConfigurationError: auditing is not configured.
         :raises AuditShutdownError: after shutdown, where the outbox is in memory.
@@ -122,6 +129,10 @@ else:
             said["tenant_id"] = tenant_id
         if actor_id is not None:
             said["actor_id"] = actor_id
+        if trail is not None:
+            said["trail"] = trail
+        if database is not None:
+            said["database"] = database
         scope = current_scope()
         if scope is not None:
             said = overlay(scope.merged(), said)

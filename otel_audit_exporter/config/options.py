@@ -294,6 +294,14 @@ SETTINGS: Final = (
         "an object of the application's own that holds only plain values is recorded by its members, or by its text",
     ),
     Setting(
+        "max_connections",
+        ("OTEL_AUDIT_MAX_CONNECTIONS",),
+        parsers.number_of(int, 1, "connections"),
+        50,
+        "50",
+        "connections to sinks that are open at once, over all trails and databases",
+    ),
+    Setting(
         "handle_sigterm",
         ("OTEL_AUDIT_HANDLE_SIGTERM",),
         parsers.parse_boolean,

@@ -60,6 +60,7 @@ class Settings:
     redact_hook: RedactionHook | None
     max_value_bytes: int | None
     objects: Literal["members", "text"]
+    max_connections: int
     handle_sigterm: bool
     health_thresholds: HealthThresholds
     slow_write_seconds: float
@@ -116,17 +117,23 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | Non
         try:
             values[setting.argument] = setting.parse(given)
         except ValueError as error:
-            shown = "" if setting.secret or _may_be_secret(str(given)) else f"={str(given)[:60]!r}"
+            shown = "" if setting.secret or may_be_secret(str(given)) else f"={str(given)[:60]!r}"
             problems.append(f"{source}{shown}: {error}")
     problems.extend(f"{name}: there is no such setting" for name in arguments.keys() - _BY_ARGUMENT.keys())
     if not problems:
-        values["columns"] = _resolved_columns(values["columns"], tenants=values["tenants"])
-        before = values["columns_before"] or {}
-        values["columns_before"] = {
-            until: _resolved_columns(columns, tenants=values["tenants"]) for until, columns in before.items()
-        } or None
+        resolve_columns(values)
         problems.extend(_fit_batch_to_queue(values, sources))
     return Settings(**values, sources=sources), problems
+
+
+def resolve_columns(values: dict[str, Any]) -> None:
+    """Put the default columns among those that add to them."""
+    tenants = values["tenants"]
+    values["columns"] = _resolved_columns(values["columns"], tenants=tenants)
+    before = values["columns_before"] or {}
+    values["columns_before"] = {
+        until: _resolved_columns(columns, tenants=tenants) for until, columns in before.items()
+    } or None
 
 
 def _resolved_columns(columns: Mapping[str, str] | None, *, tenants: bool) -> dict[str, str] | None:
@@ -140,7 +147,7 @@ def _resolved_columns(columns: Mapping[str, str] | None, *, tenants: bool) -> di
     return default | {name.removeprefix("+"): source for name, source in (columns or {}).items()}
 
 
-def _may_be_secret(value: str) -> bool:
+def may_be_secret(value: str) -> bool:
     """Tell whether a value that cannot be read may be an address with a password in it, or a key in a wrong place."""
     return "@" in value or "?" in value or value.strip().startswith(("eyJ", "sb_"))
 

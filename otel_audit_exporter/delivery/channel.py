@@ -89,9 +89,8 @@ class DeliveryChannel:
         self.options = options
         self.dead_letters = dead_letters
         self.identity = identity
-        self.logs = LogSet(
-            name, directories, LogOptions(options.outbox == "fsync", options.outbox_write), options.outbox_max_bytes
-        )
+        log_options = LogOptions(options.outbox == "fsync", options.outbox_write)
+        self.logs = LogSet(name, directories, log_options, options.outbox_max_bytes)
         self.wake: Callable[[], None] = lambda: None
         self.start_threads: Callable[[], None] = lambda: None
         self.deliver_soon: Callable[[EventRef], None] = lambda ref: None
@@ -121,6 +120,7 @@ class DeliveryChannel:
         self._at_work: set[object] = set()  # one for each sender
         self.parking = Parking(self)
         self.parked_seen = 0  # in the dead letters, when they could be read last
+        self.has_answered = False  # the sink, in this process
 
     # --- accepting --------------------------------------------------------------------------------------------
 
@@ -186,8 +186,13 @@ class DeliveryChannel:
         else:  # what passes of the proved ones says more about the others than one more try
             self.deliver(self.refusals.take(due, limit), again=True)
 
-    def deliver(self, entries: Sequence[Entry], *, again: bool = False, proved: bool = False) -> None:
-        """Offer these events to the sink once, and note what became of each; what is left waits in the cursor."""
+    def deliver(
+        self, entries: Sequence[Entry], *, again: bool = False, proved: bool = False, within: float | None = None
+    ) -> None:
+        """Offer these events to the sink once, and note what became of each; what is left waits in the cursor.
+
+        ``within``: the seconds that it may take (None: the time of one export).
+        """
         if not entries:
             return
         if self.closed:
@@ -195,9 +200,9 @@ class DeliveryChannel:
             return
         work = object()
         self._at_work.add(work)
-        stored: list[Range] = []
         try:
-            outcome = self._offer(entries, stored, again=again, proved=proved)
+            deadline = Clock.monotonic() + (within or self.options.export_timeout_seconds)
+            outcome = self._offer(entries, deadline, again=again, proved=proved)
             self._conclude(outcome, again=again)
         except BaseException:
             self._give_back(entries)
@@ -209,12 +214,9 @@ class DeliveryChannel:
             if self.closed:  # meanwhile, and the sink may have opened a new connection since
                 self.sink.close()
 
-    def _offer(
-        self, entries: Sequence[Entry], stored: list[Range], *, again: bool, proved: bool
-    ) -> InsertOutcome[Entry]:
+    def _offer(self, entries: Sequence[Entry], deadline: float, *, again: bool, proved: bool) -> InsertOutcome[Entry]:
         if again or not self.gate.is_open:
             self.books.count(retried=len(entries))
-        deadline = Clock.monotonic() + self.options.export_timeout_seconds
         sink = TimedSink(self.sink, self.write_timings, self.on_write)
         accepted_before = self.books.accepted_by_sink
         in_doubt = not (proved or self.gate.is_open)
@@ -254,6 +256,7 @@ class DeliveryChannel:
     def _conclude(self, outcome: InsertOutcome[Entry], *, again: bool) -> None:
         """Open the back-off, or close it, by what came of an attempt."""
         now = Clock.monotonic()
+        self.has_answered |= bool(outcome.stored or outcome.refused)
         if outcome.every_row_refused and again and self.gate.is_open:
             pass  # rows that were refused before are refused again, while others pass: nothing new
         elif outcome.error is not None:
@@ -415,6 +418,7 @@ class DeliveryChannel:
             found += count
         if found:
             logger.info("audit %s: %d event(s) taken over from an earlier process", self.name, found)
+            self.wake()
         return found
 
     def drop_emptied(self) -> None:

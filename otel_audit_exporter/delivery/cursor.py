@@ -36,7 +36,8 @@ class DeliveryCursor:
     def add(self, log: OutboxLog) -> None:
         """Hand out what is in this log, too."""
         with self._lock:
-            self._logs.append(log)
+            if log not in self._logs:
+                self._logs.append(log)
 
     def remove(self, log: OutboxLog) -> None:
         """Hand out nothing more of this log."""

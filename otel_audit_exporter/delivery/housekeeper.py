@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from logging import ERROR
 from queue import Empty, SimpleQueue
@@ -12,7 +13,7 @@ from typing import Final
 from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.outbox.stalls import processor_clock
 from otel_audit_exporter.runtime.clock import Clock
-from otel_audit_exporter.runtime.fork_safety import call_in_child
+from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, call_in_child
 from otel_audit_exporter.runtime.log import RateLimitedLogger
 
 ADOPT_SECONDS: Final = 60.0
@@ -25,17 +26,32 @@ class Housekeeper:
 
     def __init__(self) -> None:
         self._channels: weakref.WeakSet[DeliveryChannel] = weakref.WeakSet()
+        self._visits: list[weakref.WeakMethod[Callable[[], None]]] = []
         self._begin()
 
     def _begin(self) -> None:
         self._thread: threading.Thread | None = None
         self._calls: SimpleQueue[None] = SimpleQueue()
         self._adopt_at = Clock.monotonic() + ADOPT_SECONDS
+        self._visit_at = 0.0
         self._starting = threading.Lock()
+        self._adding = ForkSafeLock()
+
+    def _all(self) -> list[DeliveryChannel]:
+        with self._adding:
+            return list(self._channels)
+
+    def visit(self, visit: Callable[[], None]) -> None:
+        """Have a method called soon, and every minute for as long as its object is there; it may wait."""
+        with self._adding:
+            self._visits = [*(one for one in self._visits if one() is not None), weakref.WeakMethod(visit)]
+        self._visit_at = 0.0
+        self.call()
 
     def look_after(self, channel: DeliveryChannel) -> None:
         """Keep house for this channel from now on."""
-        self._channels.add(channel)
+        with self._adding:
+            self._channels.add(channel)
         channel.logs.set_on_work(self.call)
         self.start()
 
@@ -67,13 +83,25 @@ class Housekeeper:
             while not calls.empty():
                 with suppress(Empty):
                     calls.get_nowait()
-            for channel in list(self._channels):
+            for channel in self._all():
                 self._look_at(channel)
             processor_clock.note()
             self._adopt()
+            self._make_visits()
+
+    def _make_visits(self) -> None:
+        now = Clock.monotonic()
+        if now < self._visit_at:
+            return
+        self._visit_at = now + ADOPT_SECONDS
+        for one in self._visits:
+            visit = one()
+            if visit is not None:
+                with suppress(Exception):  # whose cause is logged where it is
+                    visit()
 
     def _pause(self) -> float:
-        busy = any(channel.awake for channel in list(self._channels))
+        busy = any(channel.awake for channel in self._all())
         return _TICK_SECONDS if busy else ADOPT_SECONDS
 
     @staticmethod
@@ -86,7 +114,7 @@ class Housekeeper:
     def _adopt(self) -> None:
         now = Clock.monotonic()
         due = now >= self._adopt_at
-        for channel in list(self._channels):
+        for channel in self._all():
             if not channel.closed and (due or channel.logs.wants_more):
                 with suppress(Exception):  # whose cause is logged where it is
                     channel.adopt_orphans()

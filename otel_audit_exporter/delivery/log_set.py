@@ -33,12 +33,13 @@ class LogSet:
         self._name = name
         self._directories = tuple(directories)
         self._options = options
-        self.quota = Quota(max_bytes)
+        self.quota = Quota(max_bytes, lambda: self.pending > 0)
         self._repeats = RateLimitedLogger()
         self.append: Append | None = None  # None before a forked child's first event, and after the end
         self.own: OutboxLog | None = None
         self.closed = False
-        self.accepted_before = 0  # in logs of this process that were let go of
+        # What was accepted in logs of this process that were let go of, and those that are retired and not yet.
+        self._earlier: tuple[int, tuple[OutboxLog, ...]] = (0, ())
         self._on_work: Callable[[], None] = lambda: None
         self._held: LockedLog | None = None
         self._adopted: list[tuple[OutboxDirectory, LockedLog]] = []
@@ -75,7 +76,8 @@ class LogSet:
     def accepted(self) -> int:
         """How many events this process has accepted."""
         own = self.own
-        return self.accepted_before + (0 if own is None else own.accepted)
+        before, retired = self._earlier  # replaced in one step
+        return before + sum(log.accepted for log in retired) + (own.accepted if own and own not in retired else 0)
 
     @property
     def pending(self) -> int:
@@ -164,8 +166,31 @@ class LogSet:
             done = [pair for pair in self._adopted if pair[1].log.pending == 0]
             self._adopted = [pair for pair in self._adopted if pair not in done]
         for directory, held in done:
+            self._count_for_good(held.log)
             directory.release(held)
         return [held for _, held in done]
+
+    def retire_own(self) -> bool:
+        """Let go of this process's own log, which is empty; the next event opens another. False where there is none.
+
+        It is treated as one that was adopted: what an append that is under way has put into it is delivered.
+        """
+        with self._lock:
+            own, held = self.own, self._held
+            if own is None or held is None or own.pending:
+                return False
+            self._earlier = (self._earlier[0], (*self._earlier[1], own))
+            self.own, self.append, self._held = None, None, None
+            self._adopted.append((self._directories[0], held))
+        self._wait_for_appends(own)
+        return True
+
+    def _count_for_good(self, log: OutboxLog) -> None:
+        """Count what was accepted in a retired log that goes now."""
+        with self._lock:
+            before, retired = self._earlier
+            if log in retired:
+                self._earlier = (before + log.accepted, tuple(one for one in retired if one is not log))
 
     @property
     def wants_more(self) -> bool:
@@ -188,7 +213,9 @@ class LogSet:
             own, self.append = self.own, None
             if self._directories:
                 self.own = None
-                self.accepted_before += own.accepted if own is not None else 0
+                before, retired = self._earlier
+                accepted = sum(log.accepted for log in (*retired, *([own] if own is not None else ())))
+                self._earlier = (before + accepted, ())
         for directory, one in adopted:
             directory.release(one)
         if held is not None:
@@ -213,7 +240,7 @@ class LogSet:
             one.lock.forget()
         self._adopted, self._held, self.own, self.append = [], None, None, None
         self.quota.used_bytes = 0
-        self.accepted_before = 0
+        self._earlier = (0, ())
         self._lock = threading.RLock()
 
 

@@ -14,7 +14,7 @@ from otel_audit_exporter.delivery.batch import ranges_of
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import INDEX
-from otel_audit_exporter.event.invalid_event import reasons_of
+from otel_audit_exporter.event.invalid_event import kind_of, reasons_of
 from otel_audit_exporter.event.serialization import split
 from otel_audit_exporter.outbox.dead_letter_store import StoredDeadLetter
 from otel_audit_exporter.outbox.ended import PARKED
@@ -74,7 +74,7 @@ class Parking:
         for entry in entries:
             error = invalid_error(entry[4])
             channel.books.note_error(str(error))
-            channel.announcer.parked(error, 1, entry[4])
+            channel.announcer.parked(error, 1, entry[4], kind_of(_reasons(entry[4])))
         channel.end_events(
             PARKED, ranges_of(entries), lambda fresh: channel.books.count(failed=fresh, parked_ever=fresh)
         )

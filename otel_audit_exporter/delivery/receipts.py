@@ -46,7 +46,8 @@ class PendingReceipt:
     def state(self) -> ReceiptState:
         """``"pending"`` (in the outbox), ``"stored"`` (in the table) or ``"parked"`` (in the dead letters).
 
-        ``"rejected"`` only where ``on_outbox_error`` is ``"log"`` and the outbox refused the event.
+        ``"rejected"``: kept nowhere. Only where ``on_outbox_error`` is ``"log"`` and the outbox refused the event, or
+        ``on_invalid`` is ``"park"`` and too many wrong events came before.
         """
         if self._channel is None or self._ref is None:
             return "rejected"
@@ -78,7 +79,7 @@ class PendingReceipt:
         delivers (in a logging handler, say) it does not wait.
         """
         if self._channel is None or self._ref is None:
-            raise AuditDeliveryError(self.record_id, "rejected", "the outbox refused the event")
+            raise AuditDeliveryError(self.record_id, "rejected", "it was refused at the call, and the log says why")
         waiter = CompletionWaiter()
         try:
             self._channel.completions.watch(self._ref, waiter)
@@ -94,7 +95,7 @@ class PendingReceipt:
 
     async def _awaited(self) -> AuditReceipt:
         if self._channel is None or self._ref is None:
-            raise AuditDeliveryError(self.record_id, "rejected", "the outbox refused the event")
+            raise AuditDeliveryError(self.record_id, "rejected", "it was refused at the call, and the log says why")
         import asyncio  # whoever awaits has it already; whoever does not need not wait for it
 
         loop = asyncio.get_running_loop()

@@ -12,6 +12,7 @@ from otel_audit_exporter.errors import AuditEventError
 from otel_audit_exporter.event.encoded_event import decode
 from otel_audit_exporter.event.fields import FIELD_ALIASES
 from otel_audit_exporter.event.identity import Nobody, with_field_names
+from otel_audit_exporter.event.routing import ROUTE_FIELDS, route_problems
 from otel_audit_exporter.event.validation import EventValidator
 
 
@@ -57,13 +58,17 @@ class AuditEvent:
     user_agent: str | None = None
     trace_id: str | None = None
     span_id: str | None = None
+    trail: str | None = None
+    database: str | None = None
     tenant_id: InitVar[uuid.UUID | str | int | Nobody | None] = None
     actor_id: InitVar[uuid.UUID | str | int | Nobody | None] = None
 
     def __post_init__(self, tenant_id: Any, actor_id: Any) -> None:
         self._take_second_names({"tenant_id": tenant_id, "actor_id": actor_id})
-        given = {name: value for name, value in self.arguments().items() if name not in ("old_values", "new_values")}
-        _LENIENT.compose(given)
+        problems = route_problems(self.trail, self.database)
+        if problems:
+            raise AuditEventError(problems)
+        _LENIENT.compose({name: value for name, value in self.arguments().items() if name not in _NOT_CHECKED_HERE})
 
     def _take_second_names(self, second: Mapping[str, Any]) -> None:
         for alias, value in second.items():
@@ -87,4 +92,5 @@ class AuditEvent:
         return cls(**{name: value for name, value in values.items() if value is not None})
 
 
+_NOT_CHECKED_HERE: Final = frozenset({"old_values", "new_values"}) | ROUTE_FIELDS
 _LENIENT: Final = EventValidator(ids="text", required=())

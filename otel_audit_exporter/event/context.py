@@ -17,12 +17,14 @@ from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import CONTEXT_FIELDS, FIELD_ALIASES
 from otel_audit_exporter.event.identity import is_system, with_field_names
 from otel_audit_exporter.event.json.encoder import Encoder
+from otel_audit_exporter.event.routing import ROUTE_FIELDS
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_ACCEPTED: Final = CONTEXT_FIELDS | FIELD_ALIASES.keys()
+_FIELDS: Final = CONTEXT_FIELDS | ROUTE_FIELDS
+_ACCEPTED: Final = _FIELDS | FIELD_ALIASES.keys()
 _KEY: Final = otel_context.create_key("otel-audit-scope")
 # The same scope again: tracing libraries attach a bare OpenTelemetry context of their own (for a Celery task or a
 # request, made of its headers alone), and who acts must survive that.
@@ -106,8 +108,8 @@ def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that are not None, metadata copied; :class:`AuditEventError` names every wrong one."""
     given = with_field_names({name: value for name, value in fields.items() if value is not None})
     problems: dict[str, str] = dict.fromkeys(
-        given.keys() - CONTEXT_FIELDS - FIELD_ALIASES.keys(),
-        f"is not a field of an audit context ({', '.join(sorted(CONTEXT_FIELDS))})",
+        given.keys() - _ACCEPTED,
+        f"is not a field of an audit context ({', '.join(sorted(_FIELDS))})",
     )
     if "metadata" in given:
         given["metadata"] = loads_exact(_PLAIN.value(given["metadata"]))  # a copy, to its depth
@@ -167,7 +169,8 @@ class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(
     generator it does not hold for the caller.
 
     :param fields: ``yacht_id`` (or ``tenant_id``), ``user_id`` (or ``actor_id``), ``actor_type``, ``on_behalf_of``,
-        ``source_ip``, ``request_id``, ``user_agent``, ``metadata`` (a JSON object, copied here). None is as good as
+        ``source_ip``, ``request_id``, ``user_agent``, ``metadata`` (a JSON object, copied here), and ``trail`` and
+        ``database``, the names of where events go. None is as good as
         left out. ``NOBODY`` as user or tenant hides that of an outer context, and ``actor_type="system"`` the user.
     :raises AuditEventError: names every wrong field.
     """

@@ -7,7 +7,7 @@ to be known: the reasons by field, arguments that no event has, and the fields o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from otel_audit_exporter.event.encoded_event import loads_exact
@@ -40,6 +40,11 @@ def invalid_body(
 def reasons_of(body: bytes) -> dict[str, str]:
     """Return what is wrong with each field of an invalid event; nothing where its bytes cannot be read."""
     return dict(more_in(body).get(REASONS, {}))
+
+
+def kind_of(problems: Iterable[str]) -> tuple[str, ...]:
+    """Return what is wrong in general: the fields, and whether there are arguments that no event has."""
+    return tuple(sorted({name if name in INDEX else _UNKNOWN for name in problems}))
 
 
 def unknown_of(body: bytes) -> dict[str, Any]:

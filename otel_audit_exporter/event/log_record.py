@@ -26,6 +26,7 @@ from otel_audit_exporter.event.fields import (
 )
 from otel_audit_exporter.event.invalid_event import correction_of
 from otel_audit_exporter.event.json.encoder import Encoder
+from otel_audit_exporter.event.routing import RouteName
 from otel_audit_exporter.event.serialization import assemble, split
 from otel_audit_exporter.event.surroundings import is_inet
 
@@ -45,15 +46,16 @@ class EventAttributes(MutableMapping[str, Any]):
     record: what is delivered is the outbox's copy.
     """
 
-    __slots__ = ("_body", "_values")
+    __slots__ = ("_body", "_route", "_values")
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, route: RouteName = RouteName()) -> None:  # noqa: B008  # a constant
         self._body = body
+        self._route = route
         self._values: dict[str, Any] | None = None
 
     def _all(self) -> dict[str, Any]:
         if self._values is None:
-            self._values = to_attributes(self._body)
+            self._values = to_attributes(self._body) | self._route.attributes
         return self._values
 
     def __getitem__(self, name: str) -> Any:
@@ -78,10 +80,19 @@ class EventAttributes(MutableMapping[str, Any]):
 class AuditLogRecord(LogRecord):
     """The log record of an event that is in the outbox already; ``tickets`` say where, for each lane.
 
-    ``slim``: only our exporters look at it, so the content of a large event is not copied from the outbox.
+    ``slim``: only our exporters look at it, so the content of a large event is not copied from the outbox. ``deliver``
+    has an event of another destination than the first one delivered.
     """
 
-    def __init__(self, event: EncodedEvent, tickets: Mapping[str, Any], *, slim: bool = False) -> None:
+    def __init__(
+        self,
+        event: EncodedEvent,
+        tickets: Mapping[str, Any],
+        *,
+        slim: bool = False,
+        route: RouteName = RouteName(),  # noqa: B008  # a constant
+        deliver: Callable[[], None] | None = None,
+    ) -> None:
         span = event.span
         self.timestamp = event.timestamp_ns
         self.observed_timestamp = time.time_ns()
@@ -94,10 +105,11 @@ class AuditLogRecord(LogRecord):
         self.body = None
         # A large event is not kept in the SDK's queue too, which would be bounded in records, not in bytes.
         body = None if slim and len(event.body) > LARGE_BYTES else event.body
-        self.attributes = {} if body is None else EventAttributes(body)
+        self.attributes = {} if body is None else EventAttributes(body, route)
         self.event_name = event.event_name
         self.exception = None
         self.tickets = tickets
+        self.deliver = deliver
         self.event_body = body
 
     def __copy__(self) -> AuditLogRecord:

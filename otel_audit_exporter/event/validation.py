@@ -120,7 +120,7 @@ class EventValidator:
 
     def compose_invalid(self, given: Mapping[str, Any], problems: Mapping[str, str]) -> tuple[str, bytes]:
         """Return an id and bytes for an event that :meth:`compose` refuses, so that somebody can correct it later."""
-        given, known = with_field_names(given), dict(problems)
+        given, known = with_field_names(given), dict[str, str]()
         fragments = [_NULL] * len(FIELDS)
         for put in (self._put_names, self._put_choices, self._put_ids, self._put_values, self._put_seldom):
             put(given, fragments, known)
@@ -130,7 +130,7 @@ class EventValidator:
             fragments[_SPAN_ID] = b'"%016x"' % span.span_id
         fragments[_TIMESTAMP] = _timestamp(given.get("timestamp"), known)[1]
         record_id = _record_id(given, fragments[_YACHT_ID], {}) or str(uuid_utils.uuid7())
-        body = invalid_body({**given, "record_id": record_id}, fragments, known, self._encoder)
+        body = invalid_body({**given, "record_id": record_id}, fragments, problems, self._encoder)
         return record_id, body
 
     def _put_names(self, given: Mapping[str, Any], fragments: list[bytes], problems: dict[str, str]) -> None:

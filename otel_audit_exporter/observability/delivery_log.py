@@ -58,11 +58,11 @@ class DeliveryLog:
             describe(example),
         )
 
-    def parked(self, error: SinkError, count: int, example: bytes) -> None:
-        """Say that events went to the dead letters, why, and where to see them."""
+    def parked(self, error: SinkError, count: int, example: bytes, kind: tuple[str, ...] = ()) -> None:
+        """Say that events went to the dead letters, why, and where to see them; ``kind`` tells causes apart, too."""
         remedy = f"{error.verdict.remedy or 'correct the event'}; then `otel-audit dead-letters retry`"
         self.parked_cause = Cause(str(error), remedy)
-        if not self._is_news(self._parked, error):
+        if not self._is_news(self._parked, error, kind):
             return
         logger.error(
             "audit %s: %d event(s) parked in the dead letters: %s. What to do: %s. One of them: %s",
@@ -82,8 +82,8 @@ class DeliveryLog:
             self._failing.logged = None
         logger.info("audit %s: delivering again", self._lane)
 
-    def _is_news(self, story: _ComingAndGoing | _Alternating, error: SinkError) -> bool:
-        cause = (error.verdict.fault, error.code, error.status)
+    def _is_news(self, story: _ComingAndGoing | _Alternating, error: SinkError, kind: tuple[str, ...] = ()) -> bool:
+        cause = (error.verdict.fault, error.code, error.status, kind)
         with self._lock:
             if story.logged == cause or not story.may_log(cause, time.monotonic()):
                 return False  # where it may not be logged now, it is when it comes again later

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
+from otel_audit_exporter.event.routing import RouteName
 from otel_audit_exporter.observability.losses import Cause, RecentLosses
 from otel_audit_exporter.observability.stats import AuditStats, success_rate
 
@@ -87,8 +88,9 @@ class AuditHealth:
     the outbox refuses events. ``problem``: why the outbox or the dead letters cannot be read.
     ``outbox_bytes_left`` of ``outbox_bytes_max``: the room that quota and disk leave, None where it is not known.
     ``slow_write_seconds``: how long the slow write took of which there is a warning, 0.0 while writes are fast.
-    ``sinks`` has the same for every sink by name; the figures at the top are the first one's, and another's
-    trouble is a warning at most.
+    ``sinks`` has the same for every sink of the default trail by name; another's than the first one's trouble is a
+    warning at most. ``trails`` and ``databases`` have it by the names of these. The figures at the top are those of all
+    destinations, of each its first sink.
     """
 
     level: Level = "good"
@@ -109,6 +111,8 @@ class AuditHealth:
     slow_write_seconds: float = 0.0
     cycle_seconds: float = 0.0
     sinks: Mapping[str, AuditHealth] = field(default_factory=dict)
+    trails: Mapping[str, AuditHealth] = field(default_factory=dict)
+    databases: Mapping[str, AuditHealth] = field(default_factory=dict)
 
 
 def assess(
@@ -199,6 +203,67 @@ def combine(by_sink: Mapping[str, AuditHealth]) -> AuditHealth:
     for name, health in others:
         findings.extend(("warning", f"{name}: {reason}") for reason in health.reasons)
     return replace(primary, level=_worst(findings), reasons=_reasons(findings), sinks=by_sink)
+
+
+_SUMMED: Final = ("pending", "overdue", "held", "failed", "rejected", "lost", "parked")
+_MOST_REASONS: Final = 20
+
+
+def joined(
+    parts: Mapping[RouteName, AuditHealth], succeeded: int, warnings: Sequence[str], thresholds: HealthThresholds
+) -> AuditHealth:
+    """Return the health of all destinations together, with that of each trail and each named database.
+
+    The level is the worst of all; ``warnings`` are reasons of the whole. The figures are sums, the room in the outbox
+    that of the first destination.
+    """
+    first = next(iter(parts.values()))
+    findings: list[_Finding] = [("warning", text) for text in warnings]
+    for name, health in parts.items():
+        words = "" if health is first and len(parts) == 1 else f"{name}: "
+        findings.extend((health.level, f"{words}{reason}") for reason in health.reasons)
+    reasons = _reasons(findings)
+    more = len(reasons) - _MOST_REASONS
+    whole = first if len(parts) == 1 else _summed(first, list(parts.values()), succeeded)
+    return replace(
+        whole,
+        level=_worst(findings),
+        reasons=reasons if more <= 0 else (*reasons[:_MOST_REASONS], f"and {more} more"),
+        trails=_groups(first, ((name.trail, health) for name, health in parts.items())),
+        databases=_groups(first, ((name.database or "", health) for name, health in parts.items() if name.database)),
+    )
+
+
+def _summed(first: AuditHealth, parts: Sequence[AuditHealth], succeeded: int | None = None) -> AuditHealth:
+    figures = {name: sum(getattr(one, name) for one in parts) for name in _SUMMED}
+    rate = (
+        min(one.success_rate for one in parts)
+        if succeeded is None
+        else success_rate(succeeded, figures["failed"] + figures["rejected"])
+    )
+    return replace(
+        first,
+        **figures,
+        success_rate=rate,
+        oldest_pending_seconds=max(one.oldest_pending_seconds for one in parts),
+        slow_write_seconds=max(one.slow_write_seconds for one in parts),
+        accepting=all(one.accepting for one in parts),
+        problem=next((one.problem for one in parts if one.problem), ""),
+    )
+
+
+def _groups(first: AuditHealth, named: Iterable[tuple[str, AuditHealth]]) -> dict[str, AuditHealth]:
+    groups: dict[str, list[AuditHealth]] = {}
+    for name, health in named:
+        groups.setdefault(name, []).append(health)
+    return {name: _group(first, parts) for name, parts in groups.items()}
+
+
+def _group(first: AuditHealth, parts: list[AuditHealth]) -> AuditHealth:
+    if len(parts) == 1:
+        return replace(parts[0], sinks={})
+    findings: list[_Finding] = [(one.level, reason) for one in parts for reason in one.reasons]
+    return replace(_summed(first, parts), level=_worst(findings), reasons=_reasons(findings), sinks={})
 
 
 def broken(known: AuditHealth, problem: str) -> AuditHealth:

@@ -6,10 +6,12 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from otel_audit_exporter.event.routing import RouteName
 
 _REMEMBERED_ERRORS: Final = 20
 _HOUR: Final = 3600.0
@@ -29,7 +31,8 @@ class AuditStats:
     ``oldest_pending_seconds`` is 0.0 where nothing is pending.
     ``success_rate`` is ``100 * succeeded / (succeeded + failed + rejected)``, 100.0 while these are 0;
     ``last_success_at`` is aware and in UTC.
-    ``sinks`` has the same for every sink by name; the top level is the first one's.
+    ``sinks`` has the same for every sink by name, of the default trail. The top level is the total over all
+    destinations, of each its first sink; ``trails`` and ``databases`` have the parts by name.
     """
 
     submitted: int = 0
@@ -47,6 +50,48 @@ class AuditStats:
     last_error: str | None = None
     last_success_at: datetime | None = None
     sinks: Mapping[str, AuditStats] = field(default_factory=dict)
+    trails: Mapping[str, AuditStats] = field(default_factory=dict)
+    databases: Mapping[str, AuditStats] = field(default_factory=dict)
+
+
+_SUMMED: Final = (
+    *("submitted", "recovered", "succeeded", "failed", "lost", "pending", "held", "retried", "rejected"),
+    "transactional",
+)
+
+
+def summed(parts: Iterable[AuditStats]) -> AuditStats:
+    """Return the total of several stats, each with its identity; the oldest event and the latest success are kept."""
+    found = list(parts)
+    if len(found) == 1:
+        return found[0]
+    figures = {name: sum(getattr(one, name) for one in found) for name in _SUMMED}
+    times = [one.last_success_at for one in found if one.last_success_at is not None]
+    return AuditStats(
+        **figures,
+        oldest_pending_seconds=max((one.oldest_pending_seconds for one in found), default=0.0),
+        success_rate=success_rate(figures["succeeded"], figures["failed"] + figures["rejected"]),
+        last_error=next((one.last_error for one in found if one.pending and one.last_error), None)
+        or next((one.last_error for one in found if one.last_error), None),
+        last_success_at=max(times, default=None),
+    )
+
+
+def by_trail(parts: Mapping[RouteName, AuditStats]) -> dict[str, AuditStats]:
+    """Return the stats of destinations by trail."""
+    return _grouped((name.trail, stats) for name, stats in parts.items())
+
+
+def by_database(parts: Mapping[RouteName, AuditStats]) -> dict[str, AuditStats]:
+    """Return the stats of destinations by named database."""
+    return _grouped((name.database, stats) for name, stats in parts.items() if name.database is not None)
+
+
+def _grouped(parts: Iterable[tuple[str, AuditStats]]) -> dict[str, AuditStats]:
+    groups: dict[str, list[AuditStats]] = {}
+    for name, stats in parts:
+        groups.setdefault(name, []).append(stats)
+    return {name: summed(found) for name, found in groups.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +123,8 @@ def stats_document(stats: AuditStats) -> dict[str, Any]:
         "last_error": stats.last_error,
         "last_success_at": None if stats.last_success_at is None else stats.last_success_at.isoformat(),
         "sinks": {name: stats_document(of_sink) for name, of_sink in stats.sinks.items()},
+        "trails": {name: stats_document(part) for name, part in stats.trails.items()},
+        "databases": {name: stats_document(part) for name, part in stats.databases.items()},
     }
 
 

@@ -46,22 +46,39 @@ _MAKING_SECONDS: Final = 60.0  # a folder without a lock for longer is nobody's 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where rows go, as far as it decides who may deliver them: never a key."""
+    """Where rows go, as far as it decides who may deliver them: never a key.
 
-    exporter: str
-    place: str  # host or path; "" where it is not known yet
-    schema: str
-    table: str
+    That of a named database is known by the names of trail and database alone.
+    """
+
+    exporter: str = ""
+    place: str = ""  # host or path; "" where it is not known yet
+    schema: str = ""
+    table: str = ""
+    trail: str = ""
+    database: str = ""
 
     @property
     def folder_name(self) -> str:
         """A name that people recognise and that no two destinations share."""
-        words = "-".join(part for part in (self.exporter, self.place, self.schema, self.table) if part)
+        words = "-".join(part for part in (self.trail, self.database, *self._address) if part)
         readable = re.sub(r"[^A-Za-z0-9]+", "-", words).strip("-")[:80]
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        digest = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:10]
         return f"{readable}-{digest}"
 
+    @property
+    def description(self) -> dict[str, str]:
+        """What is written down of it: an address, or names."""
+        named = ("trail", "database")
+        return {name: value for name, value in asdict(self).items() if (name in named) == bool(self.database)}
+
+    @property
+    def _address(self) -> tuple[str, ...]:
+        return self.exporter, self.place, self.schema, self.table
+
     def __str__(self) -> str:
+        if self.database:
+            return f"database {self.database}, trail {self.trail}"
         return f"{self.exporter} {self.place or '(not configured)'} {self.schema}.{self.table}"
 
 
@@ -123,7 +140,7 @@ class OutboxDirectory:
         description = self.path / DESTINATION_NAME
         if not description.exists():
             with tempfile.NamedTemporaryFile("w", dir=self.path, delete=False, encoding="utf-8") as file:
-                json.dump(asdict(self.destination), file)
+                json.dump(self.destination.description, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(file.name, description)

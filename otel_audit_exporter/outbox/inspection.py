@@ -77,7 +77,7 @@ def _destination_status(folder: Path) -> DestinationStatus:
     old = (_old_file_status(path) for path in sorted(folder.glob("*.outbox")))
     return DestinationStatus(
         folder,
-        _described(folder),
+        described(folder),
         tuple(log for log in (*logs, *old) if log is not None),
         _count_dead_letters(folder / DEAD_LETTERS),
     )
@@ -91,7 +91,7 @@ def orphans_elsewhere(directory: OutboxDirectory, seconds: float = _LOOKING_SECO
     until = Clock.monotonic() + seconds
     found: dict[Destination, int] = {}
     for description in sorted(directory.root.glob(f"*/{DESTINATION_NAME}")):
-        destination = _described(description.parent)
+        destination = described(description.parent)
         if destination is None or description.parent == directory.path:
             continue
         for log in description.parent.glob(f"*{LOG_SUFFIX}"):
@@ -103,7 +103,23 @@ def orphans_elsewhere(directory: OutboxDirectory, seconds: float = _LOOKING_SECO
     return found
 
 
-def _described(folder: Path) -> Destination | None:
+def orphans_under(root: str | os.PathLike[str]) -> Iterator[tuple[Destination, list[OutboxFileStatus]]]:
+    """Yield every destination under the outbox directory that has events in logs that no process holds."""
+    for description in sorted(Path(root).glob(f"*/{DESTINATION_NAME}")):
+        destination = described(description.parent)
+        logs = (read_log_status(log) for log in description.parent.glob(f"*{LOG_SUFFIX}") if not is_held(log))
+        left = [log for log in logs if log is not None and log.events]
+        if destination is not None and left:
+            yield destination, left
+
+
+def is_held(log: Path) -> bool:
+    """Tell whether a process holds this log."""
+    return _is_held(log / LOCK_NAME)
+
+
+def described(folder: Path) -> Destination | None:
+    """Return whose logs a folder has, where that can be read."""
     with suppress(OSError, ValueError, TypeError):
         return Destination(**json.loads((folder / DESTINATION_NAME).read_text(encoding="utf-8")))
     return None

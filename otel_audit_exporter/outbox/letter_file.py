@@ -134,7 +134,7 @@ class LetterFile:
         except OSError as error:
             raise OutboxError(f"the dead letters {self.path} are damaged ({why}): {error}") from error
         logger.error(
-            "audit: dead letters damaged (%s): %d saved from the file, which is kept as %s", why, len(saved), aside
+            "audit: dead letters damaged: %d saved from the file (%s), which is kept as %s", len(saved), why, aside
         )
         if saved:
             self.keep(saved, 1.0)

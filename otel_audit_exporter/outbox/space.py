@@ -7,6 +7,8 @@ import os
 import shutil
 import threading
 import uuid
+import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -27,24 +29,55 @@ from otel_audit_exporter.outbox.segment import (
     segment_name,
 )
 from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _WRITTEN_SECONDS: Final = 600.0
 _LARGEST_KEPT: Final = 2  # emptied files that are kept for the next segments
 
 
-class Quota:
-    """How many bytes all segments of one destination may take in this process; adopted ones count."""
+class SharedQuota:
+    """How many bytes the segments of all destinations of one pipeline may take together."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
+        self.lock = ForkSafeLock()
+        self.members: weakref.WeakSet[Quota] = weakref.WeakSet()
+
+    def allows(self, member: Quota, size: int) -> bool:
+        """Tell whether a destination may take so many bytes more: half of all where others wait, too."""
+        others = [one for one in self.members if one is not member]
+        most = self.max_bytes // 2 if any(one.is_waiting() for one in others) else self.max_bytes
+        used = member.used_bytes + size
+        return used <= most and used + sum(one.used_bytes for one in others) <= self.max_bytes
+
+
+class Quota:
+    """How many bytes all segments of one destination may take in this process; adopted ones count.
+
+    ``is_waiting`` tells whether something waits there.
+    """
+
+    def __init__(self, max_bytes: int, is_waiting: Callable[[], bool] = lambda: False) -> None:
+        self.max_bytes = max_bytes
         self.used_bytes = 0
-        self._lock = threading.RLock()
+        self.is_waiting = is_waiting
+        self._shared: SharedQuota | None = None
+        self._lock = ForkSafeLock()
+
+    def join(self, shared: SharedQuota) -> None:
+        """Share a limit with other destinations, too."""
+        with shared.lock:
+            self._lock = shared.lock
+            shared.members.add(self)
+            self._shared = shared
 
     def take(self, size: int) -> bool:
         """Take so many bytes; False where that is too much."""
         with self._lock:
             if self.used_bytes + size > self.max_bytes:
+                return False
+            if self._shared is not None and not self._shared.allows(self, size):
                 return False
             self.used_bytes += size
             return True

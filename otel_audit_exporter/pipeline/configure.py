@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from opentelemetry.metrics import MeterProvider
@@ -16,25 +17,29 @@ from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExp
 from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter.config.settings import Settings, load_settings
+from otel_audit_exporter.config.trail_settings import expand_client, trail_settings
 from otel_audit_exporter.delivery.dead_letters import StoredLetters
 from otel_audit_exporter.errors import AuditConfigurationError
+from otel_audit_exporter.event.routing import DEFAULT_TRAIL
 from otel_audit_exporter.observability.losses import LossLedger
 from otel_audit_exporter.outbox.directory import OutboxDirectory
 from otel_audit_exporter.outbox.inspection import orphans_elsewhere
 from otel_audit_exporter.outbox.old_outbox import old_outboxes
 from otel_audit_exporter.pipeline import factory
+from otel_audit_exporter.pipeline.databases import DatabaseNames, Databases
+from otel_audit_exporter.pipeline.destinations import check_databases, check_places
 from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
 from otel_audit_exporter.pipeline.exporters import (
     EXPORTERS,
     ForwardingAuditExporter,
     SinkAuditExporter,
-    expand_client,
     make_exporter,
 )
 from otel_audit_exporter.pipeline.factory import SinkFactory
 from otel_audit_exporter.pipeline.intake import UNLIMITED
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.pipeline.sink_factories import SINK_FACTORIES
+from otel_audit_exporter.pipeline.trails import Trail, default_trail, make_trails
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 from otel_audit_exporter.runtime.process_exit import end_with_process
@@ -82,6 +87,8 @@ def configure_audit(
     resource: Resource | None = None,
     meter_provider: MeterProvider | None = None,
     on_invalid: str | None = None,
+    trails: Mapping[str, Mapping[str, Any]] | None = None,
+    databases: DatabaseNames | None = None,
     **exporter_options: Any,
 ) -> AuditPipeline:
     """Set up the audit pipeline of this process, once, in telemetry set-up.
@@ -92,6 +99,11 @@ def configure_audit(
     README's table of settings; ``exporter_options`` are those of the exporter: ``url``, ``key``, ``token``,
     ``client``, ``path``, ...). An exporter of this library that is made already takes over what it was not made
     with. ``resource`` goes on every record.
+
+    ``trails``: other tables by name, each a mapping of settings (``table`` and ``columns`` of its own, the rest
+    as here); ``audit_event(..., trail="ledger")`` goes there. ``databases``: what the names of databases stand for,
+    each a mapping of ``url`` and ``key``, ``dsn`` or ``path``, and ``schema``; or a callable that returns one for a
+    name (None: it is not known), and is never asked by a call.
 
     A second call with the same arguments returns the running pipeline; with others it raises. After
     ``shutdown_audit()`` a call starts a new one. Raises :class:`AuditConfigurationError` that names each setting
@@ -121,6 +133,8 @@ def configure_audit(
         **exporter_options,
     )
 
+    routing = _Routing(trails, databases, resource)
+
     def build(exporters: list[AuditExporter], settings: Settings) -> AuditPipeline:
         provider = LoggerProvider(
             resource=resource,
@@ -128,9 +142,9 @@ def configure_audit(
             meter_provider=meter_provider,
             log_record_limits=UNLIMITED,
         )
-        return _pipeline(exporters, settings, provider, meter_provider, attached=False)
+        return _pipeline(exporters, settings, provider, meter_provider, routing, attached=False)
 
-    return _install(exporter, arguments, resource, (resource, meter_provider), build)
+    return _install(exporter, arguments, resource, (resource, meter_provider), routing, build)
 
 
 def attach_audit(
@@ -138,6 +152,8 @@ def attach_audit(
     exporter: ExporterChoice | None = None,
     *,
     meter_provider: MeterProvider | None = None,
+    trails: Mapping[str, Mapping[str, Any]] | None = None,
+    databases: DatabaseNames | None = None,
     **options: Any,
 ) -> AuditPipeline:
     """Set up the audit pipeline on a ``LoggerProvider`` that the application owns.
@@ -152,14 +168,16 @@ def attach_audit(
             "make one and set it before, or call configure_audit(), which needs none"
         )
 
+    routing = _Routing(trails, databases, logger_provider.resource)
+
     def build(exporters: list[AuditExporter], settings: Settings) -> AuditPipeline:
         logger.warning(
             "audit: attached to the application's LoggerProvider: its other log record processors receive the "
             "content of audit events"
         )
-        return _pipeline(exporters, settings, logger_provider, meter_provider, attached=True)
+        return _pipeline(exporters, settings, logger_provider, meter_provider, routing, attached=True)
 
-    return _install(exporter, dict(options), logger_provider.resource, (logger_provider,), build)
+    return _install(exporter, dict(options), logger_provider.resource, (logger_provider,), routing, build)
 
 
 def get_audit_pipeline() -> AuditPipeline:
@@ -204,6 +222,7 @@ def _install(
     arguments: dict[str, Any],
     resource: Resource | None,
     extra: tuple[Any, ...],
+    routing: _Routing,
     build: Callable[[list[AuditExporter], Settings], AuditPipeline],
 ) -> AuditPipeline:
     _refuse_green_threads()
@@ -216,7 +235,7 @@ def _install(
             f"resource: must be a Resource (Resource.create({{...}})), not {type(resource).__name__}"
         )
     chosen = _known(exporter, settings)
-    made_of = ({**settings.values, "exporter": chosen}, extra)
+    made_of = ({**settings.values, "exporter": chosen}, extra, routing.trails, routing.databases)
     with _Running.lock:
         if _Running.stand_in is not None:
             return _Running.stand_in(settings)
@@ -230,7 +249,8 @@ def _install(
                 "auditing is configured already, with other arguments: call configure_audit() once per process, "
                 "or shutdown_audit() before another call"
             )
-        pipeline = build(_exporters(chosen, settings, resource), settings)
+        exporters = _exporters(chosen, settings, resource, needs_address=routing.databases is None)
+        pipeline = build(exporters, settings)
         _Running.pipeline, _Running.made_of = pipeline, made_of
         _say_where(pipeline, settings, chosen=exporter is not None or settings.chosen("exporter"))
         end_with_process(pipeline, on_sigterm=settings.handle_sigterm)
@@ -280,11 +300,34 @@ def replaced_pipeline(pipeline: AuditPipeline, stand_in: Callable[[Settings], Au
             _Running.pipeline, _Running.made_of, _Running.stand_in = before
 
 
-def _exporters(chosen: Sequence[OneExporter], settings: Settings, resource: Resource | None) -> list[AuditExporter]:
+@dataclass(frozen=True)
+class _Routing:
+    """The trails and databases beside the configured ones, as they were given."""
+
+    trails: Mapping[str, Mapping[str, Any]] | None
+    databases: DatabaseNames | None
+    resource: Resource | None
+
+    def read(self, exporters: Sequence[AuditExporter]) -> tuple[dict[str, Trail], Databases]:
+        """Return what they mean beside these exporters. Raises :class:`AuditConfigurationError`."""
+        primary, databases = exporters[0], Databases(self.databases)
+        base = replace(primary.settings, exporter=primary.exporter_name)
+        settings = trail_settings(base, self.trails)
+        trails = make_trails(settings, self.resource, databases=databases.configured)
+        everything = {DEFAULT_TRAIL: default_trail(tuple(exporters)), **trails}
+        check_places(everything)
+        check_databases(everything, databases)
+        return trails, databases
+
+
+def _exporters(
+    chosen: Sequence[OneExporter], settings: Settings, resource: Resource | None, *, needs_address: bool
+) -> list[AuditExporter]:
     made: list[AuditExporter] = []
     try:
         for one in chosen:
-            made.append(_exporter(one, settings, resource, alone=len(chosen) == 1))
+            alone = len(chosen) == 1
+            made.append(_exporter(one, settings, resource, alone=alone, needs_address=needs_address or bool(made)))
         names = [one.lane.name for one in made]
         if len(set(names)) < len(names):
             raise AuditConfigurationError(f"exporter (OTEL_AUDIT_EXPORTER): each sink once, not {', '.join(names)}")
@@ -314,7 +357,9 @@ def _chosen(given: ExporterChoice) -> list[OneExporter]:
     return [one for one in chosen if one != ""]
 
 
-def _exporter(one: OneExporter, settings: Settings, resource: Resource | None, *, alone: bool) -> AuditExporter:
+def _exporter(
+    one: OneExporter, settings: Settings, resource: Resource | None, *, alone: bool, needs_address: bool
+) -> AuditExporter:
     if isinstance(one, AuditExporter):
         if one.lane.closed:
             raise AuditConfigurationError(f"{one!r} was shut down: make a new one")
@@ -324,7 +369,7 @@ def _exporter(one: OneExporter, settings: Settings, resource: Resource | None, *
         return ForwardingAuditExporter(one, resource=resource, settings=settings)
     if not isinstance(one, str):
         return SinkAuditExporter(one, settings=settings)
-    return make_exporter(one, settings, resource)
+    return make_exporter(one, settings, resource, needs_address=needs_address)
 
 
 def stored_letters(settings: Settings) -> StoredLetters:
@@ -368,9 +413,16 @@ def _pipeline(
     settings: Settings,
     provider: LoggerProvider,
     meter_provider: MeterProvider | None,
+    routing: _Routing,
     *,
     attached: bool,
 ) -> AuditPipeline:
+    try:
+        trails, databases = routing.read(exporters)
+    except BaseException:
+        for exporter in exporters:
+            exporter.close(time.monotonic(), patient=False)
+        raise
     processors: list[LogRecordProcessor] = []
     if settings.mode == "batch":
         processors = [
@@ -393,6 +445,8 @@ def _pipeline(
         processors=processors,
         attached=attached,
         meter_provider=meter_provider,
+        trails=trails,
+        databases=databases,
     )
 
 

@@ -17,6 +17,7 @@ from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportRes
 
 from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.delivery.channel import DeliveryChannel
+from otel_audit_exporter.delivery.pool_member import PoolMember
 from otel_audit_exporter.delivery.relay import Relay
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
 from otel_audit_exporter.event.log_record import AuditLogRecord, event_arguments_from, is_audit_record, raw_body
@@ -53,13 +54,20 @@ class AuditExporter(LogRecordExporter):
     wrong is an :class:`AuditConfigurationError`.
     """
 
-    def __init__(self, factory: SinkFactory, *, settings: Settings | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        factory: SinkFactory,
+        *,
+        settings: Settings | None = None,
+        needs_address: bool = True,
+        **options: Any,
+    ) -> None:
         self._factory = factory
         if settings is None:
             settings, unreadable = read_options(options)
             self._start(build_parts(factory, settings, strict=False, unreadable=unreadable))
         else:
-            self._start(build_parts(factory, settings, strict=True))
+            self._start(build_parts(factory, settings, strict=True, needs_address=needs_address))
 
     def _start(self, parts: ExporterParts) -> None:
         self._lock = ForkSafeLock()
@@ -81,9 +89,14 @@ class AuditExporter(LogRecordExporter):
         return self._lane
 
     @property
-    def relay(self) -> Relay:
+    def relay(self) -> Relay | PoolMember:
         """What redelivers from the outbox."""
         return self._relay
+
+    @property
+    def factory(self) -> SinkFactory:
+        """How its sink was made."""
+        return self._factory
 
     @property
     def exporter_name(self) -> str:
@@ -219,8 +232,11 @@ class AuditExporter(LogRecordExporter):
         for readable in batch:
             record = readable.log_record
             refs = record.tickets if isinstance(record, AuditLogRecord) else None
-            if refs is not None:
+            if refs is not None and isinstance(record, AuditLogRecord):
                 self.records_seen += 1
+                if record.deliver is not None:  # it is in the log of another destination
+                    record.deliver()
+                    continue
             if refs is not None and self._lane.name in refs:
                 mine += refs[self._lane.name] is not None  # None: the outbox refused it, and it is counted
             elif is_audit_record(record):

@@ -10,6 +10,7 @@ from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter.config.settings import Settings
+from otel_audit_exporter.config.trail_settings import expand_client
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.sink_factories import (
     ConsoleSinkFactory,
@@ -149,16 +150,6 @@ class NoAuditExporter(AuditExporter):
         super().__init__(NullSinkFactory(), **options)
 
 
-def expand_client(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with the URL and the key of a ready supabase client among them in its place."""
-    taken = dict(options)
-    client = taken.pop("client", None)
-    if client is not None:
-        taken["url"] = taken.get("url") or str(getattr(client, "supabase_url", "")) or None
-        taken["key"] = taken.get("key") or getattr(client, "supabase_key", None)
-    return taken
-
-
 # By the name that `exporter` (OTEL_AUDIT_EXPORTER) takes.
 EXPORTERS: Final[Mapping[str, Callable[..., AuditExporter]]] = {
     "sqlite": SQLiteAuditExporter,
@@ -171,8 +162,13 @@ EXPORTERS: Final[Mapping[str, Callable[..., AuditExporter]]] = {
 }
 
 
-def make_exporter(name: str, settings: Settings, resource: Resource | None = None) -> AuditExporter:
-    """Make the exporter of a name in :data:`EXPORTERS`. Raises :class:`AuditConfigurationError` for what is missing."""
+def make_exporter(
+    name: str, settings: Settings, resource: Resource | None = None, *, needs_address: bool = True
+) -> AuditExporter:
+    """Make the exporter of a name in :data:`EXPORTERS`. Raises :class:`AuditConfigurationError` for what is missing.
+
+    ``needs_address=False``: where its address is missing, it takes no event without the name of a database.
+    """
     if name == "otlp":
         return OTLPAuditExporter(resource=resource, settings=settings)
-    return EXPORTERS[name](settings=settings)
+    return EXPORTERS[name](settings=settings, needs_address=needs_address)

@@ -13,7 +13,9 @@ from otel_audit_exporter.config.options import MAY_BE_EMPTY
 from otel_audit_exporter.config.settings import Settings, default_outbox_dir, load_settings, read_settings
 from otel_audit_exporter.delivery.channel import DeliveryChannel, DeliveryOptions, RowsOf
 from otel_audit_exporter.delivery.dead_letters import StoredLetters
+from otel_audit_exporter.delivery.pool_member import PoolMember
 from otel_audit_exporter.delivery.relay import Relay
+from otel_audit_exporter.delivery.sender_pool import SenderPool
 from otel_audit_exporter.errors import AuditConfigurationError, OutboxError
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.redaction import Redactor
@@ -22,6 +24,7 @@ from otel_audit_exporter.observability.losses import LossLedger
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, MemoryDeadLetters, SqliteDeadLetterStore
 from otel_audit_exporter.outbox.directory import DEAD_LETTERS, Destination, OutboxDirectory
 from otel_audit_exporter.outbox.loss_file import LossFile, MemoryLosses
+from otel_audit_exporter.outbox.space import SharedQuota
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
@@ -36,7 +39,8 @@ class SinkFactory:
     ``name`` is the exporter's. ``adopts``: its outbox may be on disk, and the next process of the same destination
     delivers what is left there. ``restarts``: the sink can be made a second time.
     ``has_columns``: it gets rows; else it takes whole events. ``address_settings``: the settings
-    that say where the sink is and who asks there.
+    that say where the sink is and who asks there. ``database_settings``: those that a named database may say; none:
+    it cannot be in several.
     """
 
     name: str
@@ -44,6 +48,7 @@ class SinkFactory:
     restarts = True
     has_columns = True
     address_settings: tuple[str, ...] = ()
+    database_settings: tuple[str, ...] = ()
 
     def make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
         """Make the sink. Raises ValueError or ImportError that says what is wrong or missing."""
@@ -63,12 +68,16 @@ class SinkFactory:
 
     def folders(self, settings: Settings) -> list[OutboxDirectory]:
         """Return the folders of this destination in the outbox directory, the one to write to first."""
-        # Absolute, for the process or a forked child of it may change its directory.
-        root = os.path.abspath(settings.outbox_dir or default_outbox_dir())
+        root = outbox_root(settings)
         places = dict.fromkeys((self.place(settings), ""))  # what waited for the place to be known, too
         return [
             OutboxDirectory(root, Destination(self.name, place, settings.schema, settings.table)) for place in places
         ]
+
+
+def outbox_root(settings: Settings) -> str:
+    """Return the outbox directory. Absolute, for the process or a forked child of it may change its directory."""
+    return os.path.abspath(settings.outbox_dir or default_outbox_dir())
 
 
 @dataclass(frozen=True)
@@ -80,30 +89,41 @@ class ExporterParts:
     rules: EventValidator
     sink: Sink
     lane: DeliveryChannel
-    relay: Relay
+    relay: Relay | PoolMember
     losses: LossLedger
 
     def start(self) -> None:
         """Take over what earlier processes have left, and start to deliver."""
-        self.lane.adopt_orphans()
+        if isinstance(self.relay, Relay):  # a sender of the pool does so when it comes to it
+            self.lane.adopt_orphans()
         self.relay.start()
 
 
 def build_parts(
-    factory: SinkFactory, settings: Settings, *, strict: bool, unreadable: str | None = None
+    factory: SinkFactory,
+    settings: Settings,
+    *,
+    strict: bool,
+    unreadable: str | None = None,
+    needs_address: bool = True,
 ) -> ExporterParts:
     """Build what an exporter delivers with.
 
     ``unreadable`` says what is wrong with the settings. ``strict``: what is missing or wrong is an
     :class:`AuditConfigurationError`. Else the events are held in the outbox, and the log says what is missing.
+    ``needs_address=False``: where the address is missing, the sink is an :class:`UnconfiguredSink`.
     """
     mapping, unfit = _mapping_or_default(settings, strict)
     unreadable = unreadable or unfit
     if factory.has_columns:
-        _warn_of_left_out(factory.name, settings, mapping)
+        warn_of_left_out(factory.name, settings, mapping)
     rules = make_rules(settings, mapping)
+    missing = factory.missing(settings)
     try:
-        sink = make_sink(factory, settings, mapping, unreadable)
+        if missing and not needs_address:
+            sink: Sink = UnconfiguredSink(factory.name, missing)
+        else:
+            sink = make_sink(factory, settings, mapping, unreadable)
     except AuditConfigurationError as error:
         if strict:
             raise
@@ -111,12 +131,43 @@ def build_parts(
         logger.error("audit %s: events are held in the outbox: %s", factory.name, missing)
         sink = UnconfiguredSink(factory.name, missing)
     lane = _make_lane(factory, settings, sink, factory.rows_of(mapping), strict)
-    relay = Relay(
-        lane,
-        cold_after_seconds=max(_COLD_AFTER_SECONDS, 5 * settings.schedule_delay_millis / 1000),
-        hot=settings.mode == "batch",
-    )
+    relay = Relay(lane, cold_after_seconds=cold_after_seconds(settings), hot=settings.mode == "batch")
     return ExporterParts(settings, mapping, rules, sink, lane, relay, _make_losses(lane))
+
+
+def cold_after_seconds(settings: Settings) -> float:
+    """Return for how long fresh events are left to the SDK's batch processor."""
+    return max(_COLD_AFTER_SECONDS, 5 * settings.schedule_delay_millis / 1000)
+
+
+def build_pooled_parts(
+    name: str, shape: TrailShape, sink: Sink, folders: Sequence[OutboxDirectory], pool: SenderPool, quota: SharedQuota
+) -> ExporterParts:
+    """Build what a destination beside the first one delivers with: a channel that the pool serves.
+
+    Raises :class:`AuditConfigurationError` where the outbox directory cannot be used.
+    """
+    factory, settings = shape.factory, shape.settings
+    options = _delivery_options(factory, settings)
+    lane = _channel(name, sink, factory.rows_of(shape.mapping), folders, options)
+    lane.logs.quota.join(quota)
+    return ExporterParts(settings, shape.mapping, shape.rules, sink, lane, PoolMember(pool, lane), _make_losses(lane))
+
+
+@dataclass(frozen=True)
+class TrailShape:
+    """What a trail's events and rows are like, and what kind of sink takes them."""
+
+    factory: SinkFactory
+    settings: Settings
+    mapping: TableMapping
+    rules: EventValidator
+
+
+def make_shape(factory: SinkFactory, settings: Settings) -> TrailShape:
+    """Return the shape that these settings describe. Raises :class:`AuditConfigurationError` where they do not fit."""
+    mapping = make_mapping(settings)
+    return TrailShape(factory, settings, mapping, make_rules(settings, mapping))
 
 
 def make_sink(factory: SinkFactory, settings: Settings, mapping: TableMapping, unreadable: str | None = None) -> Sink:
@@ -137,16 +188,7 @@ def _make_lane(factory: SinkFactory, settings: Settings, sink: Sink, rows_of: Ro
     options = _delivery_options(factory, settings)
 
     def lane_in(folders: Sequence[OutboxDirectory]) -> DeliveryChannel:
-        letters: DeadLetterStore = stored_dead_letters(folders[0]) if folders else MemoryDeadLetters()
-        return DeliveryChannel(
-            factory.name,
-            sink,
-            rows_of,
-            directories=folders,
-            dead_letters=letters,
-            options=options,
-            identity=uuid.uuid4().hex,
-        )
+        return _channel(factory.name, sink, rows_of, folders, options)
 
     try:
         return lane_in([] if options.outbox == "memory" else factory.folders(settings))
@@ -155,6 +197,15 @@ def _make_lane(factory: SinkFactory, settings: Settings, sink: Sink, rows_of: Ro
             raise
         logger.error("audit %s: events are kept in memory only: %s", factory.name, error)
         return lane_in([])
+
+
+def _channel(
+    name: str, sink: Sink, rows_of: RowsOf, folders: Sequence[OutboxDirectory], options: DeliveryOptions
+) -> DeliveryChannel:
+    letters: DeadLetterStore = stored_dead_letters(folders[0]) if folders else MemoryDeadLetters()
+    return DeliveryChannel(
+        name, sink, rows_of, directories=folders, dead_letters=letters, options=options, identity=uuid.uuid4().hex
+    )
 
 
 def _make_losses(lane: DeliveryChannel) -> LossLedger:
@@ -211,7 +262,7 @@ def _mapping_or_default(settings: Settings, strict: bool) -> tuple[TableMapping,
         return TableMapping(), str(error)
 
 
-def _warn_of_left_out(name: str, settings: Settings, mapping: TableMapping) -> None:
+def warn_of_left_out(name: str, settings: Settings, mapping: TableMapping) -> None:
     """Log what the settings leave out of every row now, and what is found around calls when it is."""
     if mapping.dropped:
         logger.warning(

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from otel_audit_exporter.errors import OutboxError
-from otel_audit_exporter.observability.health import AuditHealth, HealthThresholds, Waiting, broken, judge, uncertain
+from otel_audit_exporter.event.routing import RouteName
+from otel_audit_exporter.observability.health import (
+    AuditHealth,
+    HealthThresholds,
+    Waiting,
+    broken,
+    combine,
+    joined,
+    judge,
+    uncertain,
+)
 from otel_audit_exporter.observability.losses import WHAT_TO_DO_WITH_DAMAGE, Cause, RecentLosses
 from otel_audit_exporter.outbox.letter_file import DeadLettersBusyError
 from otel_audit_exporter.pipeline.exporter import AuditExporter
@@ -14,6 +27,37 @@ _LOST: Cause = Cause(
     "an outbox file was damaged while it was in use: the log says which",
     WHAT_TO_DO_WITH_DAMAGE,
 )
+
+
+_QUIET_SECONDS: Final = 30.0  # so long is a destination not looked at anew where nothing happens
+
+
+class DestinationsHealth:
+    """The health of all destinations of a pipeline; one that is quiet is looked at now and then only."""
+
+    def __init__(self, thresholds: HealthThresholds) -> None:
+        self._thresholds = thresholds
+        self._known: dict[RouteName, tuple[float, tuple[int, ...], AuditHealth]] = {}
+
+    def of(
+        self, default: Sequence[AuditExporter], others: Mapping[RouteName, AuditExporter], warnings: Sequence[str]
+    ) -> AuditHealth:
+        """Return the health of the whole: of the first destination's exporters, and of the others' primary ones."""
+        first = combine({exporter.lane.name: health_of(exporter, self._thresholds) for exporter in default})
+        parts = {RouteName(): first, **{name: self._of_route(name, exporter) for name, exporter in others.items()}}
+        succeeded = sum(exporter.lane.books.succeeded_recently() for exporter in (default[0], *others.values()))
+        return joined(parts, succeeded, warnings, self._thresholds)
+
+    def _of_route(self, name: RouteName, exporter: AuditExporter) -> AuditHealth:
+        books, now = exporter.lane.books, time.monotonic()
+        figures = (books.submitted, books.recovered, books.failed, books.rejected, books.lost)
+        known = self._known.get(name)
+        is_quiet = not books.pending and known is not None and known[1] == figures and not known[2].pending
+        if known is not None and is_quiet and now - known[0] < _QUIET_SECONDS:
+            return known[2]
+        health = health_of(exporter, self._thresholds)
+        self._known[name] = (now, figures, health)
+        return health
 
 
 def health_of(exporter: AuditExporter, thresholds: HealthThresholds) -> AuditHealth:

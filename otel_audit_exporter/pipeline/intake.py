@@ -24,10 +24,14 @@ from otel_audit_exporter.event.context import current_scope, overlay
 from otel_audit_exporter.event.encoded_event import EncodedEvent
 from otel_audit_exporter.event.fields import SCOPE_NAME
 from otel_audit_exporter.event.log_record import AuditLogRecord, AuditReadWriteLogRecord
+from otel_audit_exporter.event.routing import RouteName, split_route
 from otel_audit_exporter.observability.losses import Cause
 from otel_audit_exporter.outbox.stripe import EventRef
+from otel_audit_exporter.pipeline.databases import Databases
+from otel_audit_exporter.pipeline.destinations import Destinations, Route
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.invalid_events import InvalidEvents
+from otel_audit_exporter.pipeline.trails import Trail, default_trail
 from otel_audit_exporter.runtime.fork_safety import renew_if_forked
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 
@@ -45,10 +49,11 @@ class EventIntake:
         provider: Any,
         *,
         attached: bool,
+        trails: Mapping[str, Trail],
+        databases: Databases,
     ) -> None:
         self.settings = settings
-        self._exporters = tuple(exporters)
-        self._primary = self._exporters[0]
+        self._take_exporters(exporters, trails, databases)
         sdk_logger: Logger = provider.get_logger(SCOPE_NAME)
         # The SDK's logger takes its own record as it is, which the interface does not say.
         self._emit: Callable[[Any], None] = sdk_logger.emit
@@ -64,18 +69,30 @@ class EventIntake:
         if isinstance(sdk_logger, NoOpLogger) and not self._sync:
             self._do_without_sdk()
 
+    def _take_exporters(
+        self, exporters: Sequence[AuditExporter], trails: Mapping[str, Trail], databases: Databases
+    ) -> None:
+        self._exporters = tuple(exporters)
+        self._primary = self._exporters[0]
+        self._default = Route(RouteName(), self._exporters)
+        default = default_trail(self._exporters)
+        self.destinations = Destinations(self._default, {default.name: default, **trails}, databases, self.settings)
+        self._routes = self.destinations.routes
+        self._named_only = self.destinations.named_only
+
     def _begin(self) -> None:
         self._forked = False
         self._handed_over = 0  # records, to the SDK
         self._handing_over = count(1)
         for exporter in self._exporters:
             exporter.records_seen = 0
+        for route in self.destinations.opened:
+            route.waited_in_vain_at = -1
         self._emitting: set[int] = set()  # threads in the middle of the SDK's emit
         self._interrupting: deque[Any] = deque()  # records of calls that interrupted the emit of their own thread
         self._warned_of_bypass = False
-        self._keys: OrderedDict[str, bytes] = OrderedDict()
-        self._invalid = InvalidEvents(self._primary)
-        self._waited_in_vain_at = -1
+        self._keys: OrderedDict[tuple[str, RouteName], bytes] = OrderedDict()
+        self._invalid: dict[AuditExporter, InvalidEvents] = {}
 
     def _begin_in_child(self) -> None:
         self._forked = False
@@ -85,6 +102,7 @@ class EventIntake:
             "audit: the OpenTelemetry SDK is switched off (OTEL_SDK_DISABLED): events are delivered from the "
             "outbox instead"
         )
+        self.destinations.without_sdk = True
         for exporter in self._exporters:
             exporter.relay.without_hot_road()
 
@@ -107,43 +125,82 @@ class EventIntake:
         renew_if_forked()
         if self._forked:
             self._begin_in_child()
+        if self._named_only or "trail" in said or "database" in said:
+            return self._submit_elsewhere(said, park_invalid=park_invalid)
+        return self._submit(said, self._default, park_invalid=park_invalid)
+
+    def _submit_elsewhere(self, said: Mapping[str, Any], *, park_invalid: bool) -> PendingReceipt:
+        """Accept an event that says where it goes."""
         try:
-            event = self._primary.rules.compose(said)
+            name, said = split_route(said)
+            route = self._routes.get(name) or self._open_route(name, said)
         except AuditEventError as error:
-            if not park_invalid and self.settings.on_invalid == "raise":
-                self._primary.rejections.invalid(error, said)
+            return self._refuse_or_keep(error, said, self._primary, park_invalid=park_invalid)
+        return self._submit(said, route, park_invalid=park_invalid) if isinstance(route, Route) else route
+
+    def _refuse_or_keep(
+        self, error: AuditEventError, said: Mapping[str, Any], primary: AuditExporter, *, park_invalid: bool
+    ) -> PendingReceipt:
+        """Refuse an event that is wrong, or keep it for the dead letters, as the settings say."""
+        if not park_invalid and self.settings.on_invalid == "raise":
+            primary.rejections.invalid(error, said)
+            raise error
+        return self.keep_invalid(error, said, primary)
+
+    def _open_route(self, name: RouteName, said: Mapping[str, Any]) -> Route | PendingReceipt:
+        """Open a destination at its first event; where that fails, the event is refused."""
+        try:
+            return self.destinations.find(name)
+        except OutboxError as error:
+            event = self.destinations.trails[name.trail].primary.shape.rules.compose(said)
+            self._primary.rejections.refused(error, event.body)
+            if self.settings.on_outbox_error == "raise":
                 raise
-            return self.keep_invalid(error, said)
+            return PendingReceipt(event.record_id, None, None)
+
+    def _submit(self, said: Mapping[str, Any], route: Route, *, park_invalid: bool = False) -> PendingReceipt:
+        primary = route.primary
+        try:
+            event = primary.rules.compose(said)
+        except AuditEventError as error:
+            return self._refuse_or_keep(error, said, primary, park_invalid=park_invalid)
         if event.digest is not None:
-            self._compare_with_earlier(event)
-        tickets = self._accept(event)
+            self._compare_with_earlier(event, route)
+        tickets = self._accept(event, route)
         if not tickets:
             return PendingReceipt(event.record_id, None, None)
-        self._send(event, tickets)
-        return PendingReceipt(event.record_id, self._primary.lane, tickets[self._primary.lane.name])
+        self._send(event, tickets, route)
+        return PendingReceipt(event.record_id, primary.lane, tickets[primary.lane.name])
 
-    def keep_invalid(self, error: AuditEventError, said: Mapping[str, Any]) -> PendingReceipt:
-        """Keep an event that is wrong, for the first sink's dead letters; no other sink gets it. Never raises."""
-        receipt = self._invalid.keep(error, said)
-        for secondary in self._exporters[1:]:
+    def keep_invalid(
+        self, error: AuditEventError, said: Mapping[str, Any], primary: AuditExporter | None = None
+    ) -> PendingReceipt:
+        """Keep an event that is wrong, for the dead letters of the sink that it is for; no other sink gets it."""
+        primary = primary or self._primary
+        receipt = self._invalid_of(primary).keep(error, said)
+        for secondary in self._exporters[1:] if primary is self._primary else ():
             secondary.rejections.invalid(error, said)
         if self._sync:
-            self._primary.lane.parking.park_invalid()
+            primary.lane.parking.park_invalid()
         return receipt
 
-    def _accept(self, event: EncodedEvent) -> dict[str, EventRef | None]:
+    def _invalid_of(self, primary: AuditExporter) -> InvalidEvents:
+        return self._invalid.setdefault(primary, InvalidEvents(primary))
+
+    def _accept(self, event: EncodedEvent, route: Route) -> dict[str, EventRef | None]:
         """Commit an event to every sink's outbox; None where a secondary's refuses it, nothing where the primary's."""
-        lane = self._primary.lane
+        primary = route.primary
+        lane = primary.lane
         try:
             tickets: dict[str, EventRef | None] = {lane.name: lane.accept(event.body)}
         except (AuditShutdownError, OutboxError) as error:
-            self._primary.rejections.refused(error, event.body)
+            primary.rejections.refused(error, event.body)
             if self.settings.on_outbox_error == "raise" or isinstance(error, AuditShutdownError):
                 raise
             return {}
-        if self._primary.rejections.refused_at is not None:
-            self._primary.rejections.refused_at = None
-        for secondary in self._exporters[1:]:
+        if primary.rejections.refused_at is not None:
+            primary.rejections.refused_at = None
+        for secondary in route.exporters[1:]:
             try:
                 tickets[secondary.lane.name] = secondary.lane.accept(event.body)
             except AuditError as error:
@@ -151,14 +208,15 @@ class EventIntake:
                 secondary.rejections.passed_by(error, event.body)
         return tickets
 
-    def _send(self, event: EncodedEvent, tickets: Mapping[str, EventRef | None]) -> None:
+    def _send(self, event: EncodedEvent, tickets: Mapping[str, EventRef | None], route: Route) -> None:
         if self._sync:
-            self._wait_for_first_attempt(tickets)
+            self._wait_for_first_attempt(tickets, route)
         elif self._handed_over - min(self._seen()) < self._most_in_sdk:
-            record = AuditLogRecord(event, tickets, slim=not self._attached)
+            deliver = None if route is self._default else route.deliver_more
+            record = AuditLogRecord(event, tickets, slim=not self._attached, route=route.name, deliver=deliver)
             self._hand_over(AuditReadWriteLogRecord(record, self._resource, self._scope, UNLIMITED))
         else:
-            self._deliver_more()
+            route.deliver_more()
 
     def _seen(self) -> Iterator[int]:
         return (exporter.records_seen for exporter in self._exporters)
@@ -183,17 +241,13 @@ class EventIntake:
         while self._interrupting:
             self._hand_over(self._interrupting.popleft())
 
-    def _deliver_more(self) -> None:
-        for exporter in self._exporters:
-            exporter.relay.deliver_more()
-
-    def _wait_for_first_attempt(self, tickets: Mapping[str, EventRef | None]) -> None:
-        for exporter in self._exporters[1:]:
+    def _wait_for_first_attempt(self, tickets: Mapping[str, EventRef | None], route: Route) -> None:
+        for exporter in route.exporters[1:]:
             exporter.relay.wake()
-        lane = self._primary.lane
-        waited_in_vain = lane.completions.attempts_ended == self._waited_in_vain_at
+        lane = route.primary.lane
+        waited_in_vain = lane.completions.attempts_ended == route.waited_in_vain_at
         if delivers_here() or lane.closed or not lane.gate.is_open or waited_in_vain:
-            self._primary.relay.wake()
+            route.primary.relay.wake()
             return
         ticket = tickets[lane.name]
         assert ticket is not None
@@ -202,16 +256,16 @@ class EventIntake:
         try:
             lane.deliver_soon(ticket)
             if not waiter.wait_for_attempt(self.settings.export_timeout_millis / 1000):
-                self._waited_in_vain_at = (
+                route.waited_in_vain_at = (
                     lane.completions.attempts_ended
                 )  # no call waits again before that attempt has ended
         finally:
             lane.completions.unwatch(ticket, waiter)
 
-    def _compare_with_earlier(self, event: EncodedEvent) -> None:
+    def _compare_with_earlier(self, event: EncodedEvent, route: Route) -> None:
         assert event.digest is not None
         # No lock: each of these is one step of the interpreter.
-        earlier = self._keys.setdefault(event.record_id, event.digest)
+        earlier = self._keys.setdefault((event.record_id, route.name), event.digest)
         if len(self._keys) > _REMEMBERED_KEYS:
             with suppress(KeyError):
                 self._keys.popitem(last=False)
@@ -236,7 +290,3 @@ class EventIntake:
     def reject(self, cause: Cause, example: str = "unknown") -> None:
         """Count, log and note an event that was refused before it came here."""
         self._primary.rejections.other(cause, example)
-
-    def _hurry(self) -> None:
-        for exporter in self._exporters:
-            exporter.relay.deliver_now()

@@ -8,14 +8,13 @@ from typing import Any, Final
 
 from otel_audit_exporter.delivery.receipts import PendingReceipt
 from otel_audit_exporter.errors import AuditError, AuditEventError
-from otel_audit_exporter.event.fields import INDEX
+from otel_audit_exporter.event.invalid_event import kind_of
 from otel_audit_exporter.observability.delivery_log import describe_arguments
 from otel_audit_exporter.observability.losses import Cause
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 
 MOST_OF_ONE_CAUSE: Final = 10_000
 _PART_OF_QUOTA: Final = 10
-_CAUSES: Final = 1000
 
 
 class InvalidEvents:
@@ -48,8 +47,7 @@ class InvalidEvents:
     def _has_room(self, error: AuditEventError, size: int) -> bool:
         if self._bytes + size > self._exporter.lane.logs.quota.max_bytes // _PART_OF_QUOTA:
             return False
-        cause = tuple(sorted({name if name in INDEX else "unknown" for name in error.problems}))
-        if next(self._kept.setdefault(cause, count(1))) > MOST_OF_ONE_CAUSE:
+        if next(self._kept.setdefault(kind_of(error.problems), count(1))) > MOST_OF_ONE_CAUSE:
             return False
         self._bytes += size
         return True

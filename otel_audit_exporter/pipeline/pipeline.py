@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,15 +13,27 @@ from opentelemetry.sdk._logs import LogRecordProcessor
 
 from otel_audit_exporter.config.settings import Settings
 from otel_audit_exporter.delivery.dead_letters import DeadLetters
+from otel_audit_exporter.delivery.housekeeper import housekeeper
 from otel_audit_exporter.delivery.relay import delivers_here
-from otel_audit_exporter.observability.health import AuditHealth, combine
+from otel_audit_exporter.event.routing import RouteName
+from otel_audit_exporter.observability.health import AuditHealth
 from otel_audit_exporter.observability.health_monitor import HealthMonitor, Sample
 from otel_audit_exporter.observability.metrics import observe
-from otel_audit_exporter.observability.stats import AuditStats, DeliveryCounters, NotedError
+from otel_audit_exporter.observability.stats import (
+    AuditStats,
+    DeliveryCounters,
+    NotedError,
+    by_database,
+    by_trail,
+    summed,
+)
 from otel_audit_exporter.outbox.loss_records import LossRecords
+from otel_audit_exporter.pipeline.databases import Databases
 from otel_audit_exporter.pipeline.exporter import AuditExporter
-from otel_audit_exporter.pipeline.health import health_of
+from otel_audit_exporter.pipeline.health import DestinationsHealth
 from otel_audit_exporter.pipeline.intake import EventIntake
+from otel_audit_exporter.pipeline.orphans import Orphanage, utc_now
+from otel_audit_exporter.pipeline.trails import Trail
 from otel_audit_exporter.runtime.call_thread import CallThread
 from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.log import logger
@@ -47,12 +59,23 @@ class AuditPipeline(EventIntake):
         attached: bool,
         owns: bool = True,
         meter_provider: MeterProvider | None = None,
+        trails: Mapping[str, Trail] | None = None,
+        databases: Databases | None = None,
     ) -> None:
         self._processors = tuple(processors)
         self._sdk = CallThread()
-        super().__init__(exporters, settings, provider, attached=attached)
+        super().__init__(
+            exporters,
+            settings,
+            provider,
+            attached=attached,
+            trails=trails or {},
+            databases=databases or Databases(None),
+        )
         for exporter in self._exporters if owns else ():
             exporter.own_by_pipeline()
+        self._health = DestinationsHealth(settings.health_thresholds)
+        self._orphanage: Orphanage | None = None
         self._watch = HealthMonitor(
             self.health,
             self.stats,
@@ -64,6 +87,16 @@ class AuditPipeline(EventIntake):
         for exporter in self._exporters:
             exporter.lane.on_write = self._metrics.write_recorder(exporter.lane.name)
         self._watch.start()
+        self._orphanage = self._look_for_orphans()
+
+    def _look_for_orphans(self) -> Orphanage | None:
+        """Have events found that other processes have left for destinations beside the first one."""
+        folder = self._primary.lane.logs.directory
+        if folder is None or not self.destinations.several:
+            return None
+        orphanage = Orphanage(self.destinations, str(folder.root))
+        housekeeper.visit(orphanage.look)
+        return orphanage
 
     def _begin(self) -> None:
         super()._begin()
@@ -75,9 +108,12 @@ class AuditPipeline(EventIntake):
     # --- the state ----------------------------------------------------------------------------------------------
 
     def stats(self) -> AuditStats:
-        """Return the counters of this process at one instant."""
+        """Return the counters of this process at one instant: the total, and each trail, database and sink."""
         sinks = {exporter.lane.name: exporter.lane.stats() for exporter in self._exporters}
-        return replace(sinks[self._primary.lane.name], sinks=sinks)
+        first = sinks[self._primary.lane.name]
+        parts = {self._default.name: first}
+        parts |= {name: exporter.lane.stats() for name, exporter in self._others().items()}
+        return replace(summed(parts.values()), sinks=sinks, trails=by_trail(parts), databases=by_database(parts))
 
     def counters(self) -> dict[str, DeliveryCounters]:
         """Return the counters of each sink as they go on counting, by its name."""
@@ -89,8 +125,14 @@ class AuditPipeline(EventIntake):
         Levels begin where ``health_thresholds`` say. A thread looks several times in one export cycle; it calls
         ``on_health_change`` and writes one log line when the level has changed.
         """
-        thresholds = self.settings.health_thresholds
-        return combine({exporter.lane.name: health_of(exporter, thresholds) for exporter in self._exporters})
+        now = utc_now()
+        warnings = [] if self._orphanage is None else [one.words(now) for one in self._orphanage.waiting]
+        return self._health.of(self._exporters, self._others(), warnings)
+
+    def _others(self) -> dict[RouteName, AuditExporter]:
+        """Return the primary exporters of the destinations beside the first one."""
+        routes = (route for route in self.destinations.opened if route.primary is not self._primary)
+        return {route.name: route.primary for route in routes}
 
     def losses(self) -> LossRecords:
         """Return what was rejected, or lost with a damaged file, in the last 24 hours, by all processes.
@@ -106,7 +148,7 @@ class AuditPipeline(EventIntake):
         Health then judges by what comes later. Dead letters stay where they are. ``reason`` says what was found or
         done, and must not be empty (ValueError). Raises :class:`OutboxError` where it cannot be written.
         """
-        return sum(exporter.losses.acknowledge(reason) for exporter in self._exporters)
+        return sum(exporter.losses.acknowledge(reason) for exporter in self.destinations.exporters())
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -157,10 +199,11 @@ class AuditPipeline(EventIntake):
         deadline = deadline_after(0 if delivers_here() else timeout_millis)
         if self._attached:
             self._sdk.run([processor.force_flush for processor in self._processors[:1]], deadline)
-        for secondary in self._exporters[1:]:
-            secondary.relay.retry_held_now()
-        self._primary.relay.retry_held_now()
-        return self._primary.lane.wait_until_settled(deadline, self._primary.relay.deliver_now)
+        for exporter in self.destinations.exporters():
+            exporter.relay.retry_held_now()
+        primaries = dict.fromkeys(route.primary for route in self.destinations.opened)
+        settled = [one.lane.wait_until_settled(deadline, one.relay.deliver_now) for one in primaries]
+        return all(settled)
 
     def shutdown(self, timeout_millis: float | None = 10_000) -> bool:
         """Deliver what waits and let go of the outbox; True only if everything is stored or parked in time.
@@ -172,7 +215,7 @@ class AuditPipeline(EventIntake):
 
     def let_go(self) -> None:
         """Give what came after the shutdown to the pipeline that comes next."""
-        for exporter in self._exporters:
+        for exporter in self.destinations.exporters():
             exporter.lane.close()
 
     def end_with_process(self) -> None:
@@ -191,11 +234,16 @@ class AuditPipeline(EventIntake):
         if not first:
             if self._closing_thread != threading.get_ident():  # a signal handler would wait for what it interrupts
                 self._let_go_of.wait(max(deadline - time.monotonic(), 0.0))
-            return not any(exporter.lane.books.pending for exporter in self._exporters)
+            return not any(exporter.lane.books.pending for exporter in self.destinations.exporters())
         if self._attached:
             self._sdk.run([processor.force_flush for processor in self._processors], deadline)
         try:
-            results = [exporter.close(deadline, patient=patient) for exporter in self._exporters]
+            self.destinations.closed = True
+            everybody = self.destinations.exporters()
+            for exporter in everybody[1:]:
+                exporter.relay.retry_held_now()
+            results = [exporter.close(deadline, patient=patient) for exporter in everybody]
+            self.destinations.end(deadline)
         finally:
             self._let_go_of.set()
         self._metrics.keep_totals()

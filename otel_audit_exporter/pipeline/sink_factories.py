@@ -27,6 +27,7 @@ class MemorySinkFactory(SinkFactory):
 
     name = "memory"
     adopts = False
+    database_settings = ("schema",)
 
     def make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
         return MemorySink(key_columns=_written_keys(settings, mapping))
@@ -36,6 +37,7 @@ class SQLiteSinkFactory(SinkFactory):
     """A table in a SQLite file."""
 
     name = "sqlite"
+    database_settings = ("path",)
 
     def make_sink(self, settings: Settings, mapping: TableMapping) -> Sink:
         from otel_audit_exporter.sinks.sqlite import DEFAULT_NOT_NULL, SQLiteSink
@@ -59,6 +61,7 @@ class SupabaseSinkFactory(SinkFactory):
 
     name = "supabase"
     address_settings = ("url", "key", "token")
+    database_settings = ("url", "key", "token", "schema")
 
     def missing(self, settings: Settings) -> str | None:
         missing = []
@@ -97,6 +100,7 @@ class PostgresSinkFactory(SinkFactory):
 
     name = "postgres"
     address_settings = ("dsn",)
+    database_settings = ("dsn", "schema")
 
     def __init__(self) -> None:
         self._address = ""  # of a DSN that can be read

@@ -15,9 +15,12 @@ from otel_audit_exporter.event.diff import changed, same
 from otel_audit_exporter.event.encoded_event import EncodedEvent, loads_exact
 from otel_audit_exporter.event.identity import with_field_names
 from otel_audit_exporter.event.json.encoder import Encoder
+from otel_audit_exporter.event.routing import DEFAULT_TRAIL, RouteName
 from otel_audit_exporter.event.seen_requests import SeenRequest, watched_requests
 from otel_audit_exporter.outbox.stripe import EventRef
 from otel_audit_exporter.pipeline.configure import current_pipeline, replaced_pipeline
+from otel_audit_exporter.pipeline.databases import Databases
+from otel_audit_exporter.pipeline.destinations import Route
 from otel_audit_exporter.pipeline.exporters import InMemoryAuditExporter
 from otel_audit_exporter.pipeline.intake import UNLIMITED
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
@@ -152,14 +155,20 @@ class _RecordingPipeline(AuditPipeline):
             exporter = InMemoryAuditExporter(settings=settings)
             exporter.own_by_pipeline()
             self.shutdown()
-            self.settings, self._exporters, self._primary = settings, (exporter,), exporter
+            self.settings = settings
+            self._take_exporters([exporter], {}, Databases(None))
             self._begin()
         return self
 
-    def _accept(self, event: EncodedEvent) -> dict[str, EventRef | None]:
-        tickets = super()._accept(event)
-        self._report(AuditEvent.from_bytes(event.body))
+    def _accept(self, event: EncodedEvent, route: Route) -> dict[str, EventRef | None]:
+        tickets = super()._accept(event, route)
+        trail = None if route.name.trail == DEFAULT_TRAIL else route.name.trail
+        self._report(replace(AuditEvent.from_bytes(event.body), trail=trail, database=route.name.database))
         return tickets
+
+    def _open_route(self, name: RouteName, said: Mapping[str, Any]) -> Route:
+        """Take the events of every trail and database."""
+        return self._routes.setdefault(name, Route(name, self._exporters))
 
 
 def _in_memory(settings: Settings) -> Settings:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ class TestRecords:
         stats = exporter.lane.stats()
         assert (stats.succeeded, stats.failed) == (2, 1)
         ((record_id, error),) = letters(outbox_dir)
-        assert record_id == "0" * 32
+        assert record_id == str(uuid.UUID("0" * 32))
         assert "entity_id: must be a UUID" in error
         assert len(sqlite_rows(tmp_path / "rows.db")) == 2
 

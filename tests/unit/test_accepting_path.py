@@ -22,10 +22,15 @@ PATH: Final[dict[str, tuple[str, ...]]] = {
         "EventIntake._send",
         "EventIntake._seen",
         "EventIntake._hand_over",
-        "EventIntake._deliver_more",
+        "EventIntake._submit_elsewhere",
+        "EventIntake._submit",
         "EventIntake._compare_with_earlier",
     ),
     "delivery/channel.py": ("DeliveryChannel.accept",),
+    "pipeline/destinations.py": ("Route.deliver_more",),
+    "delivery/pool_member.py": ("PoolMember.wake", "PoolMember.deliver_more"),
+    "delivery/sender_pool.py": ("SenderPool.serve", "SenderPool.watch"),
+    "event/routing.py": ("*",),
     "delivery/relay.py": ("Relay.wake", "Relay.deliver_more"),
     "delivery/housekeeper.py": ("Housekeeper.call",),
     "delivery/receipts.py": ("PendingReceipt.__init__",),
@@ -50,6 +55,7 @@ SLOW: Final[dict[str, tuple[str, ...]]] = {
         "LogSet.open_own",
         "LogSet.open_after_end",
     ),  # a forked child's first event, or after the end
+    "pipeline/destinations.py": ("Destinations.find",),  # a destination's first event
     "outbox/log.py": ("OutboxLog._new_stripe", "OutboxLog._segment"),  # no stripe is free, or a segment is full
     "outbox/stripe.py": ("Stripe._make_now",),
     "outbox/group_commit.py": ("GroupCommit._append_with_others",),  # fsync

@@ -8,6 +8,7 @@ import inspect
 from otel_audit_exporter import audit_event
 from otel_audit_exporter.event.audit_event import AuditEvent
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, FIELD_ALIASES, FIELD_TABLE, FIELDS
+from otel_audit_exporter.event.routing import ROUTE_FIELDS
 
 
 def test_the_default_columns_take_the_first_fields_in_order() -> None:
@@ -16,7 +17,7 @@ def test_the_default_columns_take_the_first_fields_in_order() -> None:
 
 def test_an_audit_event_has_every_field() -> None:
     names = {one.name for one in dataclasses.fields(AuditEvent)}
-    assert names == {*FIELDS, "idempotency_key"}
+    assert names == {*FIELDS, "idempotency_key", *ROUTE_FIELDS}
 
 
 def test_a_call_takes_every_field_that_a_caller_may_give() -> None:

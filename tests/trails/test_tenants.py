@@ -1,0 +1,89 @@
+"""Two tenants: one whose database hangs, and one who must not notice; no row in the other's."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from otel_audit_exporter import audit_context, audit_event, configure_audit, flush_audit, get_audit_stats
+from tests.stack import AuditTable, Stack
+from tests.stack.faults import Hang, Place
+from tests.stack.messages import Request
+from tests.stack.waiting import wait_until
+from tests.support.events import arguments
+
+EVENTS = 10_000
+THREADS = 50
+
+
+@pytest.fixture
+def tenants(stack: Stack) -> Iterator[dict[str, AuditTable]]:
+    """Give a table of one name in two schemas, both served by one PostgREST."""
+    here = stack.create_table()
+    there = AuditTable(stack.postgres, here.name, "audit")
+    there.create()
+    stack.reload_schema_cache()
+    yield {"alpha": here, "beta": there}
+    stack.heal()
+    here.drop()
+    there.drop()
+
+
+def databases(stack: Stack, tenants: dict[str, AuditTable]) -> dict[str, dict[str, str]]:
+    return {
+        name: {"url": stack.url, "key": stack.service_key, "schema": table.schema} for name, table in tenants.items()
+    }
+
+
+def emit(number: int) -> tuple[str, str]:
+    name = ("alpha", "beta")[number % 2]
+    with audit_context(database=name):
+        return name, audit_event(**arguments(action=f"of_{name}", entity_id=uuid4())).record_id
+
+
+def actions(table: AuditTable) -> Counter[str]:
+    return Counter(row["action"] for row in table.rows())
+
+
+def configure(exporter: str, stack: Stack, tenants: dict[str, AuditTable], named: dict[str, Any]) -> None:
+    configure_audit(exporter, table=tenants["alpha"].name, databases=named, export_timeout_millis=4000)
+
+
+def test_a_hanging_database_keeps_nobody_else_waiting_and_gets_no_other_s_rows(
+    stack: Stack, tenants: dict[str, AuditTable]
+) -> None:
+    configure("supabase", stack, tenants, databases(stack, tenants))
+
+    def to_beta(request: Request) -> bool:
+        return request.headers.get("content-profile") == "audit"
+
+    hanging = stack.gateway.inject(Hang(Place.REQUEST_HEAD), times=None, when=to_beta)
+    with ThreadPoolExecutor(THREADS) as pool:
+        said = list(pool.map(emit, range(2 * EVENTS)))
+    settled_at = time.monotonic()
+    wait_until(lambda: get_audit_stats().databases["alpha"].pending == 0, "alpha's events are there", 60)
+    print(f"alpha settled {time.monotonic() - settled_at:.2f} s after the last call")
+    assert get_audit_stats().databases["beta"].succeeded == 0
+    assert actions(tenants["alpha"]) == {"of_alpha": EVENTS}
+    hanging.remove()
+    assert flush_audit(60_000)
+    assert actions(tenants["alpha"]) == {"of_alpha": EVENTS}
+    assert actions(tenants["beta"]) == {"of_beta": EVENTS}
+    for name, table in tenants.items():
+        assert {str(row["id"]) for row in table.rows()} == {one for tenant, one in said if tenant == name}
+
+
+def test_two_schemas_over_direct_connections_are_two_databases(stack: Stack, tenants: dict[str, AuditTable]) -> None:
+    named = {name: {"dsn": stack.dsn(), "schema": table.schema} for name, table in tenants.items()}
+    configure("postgres", stack, tenants, named)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(emit, range(2000)))
+    assert flush_audit(60_000)
+    assert actions(tenants["alpha"]) == {"of_alpha": 1000}
+    assert actions(tenants["beta"]) == {"of_beta": 1000}
