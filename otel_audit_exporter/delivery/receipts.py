@@ -159,7 +159,7 @@ class PendingReceipt:
     @staticmethod
     def _is_over(channel: DeliveryChannel, ref: EventRef, waiter: CompletionWaiter) -> bool:
         """Tell whether there is nothing to wait for. Of what another process delivers, nobody here is notified."""
-        return waiter.settled or channel.closed or (channel.is_elsewhere(ref) and not channel.is_pending(ref))
+        return waiter.settled or channel.closed or not channel.is_pending(ref)
 
     def _outcome(self, channel: DeliveryChannel, ref: EventRef) -> AuditReceipt:
         """Return the receipt, or raise that there is none; :class:`DeadLettersBusyError` where that is unknown."""

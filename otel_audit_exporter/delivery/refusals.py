@@ -59,6 +59,11 @@ class Refusals:
     def __len__(self) -> int:
         return len(self._known)
 
+    @property
+    def most_attempts(self) -> int:
+        """How often the one that was tried most was refused."""
+        return max((refusal.attempts for refusal in list(self._known.values())), default=0)
+
     def judge(
         self, refused: Sequence[RejectedRow[Entry]], *, accepted_before: int, accepted_now: int, codes_count: bool
     ) -> tuple[list[tuple[RejectedRow[Entry], Refusal]], list[RejectedRow[Entry]]]:

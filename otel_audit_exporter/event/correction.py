@@ -14,13 +14,14 @@ from otel_audit_exporter.errors import AuditEventError
 from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import FIELD_ALIASES, FIELDS, INDEX, SURROUNDINGS
 from otel_audit_exporter.event.identity import NOBODY
-from otel_audit_exporter.event.invalid_event import CORRECTED, NOBODY_IN, REASONS, more_in
+from otel_audit_exporter.event.invalid_event import CORRECTED, NOBODY_IN, REASONS, UNKNOWN, more_in
 from otel_audit_exporter.event.serialization import assemble_with, split
 from otel_audit_exporter.event.surroundings import GIVEN, Found
 from otel_audit_exporter.event.validation import EventValidator
 
 # Who looks after a trail must not change in passing whose it is, who did it, or when.
 NEEDS_FORCE: Final = frozenset({"yacht_id", "user_id", "actor_type", "on_behalf_of", "timestamp"})
+_DESTINATION: Final = frozenset({"trail", "database"})
 _FIXED: Final = frozenset({"record_id", "trace_id", "span_id"})
 
 
@@ -44,8 +45,8 @@ def corrected_body(
     changes = {FIELD_ALIASES.get(name, name): value for name, value in changes.items()}
     if "timestamp" in changes:
         changes["timestamp"] = _moment(changes["timestamp"])
-    _refuse(changes, force=force)
     before, known = split(body), more_in(body)
+    _refuse(changes, known, force=force)
     given = _given(before, known) | changes
     token = attach(Context())  # the event's own trace, if any, and not that of who corrects it
     try:
@@ -67,7 +68,11 @@ def corrected_body(
     return assemble_with(fragments[: len(FIELDS)], json.dumps({CORRECTED: entries}, default=str).encode())
 
 
-def _refuse(changes: Mapping[str, Any], *, force: bool) -> None:
+def _refuse(changes: Mapping[str, Any], known: Mapping[str, Any], *, force: bool) -> None:
+    elsewhere = _DESTINATION & dict(known.get(UNKNOWN) or {}).keys()
+    if elsewhere:  # it must not land where it was not said for
+        said = "was given for another destination than this one: emit the event anew"
+        raise AuditEventError(dict.fromkeys(sorted(elsewhere), said), call="correction")
     problems = {name: "is not a field of an audit event" for name in changes if name not in INDEX}
     problems |= {name: "stays as it is" for name in changes if name in _FIXED}
     if not force:

@@ -19,7 +19,7 @@ from otel_audit_exporter.event.serialization import assemble_with, more_of, spli
 REASONS: Final = "reasons"
 NOBODY_IN: Final = "nobody"
 CORRECTED: Final = "corrected"
-_UNKNOWN: Final = "unknown"
+UNKNOWN: Final = "unknown"
 _NULL: Final = b"null"
 
 
@@ -34,7 +34,7 @@ def invalid_body(
     more: dict[str, Any] = {REASONS: dict(problems)}
     more[NOBODY_IN] = [name for name in FIELDS if given.get(name) is NOBODY]
     unknown = encoder.value({name: value for name, value in given.items() if name not in INDEX})
-    return assemble_with(fragments, b'%b,"%b":%b}' % (json.dumps(more).encode()[:-1], _UNKNOWN.encode(), unknown))
+    return assemble_with(fragments, b'%b,"%b":%b}' % (json.dumps(more).encode()[:-1], UNKNOWN.encode(), unknown))
 
 
 def reasons_of(body: bytes) -> dict[str, str]:
@@ -44,12 +44,12 @@ def reasons_of(body: bytes) -> dict[str, str]:
 
 def kind_of(problems: Iterable[str]) -> tuple[str, ...]:
     """Return what is wrong in general: the fields, and whether there are arguments that no event has."""
-    return tuple(sorted({name if name in INDEX else _UNKNOWN for name in problems}))
+    return tuple(sorted({name if name in INDEX else UNKNOWN for name in problems}))
 
 
 def unknown_of(body: bytes) -> dict[str, Any]:
     """Return the arguments that no event has."""
-    found = more_in(body).get(_UNKNOWN)
+    found = more_in(body).get(UNKNOWN)
     return found if isinstance(found, dict) else {}
 
 

@@ -40,7 +40,7 @@ DESCRIPTION_NAME: Final = "log.json"
 DESTINATION_NAME: Final = "destination.json"
 _BEING_MADE: Final = ".new-"
 _BEING_REMOVED: Final = ".gone-"
-_MAKING_TRIES: Final = 10
+_MAKING_TRIES: Final = 100
 _MAKING_SECONDS: Final = 60.0  # a folder without a lock for longer is nobody's any more
 
 
@@ -326,11 +326,12 @@ def _new_locked_folder(making: Path) -> FileLock:
     """Make a folder and lock it. Who clears up may come in between, and take it for one that was left."""
     lock = FileLock(making / LOCK_NAME)
     for _ in range(_MAKING_TRIES):
-        making.mkdir(mode=0o700, exist_ok=True)
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, FileExistsError):  # the latter where it is removed in the middle of that
+            making.mkdir(mode=0o700, exist_ok=True)
             if lock.acquire() and lock.is_in_place():
                 return lock
         lock.release()
+        time.sleep(0.001)
     raise OutboxError(f"{making} cannot be locked: this file system has no working flock")
 
 

@@ -213,13 +213,14 @@ class OutboxLog:
             if stripe is not None and self.space.may_prepare():
                 with suppress(OSError, OutboxError):  # then the call that needs one tells
                     stripe.prepare()
-        self._close_left()
+        for stripe in list(self.stripes):
+            stripe.close_left()
         if self._is_idle():
             self._shrink()
         self.free_segments()
         if self._ended is not None and self._ended.is_long:
             with suppress(OSError):
-                self._ended.replace(self._summary())
+                self._ended.replace(record for stripe in list(self.stripes) for record in records_of(stripe))
 
     def _is_idle(self) -> bool:
         """Tell whether nothing waits, and nothing has come for a while."""
@@ -235,15 +236,6 @@ class OutboxLog:
                 stripe.shrink()
         self.space.drop_all_emptied()
 
-    def _close_left(self) -> None:
-        """Let go of the maps of segments that are full: they are read from their files."""
-        for stripe in list(self.stripes):
-            current = stripe.at[0]
-            for segment in list(stripe.segments):
-                if segment is current:
-                    break
-                segment.close()
-
     def free_segments(self) -> None:
         """Let go of the segments of which every event has ended: for other uses, or for the disk."""
         with self._making:
@@ -258,15 +250,6 @@ class OutboxLog:
                     return
                 stripe.drop(segment)
                 self.space.free(segment)
-
-    def _summary(self) -> Iterator[Record]:
-        """Return records that say what all of the file's say."""
-        for stripe in list(self.stripes):
-            yield Record(SEGMENT_FREED, stripe.index, stripe.segments[0].ordinal - 1, 0)
-            for segment in list(stripe.segments):
-                yield Record(SEGMENT_MADE, stripe.index, segment.ordinal, segment.size)
-            for first, last in stripe.ended.ranges():
-                yield Record(STORED, stripe.index, first, last)
 
     def close(self) -> bool:
         """Take no more events; tell whether nobody appends any more. What has not ended stays on disk."""
@@ -321,3 +304,12 @@ class OutboxLog:
             self._ended.forget()
         self._making = threading.RLock()
         self._ending = threading.RLock()
+
+
+def records_of(stripe: Stripe) -> Iterator[Record]:
+    """Yield records that say what all that were written of a stripe say."""
+    yield Record(SEGMENT_FREED, stripe.index, stripe.segments[0].ordinal - 1, 0)
+    for segment in list(stripe.segments):
+        yield Record(SEGMENT_MADE, stripe.index, segment.ordinal, segment.size)
+    for first, last in stripe.ended.ranges():
+        yield Record(STORED, stripe.index, first, last)

@@ -173,6 +173,14 @@ class Stripe:
                 self.segments.append(spare)
             self._go_on_in(new, segment, offset, number)
 
+    def close_left(self) -> None:
+        """Let go of the maps of segments that are full: they are read from their files."""
+        current = self.at[0]
+        for segment in list(self.segments):
+            if segment is current:
+                break
+            segment.close()
+
     def emptied(self) -> list[Segment]:
         """Return the segments before the present one of which every event has ended."""
         current = self.at[0]

@@ -132,11 +132,11 @@ class EventIntake:
     def _submit_elsewhere(self, said: Mapping[str, Any], *, park_invalid: bool) -> PendingReceipt:
         """Accept an event that says where it goes."""
         try:
-            name, said = split_route(said)
-            route = self._routes.get(name) or self._open_route(name, said)
+            name, rest = split_route(said)
+            route = self._routes.get(name) or self._open_route(name, rest)
         except AuditEventError as error:
             return self._refuse_or_keep(error, said, self._primary, park_invalid=park_invalid)
-        return self._submit(said, route, park_invalid=park_invalid) if isinstance(route, Route) else route
+        return self._submit(rest, route, park_invalid=park_invalid) if isinstance(route, Route) else route
 
     def _refuse_or_keep(
         self, error: AuditEventError, said: Mapping[str, Any], primary: AuditExporter, *, park_invalid: bool

@@ -306,6 +306,14 @@ def test_an_edit_is_checked(pipeline: AuditPipeline) -> None:
     assert letter.kind == "invalid"
 
 
+def test_an_event_for_an_unknown_destination_lands_in_no_other(pipeline: AuditPipeline) -> None:
+    record_id = park(pipeline, database="acme")
+    (letter,) = pipeline.dead_letters()
+    assert (letter.fields or {})["database"] == "acme"
+    with pytest.raises(AuditEventError, match="database: was given for another destination"):
+        pipeline.dead_letters().edit(record_id, {"entity_id": PART}, "why")
+
+
 def test_nobody_stays_nobody_when_it_is_corrected(pipeline: AuditPipeline, database: Path) -> None:
     with audit_context(user_id=USER):
         record_id = park(pipeline, user_id=NOBODY)

@@ -140,15 +140,16 @@ def test_calls_whose_sync_failed_are_refused_and_not_recorded_and_later_ones_are
     assert (len(written), len(errors)) == (1, 6)
     assert all("Input/output error" in str(error) for error in errors)
     assert (log.accepted, log.pending) == (1, 1)
-    failed = log.stripes[0].at[0]
-    written.append(put(commit, b"a later one"))
-    assert log.stripes[0].at[0] is not failed
-    assert (log.accepted, log.pending) == (2, 2)
+    (failed,) = (stripe.at[0] for stripe in log.stripes if stripe.ended.count)
+    later = [commit.append(b"a later one") for _ in log.stripes]
+    assert all(ref[2] is not failed for ref in later)
+    written += [(stripe.index, number, b"a later one") for stripe, number, *_ in later]
+    assert log.accepted == log.pending == len(written)
     events, lost = read_all(log)
-    assert ({event for event in events if event[1] not in log.stripes[0].ended}, lost) == (set(written), [])
+    assert ({event for event in events if event[1] not in log.stripes[event[0]].ended}, lost) == (set(written), [])
     copy = open_copy(tmp_path / "own.log", tmp_path / "copy")
-    assert (copy.log.pending, copy.found.lost) == (2, 0)
-    assert {event for event in copy.events if event[1] not in copy.log.stripes[0].ended} == set(written)
+    assert (copy.log.pending, copy.found.lost) == (len(written), 0)
+    assert {event for event in copy.events if event[1] not in copy.log.stripes[event[0]].ended} == set(written)
 
 
 def test_of_a_group_over_two_segments_only_what_is_in_the_failed_one_is_refused(
@@ -161,7 +162,7 @@ def test_of_a_group_over_two_segments_only_what_is_in_the_failed_one_is_refused(
     assert len(errors) >= 1
     assert log.pending == len(written)
     events, lost = read_all(log)
-    assert ({event for event in events if event[1] not in log.stripes[0].ended}, lost) == (set(written), [])
+    assert ({event for event in events if event[1] not in log.stripes[event[0]].ended}, lost) == (set(written), [])
 
 
 def test_a_failed_sync_is_never_tried_again_on_the_same_file(
