@@ -71,8 +71,9 @@ def audited(
       and ``result`` is None where the function raised. For coroutine functions it may be one itself;
     - a plain value.
 
-    ``old_values`` is taken **before** the function runs, and copied; its callable gets the arguments only, and where
-    it raises, that is as if the function did. The other arguments are those of :func:`audit_event`.
+    ``old_values`` is taken **before** the function runs, and copied; its callable gets the arguments only. Where it
+    raises, the function runs all the same: an error is logged, and the event has no old values. The other arguments
+    are those of :func:`audit_event`.
 
     After a success an event that cannot be recorded raises as ``audit_event`` does: :class:`AuditEventError`,
     :class:`OutboxError`. After an exception it is logged, as nothing may hide the exception: so let ``entity_id``
@@ -175,6 +176,12 @@ class _Call:
         """Return the state before, or an awaitable of it."""
         return None if self._plan.old is None else self._plan.old(self._arguments, None)
 
+    def lose_old(self, error: Exception) -> None:
+        """Go on without the state before, and say so."""
+        action, kind = self._plan.fixed.get("action"), _type_name(error)
+        message = "audit: old_values of %s raised %s: its events have no old values"
+        say_once(ERROR, ("old values", action, kind), message, action, kind)
+
     def keep_old(self, values: Any) -> None:
         """Keep the state before as it is now."""
         if values is not None:
@@ -237,7 +244,10 @@ def _around_function(function: Callable[..., Any], plan: _Plan) -> Callable[...,
         if call is None:
             return function(*args, **kwargs)
         try:
-            call.keep_old(_not_awaitable(call.before()))
+            try:
+                call.keep_old(_not_awaitable(call.before()))
+            except Exception as error:
+                call.lose_old(error)
             result = function(*args, **kwargs)
         except BaseException as error:
             call.fail(error, _without_awaitables(call.values(None)))
@@ -261,7 +271,10 @@ def _around_coroutine(function: Callable[..., Any], plan: _Plan) -> Callable[...
 
 
 async def _run(call: _Call, function: Callable[..., Awaitable[R]], args: Any, kwargs: Any) -> R:
-    call.keep_old(await _awaited(call.before()))
+    try:
+        call.keep_old(await _awaited(call.before()))
+    except Exception as error:
+        call.lose_old(error)
     return await function(*args, **kwargs)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.errors import AuditConfigurationError, AuditDeliveryError
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
 from otel_audit_exporter.event.validation import EventValidator
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.table.catalogs import TableCatalog, table_source
 from otel_audit_exporter.table.compatibility import (
@@ -196,10 +196,10 @@ def _write(settings: Settings, arguments: Arguments, said: Mapping[str, Any], ti
     event = {**_FULL, **_event(said), "timestamp": datetime.now(UTC)}
     try:
         with configured_pipeline(options) as pipeline:
-            begun = time.monotonic()
+            begun = Clock.monotonic()
             receipt = pipeline.submit(event)
             receipt.result(timeout)
-            took = time.monotonic() - begun
+            took = Clock.monotonic() - begun
     except AuditDeliveryError as error:
         talk.problem(f"the event was not written: {error.cause}")
         return False

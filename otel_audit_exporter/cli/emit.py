@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from otel_audit_exporter.cli.json_lines import Line, LineError, read_lines
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError, OutboxFullError
 from otel_audit_exporter.observability.stats import AuditStats
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+from otel_audit_exporter.runtime.clock import Clock
 
 _LINES_BETWEEN_UPDATES: Final = 200
 _EXIT_INTERRUPTED: Final = 130
@@ -129,13 +129,13 @@ class _Run:
 
     def deliver(self, bar: _Bar) -> None:
         """Wait for the delivery, as long as the time that was given allows."""
-        deadline = time.monotonic() + self.timeout
-        while not self.pipeline.force_flush(self._step(deadline)) and time.monotonic() < deadline:
+        deadline = Clock.monotonic() + self.timeout
+        while not self.pipeline.force_flush(self._step(deadline)) and Clock.monotonic() < deadline:
             bar.show(self)
         bar.show(self)
 
     def _step(self, deadline: float) -> float:
-        return max(min(deadline - time.monotonic(), _FLUSH_STEP_SECONDS), 0.0) * 1000
+        return max(min(deadline - Clock.monotonic(), _FLUSH_STEP_SECONDS), 0.0) * 1000
 
 
 def _fault(error: LineError | AuditEventError) -> str:

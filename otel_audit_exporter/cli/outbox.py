@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 import typer
@@ -19,6 +18,7 @@ from otel_audit_exporter.cli.status import status
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.outbox.old_outbox import old_outboxes, take_over
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+from otel_audit_exporter.runtime.clock import Clock
 
 outbox = typer.Typer(
     no_args_is_help=True, help="Events that were accepted and are not in the table yet: on this machine's disk."
@@ -42,9 +42,9 @@ def drain(
     with configured_pipeline(arguments) as pipeline:
         require_outbox_on_disk(pipeline)
         found = _take_over_old(pipeline)
-        deadline = time.monotonic() + timeout
+        deadline = Clock.monotonic() + timeout
         with talk.NOTES.status(f"delivering to {pipeline.target}"):
-            while not _delivered(pipeline) and time.monotonic() < deadline:
+            while not _delivered(pipeline) and Clock.monotonic() < deadline:
                 pass
     stats = pipeline.stats()
     found += stats.recovered

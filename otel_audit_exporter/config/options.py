@@ -81,7 +81,7 @@ SETTINGS: Final = (
     Setting(
         "path",
         ("OTEL_AUDIT_SQLITE_PATH",),
-        parsers.parse_text,
+        parsers.parse_path,
         "pms_audit_log.db",
         "`pms_audit_log.db`",
         "the file of the embedded table",
@@ -183,7 +183,7 @@ SETTINGS: Final = (
     Setting(
         "outbox_dir",
         ("OTEL_AUDIT_OUTBOX_DIR",),
-        parsers.parse_text,
+        parsers.parse_path,
         None,
         "`$STATE_DIRECTORY`, then the user's state directory",
         "where the outbox and the dead letters live (a local file system)",

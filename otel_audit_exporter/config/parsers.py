@@ -74,6 +74,20 @@ def parse_text(value: Any) -> str:
     return os.fspath(value).strip()
 
 
+def parse_path(value: Any) -> str:
+    """Return a path, with the home directory in the place of ``~``; what a shell or a driver would read is refused."""
+    text = parse_text(value)
+    if text == ":memory:":
+        raise ValueError("must be a file; for events in memory choose the exporter `memory`")
+    if "://" in text or text.startswith("sqlite:"):
+        raise ValueError("must be a path, not an address: of sqlite:///audit.db give audit.db")
+    if text[0] in "\"'" or text[-1] in "\"'":
+        raise ValueError("must be a path without quotes: they are not taken off here")
+    if re.match(r"\$\w|.*\$\{", text):
+        raise ValueError("must be a path without variables: no shell reads it, so write what the variable holds")
+    return os.path.expanduser(text)
+
+
 def parse_names(value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, Iterable) or not all(isinstance(part, str) for part in parts):

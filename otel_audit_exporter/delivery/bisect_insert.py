@@ -5,12 +5,12 @@ Nothing is decided here about what becomes of a row that was refused; nothing is
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Generic, NoReturn, TypeVar
 
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 
@@ -140,7 +140,7 @@ class _Run(Generic[T]):
         return items, error
 
     def _insert(self, items: Sequence[T]) -> SinkError | None:
-        if time.monotonic() >= self._deadline:
+        if Clock.monotonic() >= self._deadline:
             self._stop(out_of_time(), items)
         try:
             rows = self._rows_of(items)

@@ -7,7 +7,6 @@ Accepting stores the event in this process's log, and takes no lock. Everything 
 from __future__ import annotations
 
 import random
-import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -40,10 +39,12 @@ from otel_audit_exporter.outbox.stripe import EventRef, Stripe
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
+from otel_audit_exporter.runtime.threads import RLock
 from otel_audit_exporter.sinks.base import Sink, SinkError
 
 RowsOf = Callable[[Sequence[bytes]], Sequence[bytes]]
 _REMEMBERED_BATCHES: Final = 256
+_CLOSE_TO_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,13 @@ class DeliveryChannel:
         self.repeats = RateLimitedLogger()
         self.gate: Backoff = OPEN_BACKOFF
         self.closed = False
+        self.hangs = False  # the last attempt had no answer in time
         self.awake = False  # whether the relay looks by itself soon; else the next event has to wake it
         self.completions = Completions()
         self.cursor = DeliveryCursor(self._lose)
         self.refusals = Refusals(self.options.foreign_key_grace_seconds, self._jitter, self._lose_refused)
         self.marks = AgeMarks()
-        self._ending = threading.RLock()
+        self._ending = RLock()
         self.dropped: set[str] = set()  # dead letters that were removed for good, by hand
         self._acknowledged: deque[tuple[list[Range], float]] = deque(maxlen=_REMEMBERED_BATCHES)
         self.last_progress = Clock.monotonic()
@@ -221,6 +223,7 @@ class DeliveryChannel:
         accepted_before = self.books.accepted_by_sink
         in_doubt = not (proved or self.gate.is_open)
         outcome = attempt(sink, entries, self._rows, deadline, self._store, doubts_sink=not proved)
+        self.hangs = outcome.error is not None and Clock.monotonic() >= deadline - _CLOSE_TO_SECONDS
         self._judge(outcome, accepted_before, in_doubt=in_doubt)
         return outcome
 
@@ -392,12 +395,17 @@ class DeliveryChannel:
                 return at
         return self.books.last_success
 
-    def wait_until_settled(self, deadline: float, deliver_now: Callable[[], None]) -> bool:
-        """Wait until everything accepted so far is stored or parked; False where it is not at ``deadline``."""
+    def wait_until_settled(
+        self, deadline: float, deliver_now: Callable[[], None], or_until: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Wait until everything accepted so far is stored or parked; False where it is not at ``deadline``.
+
+        Nor is it where ``or_until``, which is asked after each attempt, ends the wait before.
+        """
         if self.closed:
             return self.books.pending <= 0
         marks: list[tuple[Stripe, int]] = [(stripe, stripe.at[2]) for stripe in self.logs.stripes]
-        return self.completions.wait_until_ended(marks, deadline, deliver_now)
+        return self.completions.wait_until_ended(marks, deadline, deliver_now, or_until)
 
     # --- logs -------------------------------------------------------------------------------------------------
 

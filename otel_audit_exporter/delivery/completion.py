@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from otel_audit_exporter.delivery.batch import Entry
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
 from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.threads import Condition, Event, RLock
 
 
 class CompletionWaiter:
     """Somebody who waits for one event. Notified when it is stored or parked, and when an attempt has ended."""
 
     def __init__(self, notify: Callable[[], None] | None = None) -> None:
-        self._attempted = threading.Event()
-        self._settled = threading.Event()
+        self._attempted = Event()
+        self._settled = Event()
         self._notify = notify
 
     @property
@@ -47,7 +47,7 @@ class Completions:
     """The waiters of one channel, and the progress that all of them wait for. Safe to use from any thread."""
 
     def __init__(self) -> None:
-        self._progress = threading.Condition(threading.RLock())
+        self._progress = Condition(RLock())
         self._waiters: dict[tuple[Stripe, int], list[CompletionWaiter]] = {}
         self.attempts_ended = 0
 
@@ -98,15 +98,22 @@ class Completions:
             self._progress.notify_all()
 
     def wait_until_ended(
-        self, marks: Sequence[tuple[Stripe, int]], deadline: float, deliver_now: Callable[[], None]
+        self,
+        marks: Sequence[tuple[Stripe, int]],
+        deadline: float,
+        deliver_now: Callable[[], None],
+        or_until: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Wait until all events up to these marks have ended; False where they have not at ``deadline``."""
+        """Wait until all events up to these marks have ended; False where they have not at ``deadline``.
+
+        ``or_until`` ends the wait, too.
+        """
         deliver_now()
         with self._progress:
             while True:
                 marks = [(stripe, number) for stripe, number in marks if stripe.ended.upto < number]
                 left = deadline - Clock.monotonic()
-                if not marks or left <= 0:
+                if not marks or left <= 0 or or_until():
                     return not marks
                 if not self._progress.wait(min(left, 0.5)):
                     deliver_now()

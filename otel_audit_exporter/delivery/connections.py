@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Final
 from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
+from otel_audit_exporter.runtime.threads import get_ident
 
 _IDLE_SECONDS: Final = 30.0
 
@@ -51,7 +51,7 @@ class OpenConnections:
         with self._lock:
             use = self._uses.setdefault(channel, _Use())
             use.busy += 1
-            use.threads.add(threading.get_ident())
+            use.threads.add(get_ident())
             self._uses.move_to_end(channel)
             taken = self._too_many()
         for one in taken:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -12,6 +11,7 @@ from otel_audit_exporter.outbox.log import OutboxLog, Range
 from otel_audit_exporter.outbox.reader import Read, StripeReader, read_event
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
 from otel_audit_exporter.runtime.log import logger
+from otel_audit_exporter.runtime.threads import Lock
 
 LARGEST_BATCH_BYTES = 4 * 2**20
 
@@ -25,7 +25,7 @@ class DeliveryCursor:
 
     def __init__(self, on_lost: Callable[[OutboxLog, list[Range]], None]) -> None:
         self._on_lost = on_lost
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._logs: list[OutboxLog] = []
         self._readers: dict[Stripe, StripeReader] = {}
         self._again: deque[list[Entry]] = deque()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,6 +22,7 @@ from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.observability.losses import whoami
 from otel_audit_exporter.observability.stats import DeliveryCounters
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, DeadLetterStore, Place, StoredDeadLetter, place_of
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.verdict import Fault
@@ -182,9 +182,9 @@ class DeadLetters:
     def retry_for(self, seconds: float) -> tuple[int, bool]:
         """Retry all as :meth:`retry` does, for about so long; return how many are stored, and whether it is through."""
         self.passed_over = 0
-        end, stored = time.monotonic() + seconds, 0
+        end, stored = Clock.monotonic() + seconds, 0
         for page in self._pages():
-            if time.monotonic() >= end:
+            if Clock.monotonic() >= end:
                 return stored, False
             stored += self._retry_page(page)
         return stored, True
@@ -208,7 +208,7 @@ class DeadLetters:
             self._settle(offered)
 
         while left:
-            deadline = time.monotonic() + self._lane.options.export_timeout_seconds
+            deadline = Clock.monotonic() + self._lane.options.export_timeout_seconds
             try:
                 outcome = attempt(self._lane.sink, left, self._rows, deadline, settle, doubts_sink=False)
             finally:
@@ -287,7 +287,7 @@ class DeadLetters:
         except Exception as error:
             raise no_row(error) from error
         try:
-            self._lane.sink.insert([row], time.monotonic() + self._lane.options.export_timeout_seconds)
+            self._lane.sink.insert([row], Clock.monotonic() + self._lane.options.export_timeout_seconds)
         except SinkError:
             raise
         except Exception as error:

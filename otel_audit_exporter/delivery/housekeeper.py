@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +14,8 @@ from otel_audit_exporter.outbox.stalls import processor_clock
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, call_in_child
 from otel_audit_exporter.runtime.log import RateLimitedLogger
+from otel_audit_exporter.runtime.signals import leave_signals_to_uwsgi
+from otel_audit_exporter.runtime.threads import Lock, Thread, new_thread
 
 ADOPT_SECONDS: Final = 60.0
 _TICK_SECONDS: Final = 0.5
@@ -30,11 +31,11 @@ class Housekeeper:
         self._begin()
 
     def _begin(self) -> None:
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._calls: SimpleQueue[None] = SimpleQueue()
         self._adopt_at = Clock.monotonic() + ADOPT_SECONDS
         self._visit_at = 0.0
-        self._starting = threading.Lock()
+        self._starting = Lock()
         self._adding = ForkSafeLock()
 
     def _all(self) -> list[DeliveryChannel]:
@@ -64,7 +65,7 @@ class Housekeeper:
         if (self._thread is not None and self._thread.is_alive()) or not self._starting.acquire(blocking=False):
             return
         try:
-            thread = threading.Thread(target=self._run, name="otel-audit-housekeeper", daemon=True)
+            thread = new_thread(self._run, "otel-audit-housekeeper")
             with suppress(RuntimeError):  # the interpreter is ending, or there is no room for a thread
                 thread.start()
                 self._thread = thread
@@ -76,6 +77,7 @@ class Housekeeper:
         self._begin()
 
     def _run(self) -> None:
+        leave_signals_to_uwsgi()
         calls = self._calls
         while True:
             with suppress(Empty):

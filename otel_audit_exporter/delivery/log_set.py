@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from logging import ERROR, WARNING
@@ -17,6 +16,7 @@ from otel_audit_exporter.outbox.space import Quota, SegmentSpace
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
+from otel_audit_exporter.runtime.threads import Event, RLock
 
 # Each adopted log holds two descriptors and some room: a few at a time are enough to keep every sender busy.
 ADOPTED_AT_ONCE: Final = 16
@@ -44,7 +44,7 @@ class LogSet:
         self._held: LockedLog | None = None
         self._adopted: list[tuple[OutboxDirectory, LockedLog]] = []
         self._left_some = False
-        self._lock = threading.RLock()
+        self._lock = RLock()
 
     @property
     def on_disk(self) -> bool:
@@ -226,7 +226,7 @@ class LogSet:
     def _wait_for_appends(log: OutboxLog) -> None:
         """Give who is in the middle of an append a moment; who begins one goes to the next log."""
         until = Clock.monotonic() + _CLOSING_SECONDS
-        pause = threading.Event()
+        pause = Event()
         while not log.close() and Clock.monotonic() < until:
             pause.wait(0.001)
 
@@ -241,7 +241,7 @@ class LogSet:
         self._adopted, self._held, self.own, self.append = [], None, None, None
         self.quota.used_bytes = 0
         self._earlier = (0, ())
-        self._lock = threading.RLock()
+        self._lock = RLock()
 
 
 def start_error(error: AuditConfigurationError) -> OutboxError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +13,7 @@ from otel_audit_exporter.delivery.relay import BATCH_ROWS, PROBE_ROWS, RUN_ROWS
 from otel_audit_exporter.outbox.stripe import EventRef
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import register_renewed
+from otel_audit_exporter.runtime.threads import Lock
 
 if TYPE_CHECKING:
     from otel_audit_exporter.delivery.sender_pool import SenderPool
@@ -39,7 +39,7 @@ class PoolMember:
 
     def _begin(self) -> None:
         self._queued = False
-        self._first = threading.Lock()  # one sender at a time for a sink that has not answered
+        self._first = Lock()  # one sender at a time for a sink that has not answered
         self._awaited: SimpleQueue[EventRef] = SimpleQueue()
         self._has_adopted = False
         self.urgent = False

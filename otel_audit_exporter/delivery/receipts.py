@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,11 +9,14 @@ from typing import Final, Literal
 
 from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.delivery.completion import CompletionWaiter
+from otel_audit_exporter.delivery.loop_events import in_thread, loop_event, pause
 from otel_audit_exporter.delivery.relay import delivers_here
 from otel_audit_exporter.errors import AuditDeliveryError, OutboxError
 from otel_audit_exporter.outbox.letter_file import DeadLettersBusyError
 from otel_audit_exporter.outbox.stripe import EventRef
 from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.fork_safety import renew_if_forked
+from otel_audit_exporter.runtime.threads import Event, call_blocking
 
 _LOOK_AGAIN_SECONDS: Final = 0.5
 _BUSY_SECONDS: Final = 0.05
@@ -32,7 +34,7 @@ class AuditReceipt:
 class PendingReceipt:
     """What ``audit_event()`` returns: the event is accepted, and this tells what becomes of it.
 
-    Cheap to make and to throw away. ``await receipt`` does what :meth:`result` does, from any asyncio loop.
+    Cheap to make and to throw away. ``await receipt`` does what :meth:`result` does, in asyncio, trio and anyio.
     """
 
     __slots__ = ("_channel", "_ref", "record_id")
@@ -49,6 +51,7 @@ class PendingReceipt:
         ``"rejected"``: kept nowhere. Only where ``on_outbox_error`` is ``"log"`` and the outbox refused the event, or
         ``on_invalid`` is ``"park"`` and too many wrong events came before.
         """
+        renew_if_forked()
         if self._channel is None or self._ref is None:
             return "rejected"
         try:
@@ -80,15 +83,18 @@ class PendingReceipt:
         """
         if self._channel is None or self._ref is None:
             raise AuditDeliveryError(self.record_id, "rejected", "it was refused at the call, and the log says why")
+        renew_if_forked()
+        return call_blocking(self._result, self._channel, self._ref, 0 if delivers_here() else timeout)
+
+    def _result(self, channel: DeliveryChannel, ref: EventRef, timeout: float | None) -> AuditReceipt:
         waiter = CompletionWaiter()
+        deadline = None if timeout is None else Clock.monotonic() + timeout
         try:
-            self._channel.completions.watch(self._ref, waiter)
-            timeout = 0 if delivers_here() else timeout
-            deadline = None if timeout is None else Clock.monotonic() + timeout
-            self._wait(self._channel, self._ref, waiter, deadline)
+            channel.completions.watch(ref, waiter)
+            self._wait(channel, ref, waiter, deadline)
         finally:
-            self._channel.completions.unwatch(self._ref, waiter)
-        return self._outcome_by(deadline, self._channel, self._ref)
+            channel.completions.unwatch(ref, waiter)
+        return self._outcome_by(deadline, channel, ref)
 
     def __await__(self) -> Generator[None, None, AuditReceipt]:
         return self._awaited().__await__()
@@ -96,46 +102,32 @@ class PendingReceipt:
     async def _awaited(self) -> AuditReceipt:
         if self._channel is None or self._ref is None:
             raise AuditDeliveryError(self.record_id, "rejected", "it was refused at the call, and the log says why")
-        import asyncio  # whoever awaits has it already; whoever does not need not wait for it
-
-        loop = asyncio.get_running_loop()
-        notified = asyncio.Event()
-
-        def notify() -> None:
-            loop.call_soon_threadsafe(notified.set)
-
-        waiter = CompletionWaiter(notify)
+        renew_if_forked()
+        notified = loop_event()
+        waiter = CompletionWaiter(notified.set_from_thread)
         try:
             self._channel.completions.watch(self._ref, waiter)
             while not await self._is_over_by_now(self._channel, self._ref, waiter):
                 self._channel.deliver_soon(self._ref)
-                try:
-                    await asyncio.wait_for(notified.wait(), _LOOK_AGAIN_SECONDS)
-                    notified.clear()
-                except TimeoutError:
-                    continue
+                await notified.wait(_LOOK_AGAIN_SECONDS)
         finally:
             self._channel.completions.unwatch(self._ref, waiter)
         return await self._outcome_in_time(self._channel, self._ref)
 
     async def _is_over_by_now(self, channel: DeliveryChannel, ref: EventRef, waiter: CompletionWaiter) -> bool:
         if channel.is_elsewhere(ref):  # which takes a look into files
-            import asyncio
-
-            return await asyncio.to_thread(self._is_over, channel, ref, waiter)
+            return await in_thread(self._is_over, channel, ref, waiter)
         return self._is_over(channel, ref, waiter)
 
     async def _outcome_in_time(self, channel: DeliveryChannel, ref: EventRef) -> AuditReceipt:
         """Return the outcome; files are read on another thread, and who holds them stops no event loop."""
         if not self._takes_a_look(channel, ref):
             return self._outcome(channel, ref)
-        import asyncio
-
         while True:
             try:
-                return await asyncio.to_thread(self._outcome, channel, ref)
+                return await in_thread(self._outcome, channel, ref)
             except DeadLettersBusyError:
-                await asyncio.sleep(_BUSY_SECONDS)
+                await pause(_BUSY_SECONDS)
 
     def _outcome_by(self, deadline: float | None, channel: DeliveryChannel, ref: EventRef) -> AuditReceipt:
         """Return the outcome; where the dead letters are held by somebody, wait for them until the deadline."""
@@ -145,7 +137,7 @@ class PendingReceipt:
             except DeadLettersBusyError as error:
                 if deadline is not None and Clock.monotonic() >= deadline:
                     raise AuditDeliveryError(self.record_id, "pending", str(error)) from error
-            threading.Event().wait(_BUSY_SECONDS)
+            Event().wait(_BUSY_SECONDS)
 
     @staticmethod
     def _wait(channel: DeliveryChannel, ref: EventRef, waiter: CompletionWaiter, deadline: float | None) -> None:

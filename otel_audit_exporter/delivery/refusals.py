@@ -7,7 +7,6 @@ one; for the codes that are nearly always the value's, where it has accepted any
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,6 +18,7 @@ from otel_audit_exporter.outbox.log import OutboxLog, Range
 from otel_audit_exporter.outbox.reader import read_event
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
 from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.threads import Lock
 from otel_audit_exporter.sinks.verdict import FOREIGN_KEY_CODES
 
 _LEAST_GRACE_SECONDS: Final = 0.1
@@ -53,7 +53,7 @@ class Refusals:
         self._grace = foreign_key_grace_seconds
         self._jitter = jitter
         self._on_lost = on_lost
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._known: dict[tuple[Stripe, int], Refusal] = {}
 
     def __len__(self) -> int:

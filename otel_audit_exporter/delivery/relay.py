@@ -7,7 +7,6 @@ whose receipts are waited for, whatever the backlog.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from logging import ERROR
@@ -25,6 +24,8 @@ from otel_audit_exporter.outbox.stripe import EventRef
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, register_renewed
 from otel_audit_exporter.runtime.log import logger
+from otel_audit_exporter.runtime.signals import leave_signals_to_uwsgi
+from otel_audit_exporter.runtime.threads import Event, Thread, get_ident, new_thread
 
 RUN_ROWS: Final = 1000  # what a database does fastest, and twice as many where each answer takes its time
 BATCH_ROWS: Final = 2000
@@ -58,7 +59,7 @@ class Relay:
         register_renewed(self)
 
     def _begin(self) -> None:
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._helpers = [
             SenderThread(self._channel, f"otel-audit-sender-{self._channel.name}-{number}")
             for number in range(2, HELPERS + 2)
@@ -75,7 +76,7 @@ class Relay:
         self._more_since: float | None = None
         self._until_empty = True  # whether a round goes on until nothing is left, or leaves what comes meanwhile
         self._stopping = False
-        self._stop_or_pause = threading.Event()
+        self._stop_or_pause = Event()
         self._problem = ""
         self._run_rows = RUN_ROWS
 
@@ -84,7 +85,7 @@ class Relay:
     def start(self) -> None:
         """Start the thread, once; where none can be started any more, the events are the next process's."""
         with self._start_lock:
-            thread = threading.Thread(target=self._run, name=f"otel-audit-relay-{self._channel.name}", daemon=True)
+            thread = new_thread(self._run, f"otel-audit-relay-{self._channel.name}")
             if self._thread is not None or self._stopping:
                 return
             self._thread = thread  # before its start: a signal handler in the middle of that starts no second one
@@ -97,10 +98,12 @@ class Relay:
         housekeeper.look_after(self._channel)
 
     def wake(self) -> None:
-        """Have the relay look at the outbox now, as far as its back-off allows. Takes no lock."""
+        """Have the relay look at the outbox now, as far as its back-off allows. Takes no lock where its thread runs."""
         if not self._called:
             self._called = True
             self._calls.put(None)
+        if self._thread is None and not self._stopping:
+            self._start_again()
 
     def deliver_more(self) -> None:
         """Have everything that waits delivered, as more of it came than the SDK's worker takes at once."""
@@ -122,7 +125,7 @@ class Relay:
         self._awaited.put(ref)
         if not self._awaited_is_served:
             self._awaited_is_served = True
-            self._express.do(self._deliver_awaited)
+            self._awaited_is_served = not self._express.do(self._deliver_awaited).is_set() or self._awaited.empty()
 
     def retry_held_now(self) -> None:
         """Do as :meth:`deliver_now` does, and offer what was refused by itself, whose own back-off may be long, too."""
@@ -140,7 +143,7 @@ class Relay:
         self._called = False
         self.wake()
         thread = self._thread
-        if thread is None or thread is threading.current_thread():
+        if thread is None or thread.ident == get_ident():
             return True
         try:
             thread.join(max(deadline - Clock.monotonic(), 0.0))
@@ -151,6 +154,12 @@ class Relay:
     def renew_after_fork(self) -> None:
         """In a forked child: no thread yet; the first event starts one."""
         self._begin()
+
+    def _start_again(self) -> None:
+        """Start the thread that could not be started before; the next event tries again where it still cannot."""
+        self.start()
+        if self._thread is None:
+            self._channel.awake = False
 
     def _start_if_needed(self) -> None:
         if self._thread is None:
@@ -200,6 +209,7 @@ class Relay:
         return min(self._idle_after / 2, _TICK_SECONDS)
 
     def _round(self) -> None:
+        housekeeper.start()  # where no thread could be started for it before
         channel, now = self._channel, Clock.monotonic()
         channel.marks.note(channel.logs.stripes)
         channel.parking.park_invalid()
@@ -317,6 +327,7 @@ def words_of(error: BaseException) -> str:
 
 def be_untraced() -> None:
     """Have no instrumentation record what this thread sends, as the SDK has it for its own."""
+    leave_signals_to_uwsgi()
     attach(set_value(_DELIVERS, True, set_value(_SUPPRESS_INSTRUMENTATION_KEY, True)))
 
 
@@ -331,15 +342,15 @@ class SenderThread:
     def __init__(self, channel: DeliveryChannel, name: str) -> None:
         self._channel = channel
         self._name = name
-        self._work: SimpleQueue[tuple[Callable[[], None], threading.Event] | None] = SimpleQueue()
+        self._work: SimpleQueue[tuple[Callable[[], None], Event] | None] = SimpleQueue()
         self._started = False
 
-    def do(self, work: Callable[[], None]) -> threading.Event:
+    def do(self, work: Callable[[], None]) -> Event:
         """Have ``work`` done; the event tells when it is over. Where no thread can start, nothing is done."""
-        done = threading.Event()
+        done = Event()
         if not self._started:
             try:
-                threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+                new_thread(self._serve, self._name).start()
             except RuntimeError:  # the interpreter is ending, or there is no room for a thread
                 done.set()
                 return done

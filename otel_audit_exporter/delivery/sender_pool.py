@@ -7,7 +7,6 @@ short attempt at a time.
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
 from logging import ERROR
 from queue import Empty, SimpleQueue
@@ -19,6 +18,7 @@ from otel_audit_exporter.delivery.relay import be_untraced, words_of
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, register_renewed
 from otel_audit_exporter.runtime.log import RateLimitedLogger
+from otel_audit_exporter.runtime.threads import Thread, get_ident, new_thread
 
 SENDERS: Final = 6  # with the prober and one thread that resolves names: eight more than one destination has
 _TICK_SECONDS: Final = 0.5
@@ -47,8 +47,8 @@ class SenderPool:
         self._ready: SimpleQueue[PoolMember | None] = SimpleQueue()
         self._calls: SimpleQueue[PoolMember | None] = SimpleQueue()
         self._watched: set[PoolMember] = set()
-        self._senders: list[threading.Thread] = []
-        self._prober: threading.Thread | None = None
+        self._senders: list[Thread] = []
+        self._prober: Thread | None = None
         self._house_at = Clock.monotonic() + _HOUSE_SECONDS
         self.at_work = 0  # senders that have a channel in hand
         self.stopping = False
@@ -64,7 +64,7 @@ class SenderPool:
         with self._lock:
             if self.stopping or self._prober is not None:
                 return
-            self._prober = threading.Thread(target=self._probe, name="otel-audit-prober", daemon=True)
+            self._prober = new_thread(self._probe, "otel-audit-prober")
             try:
                 self._prober.start()
             except (
@@ -79,7 +79,7 @@ class SenderPool:
             if self.stopping or len(self._senders) >= SENDERS:
                 return
             name = f"otel-audit-pool-{len(self._senders) + 1}"
-            thread = threading.Thread(target=self._send, name=name, daemon=True)
+            thread = new_thread(self._send, name)
             with suppress(RuntimeError):
                 thread.start()
                 self._senders.append(thread)
@@ -104,7 +104,7 @@ class SenderPool:
         for _ in self._senders:
             self._ready.put(None)
         for thread in (*self._senders, self._prober):
-            if thread is not None and thread is not threading.current_thread():
+            if thread is not None and thread.ident != get_ident():
                 with suppress(RuntimeError):  # called by a signal handler that has interrupted the thread's start
                     thread.join(max(deadline - Clock.monotonic(), 0.0))
 

@@ -40,11 +40,18 @@ class _Tokens(NamedTuple):
 class ScopeTree:
     """The scopes that share a root: one lock, and a version that tells each whether its merged fields are old."""
 
-    __slots__ = ("lock", "version")
+    __slots__ = ("late", "lock", "version")
 
     def __init__(self) -> None:
         self.lock = ForkSafeLock()
         self.version = 0
+        self.late: Callable[[], bool] | None = None  # tells who acts once that is known, and whether it is
+
+    def ask_late(self) -> None:
+        """Ask who acts, as long as nobody knew; what the asking itself records does not ask again."""
+        ask, self.late = self.late, None
+        if ask is not None and not ask():
+            self.late = ask
 
 
 class Scope:
@@ -69,8 +76,14 @@ class Scope:
             self._fields = overlay(self._fields, checked)
             self._family.version += 1
 
+    def ask_at_events(self, ask: Callable[[], bool]) -> None:
+        """Have ``ask`` called at each event here until it has told who acts, and returned True."""
+        self._family.late = ask
+
     def merged(self) -> dict[str, Any]:
         """Return the fields in force here; not to be changed by the caller."""
+        if self._family.late is not None:
+            self._family.ask_late()
         version = self._family.version  # read first: a change meanwhile makes the result old at once
         if self._merged is not None and self._merged[0] == version:
             return self._merged[1]

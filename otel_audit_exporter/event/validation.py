@@ -292,14 +292,20 @@ def _uuid_fragment(value: object) -> bytes:
 
 def _as_uuid(value: object) -> str:
     if not isinstance(value, str | uuid.UUID | uuid_utils.UUID):
-        raise ValueError(f"must be a UUID, not {_kind(value)}")
+        raise ValueError(f"must be a UUID, not {_kind(value)}{_OTHER_IDS if type(value) is int else ''}")
     text = str(value)
     if not text.strip():
         raise ValueError("is empty")
     try:
         return str(uuid.UUID(text))
     except ValueError:
-        raise ValueError(f"must be a UUID, and these {len(text)} characters are none") from None
+        raise ValueError(
+            f"must be a UUID, and these {len(text)} characters are none{_OTHER_IDS if text.isdecimal() else ''}"
+        ) from None
+
+
+# record_id itself is always a UUID; the others need not be.
+_OTHER_IDS: Final = " (where ids are numbers, set OTEL_AUDIT_IDS=text)"
 
 
 def _record_id(given: Mapping[str, Any], yacht: bytes, problems: dict[str, str]) -> str:
@@ -313,7 +319,7 @@ def _record_id(given: Mapping[str, Any], yacht: bytes, problems: dict[str, str])
         try:
             return _as_uuid(record_id)
         except ValueError as error:
-            problems["record_id"] = str(error)
+            problems["record_id"] = str(error).removesuffix(_OTHER_IDS)
             return ""
     if not isinstance(key, str) or not key.strip():
         problems["idempotency_key"] = "must be a non-empty string"

@@ -69,7 +69,7 @@ class AuditMiddleware:
         ) as opened:
             if self._identification.hook is not None:
                 self._identification.take(opened, await self._ask(scope))
-            await self.app(scope, receive, _noting(scope, own_id, send) if is_watched() else send)
+            await self.app(scope, receive, _noting(scope, own_id, send) if own_id and is_watched() else send)
 
     async def _ask(self, scope: ASGIScope) -> Identity:
         assert self._identification.hook is not None

@@ -77,14 +77,26 @@ class AuditMiddleware:
         return _streamed_in_context(response, steps)
 
     def _identify(self, request: Any, scope: Scope) -> None:
-        if self._identification.hook is None:
+        hook = self._identification.hook
+        if hook is None:
             return
         try:
-            identity = self._identification.hook(request)
+            identity = hook(request)
         except Exception as error:
             self._identification.failed(error)
         else:
             self._identification.take(scope, identity)
+            if identity is None:  # Django REST framework authenticates later, in its view
+                scope.ask_at_events(lambda: self._identify_late(hook, request, scope))
+
+    def _identify_late(self, hook: Callable[..., Any], request: Any, scope: Scope) -> bool:
+        try:
+            identity = hook(request)
+        except Exception as error:
+            self._identification.failed(error)
+            return True
+        self._identification.take(scope, identity)
+        return identity is not None
 
     async def _identify_async(self, hook: Callable[..., Awaitable[Identity]], request: Any, scope: Scope) -> None:
         try:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import uuid_utils
 
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError
-from otel_audit_exporter.event.context import Scope
+from otel_audit_exporter.event.context import Scope, current_scope
 from otel_audit_exporter.event.surroundings import Address, parse_address
 from otel_audit_exporter.runtime.log import logger
 
@@ -67,10 +67,16 @@ def header_text(header: str | None) -> str | None:
     return (header or "").strip() or None
 
 
-def request_id(given: str | None) -> str:
-    """Return the id that a request brings, where it is fit to be recorded; else a new one (a UUIDv7)."""
+def request_id(given: str | None) -> str | None:
+    """Return the id that a request brings, where it is fit to be recorded; else a new one (a UUIDv7).
+
+    None where another middleware has given the request one, which holds here, too.
+    """
     given = (given or "").strip()
-    return given if _request_id(given) else str(uuid_utils.uuid7())
+    if _request_id(given):
+        return given
+    outer = current_scope()
+    return None if outer is not None and "request_id" in outer.merged() else str(uuid_utils.uuid7())
 
 
 class Identification:

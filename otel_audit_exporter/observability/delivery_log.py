@@ -5,8 +5,6 @@ No values and no ``details`` of a server's answer: of an event only its action, 
 
 from __future__ import annotations
 
-import threading
-import time
 import uuid
 from collections.abc import Mapping
 from typing import Any, Final
@@ -15,7 +13,9 @@ from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import INDEX
 from otel_audit_exporter.event.serialization import split
 from otel_audit_exporter.observability.losses import Cause
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.log import logger
+from otel_audit_exporter.runtime.threads import Lock
 from otel_audit_exporter.sinks.base import SinkError
 
 _QUIET_SECONDS: Final = 60.0
@@ -28,7 +28,7 @@ class DeliveryLog:
 
     def __init__(self, lane: str) -> None:
         self._lane = lane
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._failing = _ComingAndGoing()
         self._held = _Alternating()
         self._parked = _Alternating()
@@ -85,7 +85,7 @@ class DeliveryLog:
     def _is_news(self, story: _ComingAndGoing | _Alternating, error: SinkError, kind: tuple[str, ...] = ()) -> bool:
         cause = (error.verdict.fault, error.code, error.status, kind)
         with self._lock:
-            if story.logged == cause or not story.may_log(cause, time.monotonic()):
+            if story.logged == cause or not story.may_log(cause, Clock.monotonic()):
                 return False  # where it may not be logged now, it is when it comes again later
             story.logged = cause
             return True
@@ -97,7 +97,7 @@ class _ComingAndGoing:
     def __init__(self) -> None:
         self.logged: tuple[object, ...] | None = None
         self._left = float(_CHANGES_AT_ONCE)
-        self._at = time.monotonic()
+        self._at = Clock.monotonic()
 
     def may_log(self, cause: tuple[object, ...], now: float) -> bool:
         self._left = min(self._left + (now - self._at) / _QUIET_SECONDS, _CHANGES_AT_ONCE)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -15,8 +13,11 @@ from typing import Final
 from otel_audit_exporter.errors import AuditError
 from otel_audit_exporter.observability.health import LEVELS, AuditHealth, Level
 from otel_audit_exporter.observability.stats import AuditStats
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.log import logger
+from otel_audit_exporter.runtime.signals import leave_signals_to_uwsgi
+from otel_audit_exporter.runtime.threads import Event, Thread, get_ident, new_thread
 
 SAMPLE_SECONDS: Final = 10.0
 SAMPLES: Final = 360  # an hour of them
@@ -63,9 +64,9 @@ class HealthMonitor:
         register_renewed(self)
 
     def _begin(self) -> None:
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._caller = None if self._on_change is None else _Caller(self._on_change)
-        self._stopped = threading.Event()
+        self._stopped = Event()
         self._reported: AuditHealth = AuditHealth()
         self._better_before = False
         self._problem = ""
@@ -74,7 +75,7 @@ class HealthMonitor:
     def start(self) -> None:
         """Start the thread, once."""
         if self._thread is None and not self._stopped.is_set():
-            thread = threading.Thread(target=self._run, name="otel-audit-watch", daemon=True)
+            thread = new_thread(self._run, "otel-audit-watch")
             with suppress(RuntimeError):  # the interpreter is ending
                 thread.start()
                 self._thread = thread
@@ -90,7 +91,7 @@ class HealthMonitor:
         if self._thread is not None:
             _join(self._thread, deadline)
         if self._caller is not None:
-            self._caller.end(min(deadline, time.monotonic() + _LAST_CALL_SECONDS))
+            self._caller.end(min(deadline, Clock.monotonic() + _LAST_CALL_SECONDS))
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -105,6 +106,7 @@ class HealthMonitor:
             self._stopped.set()
 
     def _run(self) -> None:
+        leave_signals_to_uwsgi()
         while not self._stopped.wait(self._pause):
             try:
                 if not self.look():
@@ -115,7 +117,7 @@ class HealthMonitor:
             except Exception as error:  # a watch that ends says nothing any more
                 self._log_error(error)
         if self._caller is not None:
-            self._caller.end(time.monotonic())
+            self._caller.end(Clock.monotonic())
 
     def _log_error(self, error: Exception) -> None:
         if str(error) != self._problem and not self._stopped.is_set():
@@ -152,7 +154,7 @@ class HealthMonitor:
             self._caller.notify(health)
 
     def _keep(self, health: AuditHealth, stats: AuditStats) -> None:
-        now, settled = time.time(), stats.succeeded + stats.failed
+        now, settled = Clock.wall(), stats.succeeded + stats.failed
         latest = self._samples[-1] if self._samples else None
         if latest is None or not 0 <= now - latest.at < SAMPLE_SECONDS:
             self._samples.append(Sample(now, health.level, stats.pending, settled))
@@ -167,7 +169,7 @@ class _Caller:
     def __init__(self, on_change: OnHealthChange) -> None:
         self._on_change = on_change
         self._changes: SimpleQueue[AuditHealth | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="otel-audit-health-change", daemon=True)
+        self._thread = new_thread(self._run, "otel-audit-health-change")
 
     def start(self) -> None:
         self._thread.start()
@@ -180,6 +182,7 @@ class _Caller:
         _join(self._thread, deadline)
 
     def _run(self) -> None:
+        leave_signals_to_uwsgi()
         for health in iter(self._changes.get, None):
             try:
                 self._on_change(health)
@@ -187,9 +190,9 @@ class _Caller:
                 logger.exception("audit: on_health_change raised")
 
 
-def _join(thread: threading.Thread, deadline: float) -> None:
-    if thread is not threading.current_thread() and thread.ident is not None:
-        thread.join(max(deadline - time.monotonic(), 0.0))
+def _join(thread: Thread, deadline: float) -> None:
+    if thread.ident != get_ident() and thread.ident is not None:
+        thread.join(max(deadline - Clock.monotonic(), 0.0))
 
 
 def _log_slow(health: AuditHealth) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +14,9 @@ from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, ParkedSince
 from otel_audit_exporter.outbox.loss_file import LossStore
 from otel_audit_exporter.outbox.loss_records import KEPT_SECONDS, SEVERAL_CAUSES, Loss, LossKind, LossRecords
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import register_renewed
+from otel_audit_exporter.runtime.threads import RLock
 
 WHAT_TO_DO_WITH_PARKED: Final = (
     "see `otel-audit dead-letters list`, correct the cause, then `otel-audit dead-letters retry`"
@@ -71,12 +71,14 @@ class LossLedger:
     written now is written later, and seen by this process meanwhile.
     """
 
-    def __init__(self, store: LossStore, dead_letters: DeadLetterStore, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, store: LossStore, dead_letters: DeadLetterStore, clock: Callable[[], float] = Clock.wall
+    ) -> None:
         self._store = store
         self._dead_letters = dead_letters
         self._clock = clock
-        self._lock = threading.RLock()  # also for a signal handler that audits in the middle of a call
-        self._writing = threading.RLock()
+        self._lock = RLock()  # also for a signal handler that audits in the middle of a call
+        self._writing = RLock()
         self._noted: set[tuple[str, str]] = set()
         self._unwritten = LossRecords()
         register_renewed(self)
@@ -164,7 +166,7 @@ class LossLedger:
 
     def renew_after_fork(self) -> None:
         """In a forked child: what the parent has noted, the parent writes down."""
-        self._lock, self._writing = threading.RLock(), threading.RLock()
+        self._lock, self._writing = RLock(), RLock()
         self._noted.clear()
         self._unwritten = LossRecords()
 

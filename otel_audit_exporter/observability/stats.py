@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +10,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from otel_audit_exporter.event.routing import RouteName
+from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.threads import RLock
 
 _REMEMBERED_ERRORS: Final = 20
 _HOUR: Final = 3600.0
@@ -144,7 +144,7 @@ class DeliveryCounters:
 
     def __init__(self, accepted: Callable[[], int] = lambda: 0) -> None:
         self._accepted = accepted  # how many events the logs of this process have taken: no call counts them
-        self.lock = threading.RLock()  # also for a signal handler that audits in the middle of a count
+        self.lock = RLock()  # also for a signal handler that audits in the middle of a count
         self.submitted_elsewhere = 0
         self.recovered = 0
         self.succeeded = 0
@@ -159,12 +159,12 @@ class DeliveryCounters:
         self.errors: deque[NotedError] = deque(maxlen=_REMEMBERED_ERRORS)
         self.parked_ever = 0  # `failed` goes down when a dead letter is retried with success; this does not
         self.last_success: float | None = None
-        self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])  # what had succeeded, every hour
+        self._marks: deque[tuple[float, int]] = deque([(Clock.monotonic(), 0)])  # what had succeeded, every hour
 
     def note_error(self, text: str) -> None:
         """Keep an error as the last one, and among the latest for people to see."""
         self.last_error = text
-        now = time.time()
+        now = Clock.wall()
         with self.lock:
             latest = self.errors[-1] if self.errors and self.errors[-1].text == text else None
             if latest is not None:
@@ -186,7 +186,7 @@ class DeliveryCounters:
     def succeeded_recently(self) -> int:
         """Return how many have succeeded in the last 24 hours, to the hour."""
         with self.lock:
-            now, succeeded = time.monotonic(), self.succeeded
+            now, succeeded = Clock.monotonic(), self.succeeded
             if now - self._marks[-1][0] >= _HOUR:
                 self._marks.append((now, succeeded))
             while len(self._marks) > 1 and now - self._marks[1][0] > _DAY:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.sinks.base import Sink
 
 FORGET_SECONDS: Final = 300.0
@@ -70,13 +70,13 @@ class TimedSink:
 
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
         """Insert, and note how long it took."""
-        write = self._writes.begin(time.monotonic())
+        write = self._writes.begin(Clock.monotonic())
         outcome = "failure"
         try:
             self._sink.insert(rows, deadline)
             outcome = "success"
         finally:
-            seconds = self._writes.end(write, time.monotonic())
+            seconds = self._writes.end(write, Clock.monotonic())
             with suppress(Exception):  # whoever observes must not undo what is stored
                 self._on_write(seconds, outcome)
 

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import secrets
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import orjson
 from otel_audit_exporter.observability.health import AuditHealth
 from otel_audit_exporter.observability.health_monitor import SAMPLE_SECONDS, Sample
 from otel_audit_exporter.observability.stats import AuditStats, NotedError
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.visible import visible
 
 _HOUR: Final = 3600.0
@@ -72,7 +72,7 @@ class PageData:
 
 def render_page(data: PageData, now: float | None = None) -> tuple[str, str]:
     """Return the page, and the content security policy that goes with it."""
-    now = time.time() if now is None else now
+    now = Clock.wall() if now is None else now
     nonce = secrets.token_urlsafe(16)
     template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     html = Template(template).substitute(

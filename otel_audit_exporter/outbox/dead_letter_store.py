@@ -9,13 +9,13 @@ import copy
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
 
 from otel_audit_exporter.outbox.letter_file import SELECT, LetterFile
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, register_renewed
 
 PAGE_BYTES: Final = 4 * 2**20
@@ -253,7 +253,7 @@ class SqliteDeadLetterStore:
         change = "UPDATE dead_letter SET body = ?, error = ?, code = ?, reasons = ? WHERE record_id = ?"
 
         def correct(connection: sqlite3.Connection) -> bool:
-            connection.execute(keep, (time.time(), event.record_id))
+            connection.execute(keep, (Clock.wall(), event.record_id))
             new = (event.body, event.error, event.code, event.reasons, event.record_id)
             return connection.execute(change, new).rowcount > 0
 
@@ -266,7 +266,7 @@ class SqliteDeadLetterStore:
         )
 
     def settle_all(self, events: Sequence[StoredDeadLetter], by: str) -> list[StoredDeadLetter]:
-        now = time.time()
+        now = Clock.wall()
         sql = "DELETE FROM dead_letter WHERE record_id = ?"
 
         def settle(connection: sqlite3.Connection) -> list[StoredDeadLetter]:
@@ -312,7 +312,7 @@ class SqliteDeadLetterStore:
             return (), False
         if seen.st_size == 0:  # somebody makes it just now
             return (), False
-        return (seen.st_mtime_ns, seen.st_size, seen.st_ino), time.time() - seen.st_mtime > _CLOCK_SECONDS
+        return (seen.st_mtime_ns, seen.st_size, seen.st_ino), Clock.wall() - seen.st_mtime > _CLOCK_SECONDS
 
     def size_bytes(self) -> int:
         try:

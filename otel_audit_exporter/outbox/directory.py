@@ -28,8 +28,10 @@ from otel_audit_exporter.outbox.ended import EndedFile
 from otel_audit_exporter.outbox.file_lock import FileLock
 from otel_audit_exporter.outbox.file_system import mapping_problem
 from otel_audit_exporter.outbox.log import ENDED_NAME, OutboxLog
+from otel_audit_exporter.outbox.ownership import give_to_owner, make_base, make_folder, permission_hint, prove_log
 from otel_audit_exporter.outbox.segment import SPARE_SUFFIX, SUFFIX, MappedSegment, WrittenSegment, sync_folder
 from otel_audit_exporter.outbox.space import Quota, SegmentSpace
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.log import logger
 
 FORMAT_VERSION: Final = 2
@@ -128,21 +130,23 @@ class OutboxDirectory:
                 self.cut_orphans()
                 return self._new_log(quota, options)
         except (OSError, OutboxError) as error:
+            hint = permission_hint(error, self.root)
             raise AuditConfigurationError(
-                f"the outbox directory {self.root} cannot be used ({error}): set OTEL_AUDIT_OUTBOX_DIR to a "
+                f"the outbox directory {self.root} cannot be used ({error}{hint}): set OTEL_AUDIT_OUTBOX_DIR to a "
                 "writable directory on a local disk, or OTEL_AUDIT_OUTBOX=memory to do without one "
                 "(events that are not delivered yet are then lost when the process dies)"
             ) from error
 
     def _make_folder(self) -> None:
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.path.mkdir(mode=0o700, exist_ok=True)
+        make_base(self.root)
+        make_folder(self.root, self.path.name)
         description = self.path / DESTINATION_NAME
         if not description.exists():
             with tempfile.NamedTemporaryFile("w", dir=self.path, delete=False, encoding="utf-8") as file:
                 json.dump(self.destination.description, file)
                 file.flush()
                 os.fsync(file.fileno())
+            give_to_owner(file.name)
             os.replace(file.name, description)
 
     def _new_log(self, quota: Quota, options: LogOptions) -> LockedLog:
@@ -278,6 +282,7 @@ class OutboxDirectory:
         if lock is None:
             return None
         try:
+            prove_log(path)
             log_id = bytes.fromhex(read_description(path)["id"])
             if only_whole and look_through(path, log_id).is_damaged:
                 lock.release()
@@ -312,7 +317,7 @@ class OutboxDirectory:
         for path in list(self.path.iterdir()) if self.path.is_dir() else ():
             if not path.name.startswith((_BEING_MADE, _BEING_REMOVED)):
                 continue
-            is_old = time.time() - _modified_at(path) > _MAKING_SECONDS
+            is_old = Clock.wall() - _modified_at(path) > _MAKING_SECONDS
             lock = None
             with suppress(OSError):
                 lock = _locked(path)
@@ -328,6 +333,7 @@ def _new_locked_folder(making: Path) -> FileLock:
     for _ in range(_MAKING_TRIES):
         with suppress(FileNotFoundError, FileExistsError):  # the latter where it is removed in the middle of that
             making.mkdir(mode=0o700, exist_ok=True)
+            give_to_owner(making)
             if lock.acquire() and lock.is_in_place():
                 return lock
         lock.release()
@@ -337,6 +343,7 @@ def _new_locked_folder(making: Path) -> FileLock:
 
 def _write_description(path: Path, described: dict[str, Any], *, durable: bool) -> None:
     with open(path, "w", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:
+        give_to_owner(path)
         json.dump(described, file)
         file.flush()
         if durable:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -17,7 +16,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from otel_audit_exporter.outbox.ownership import give_to_owner
 from otel_audit_exporter.outbox.segment import pread, pwrite, sync_file
+from otel_audit_exporter.runtime.threads import RLock
 
 STORED: Final = 1
 PARKED: Final = 2
@@ -118,8 +119,9 @@ class EndedFile:
         self.path = path
         self._durable = durable
         self._seed = crc32(log_id)
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        give_to_owner(path)
         self._made_bytes = os.fstat(self._descriptor).st_size
         self._end = self._made_bytes - self._made_bytes % RECORD_BYTES
         self._unwritten: list[Record] = []
@@ -127,7 +129,7 @@ class EndedFile:
         self.foreign = False  # a record is there that this version does not know
 
     @property
-    def lock(self) -> threading.RLock:
+    def lock(self) -> RLock:
         """The lock under which records are written."""
         return self._lock
 
@@ -185,6 +187,7 @@ class EndedFile:
                 os.unlink(new)
             descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
+                give_to_owner(new)
                 pwrite(descriptor, data + bytes(-len(data) % _STEP_BYTES), 0)
                 sync_file(descriptor)
                 os.rename(new, self.path)
@@ -205,7 +208,7 @@ class EndedFile:
 
     def forget(self) -> None:
         """In a forked child: let go of the parent's file."""
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._is_writing = False
         self.close()
 

@@ -6,9 +6,11 @@ descriptor, which therefore has to let go of it (:meth:`FileLock.forget`) withou
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Final
 
+from otel_audit_exporter.outbox.ownership import give_to_owner
 from otel_audit_exporter.runtime.fork_safety import call_in_child
 
 _PRIVATE: Final = 0o600
@@ -35,10 +37,17 @@ class FileLock:
             flags |= portalocker.LockFlags.NON_BLOCKING
         descriptor = os.open(self.path, os.O_RDWR | (os.O_CREAT if create else 0) | _CAREFULLY, _PRIVATE)
         try:
+            if create:
+                give_to_owner(self.path)
             portalocker.lock(descriptor, flags)
-        except portalocker.exceptions.LockException:
+        except portalocker.exceptions.AlreadyLocked:
             os.close(descriptor)
             return False
+        except portalocker.exceptions.LockException as error:
+            os.close(descriptor)
+            raise OSError(
+                errno.ENOLCK, f"{self.path} cannot be locked: this file system has no working flock"
+            ) from error
         except BaseException:
             os.close(descriptor)
             raise

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -14,6 +12,8 @@ from otel_audit_exporter.outbox.frames import EVENT, checksum, frame_bytes, pack
 from otel_audit_exporter.outbox.log import OutboxLog
 from otel_audit_exporter.outbox.segment import HEADER_BYTES, WrittenSegment
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
+from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.threads import Event, Lock, get_ident
 
 _LARGEST_WRITE: Final = 2**20
 _SLOW_SYNC_SECONDS: Final = 1e-3
@@ -26,9 +26,9 @@ class _Group:
     def __init__(self) -> None:
         self.events: list[tuple[int, bytes]] = []
         self.refs: list[EventRef] = []
-        self.done = threading.Event()
+        self.done = Event()
         self.wanted = 0  # with so many events it waits for no more
-        self.is_full: threading.Event | None = None
+        self.is_full: Event | None = None
         self.error: OutboxError | None = None
 
 
@@ -37,15 +37,15 @@ class GroupCommit:
 
     def __init__(self, log: OutboxLog) -> None:
         self._log = log
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._group: _Group | None = None
-        self._writing = threading.Lock()
+        self._writing = Lock()
         self._inside: set[int] = set()
         self._last_size, self._last_seconds = 0, 0.0  # of the group before
 
     def append(self, body: bytes, kind: int = EVENT) -> EventRef:
         """Store one event and have it synced. Raises :class:`OutboxError` where that fails: it is not recorded then."""
-        thread = threading.get_ident()
+        thread = get_ident()
         if thread in self._inside:  # a signal handler must not wait for the call that it interrupts
             return self._append_alone(kind, body)
         self._inside.add(thread)
@@ -85,9 +85,9 @@ class GroupCommit:
             self._gather(group)
             with self._lock:
                 self._group = None
-            begun = time.monotonic()
+            begun = Clock.monotonic()
             self._commit(group)
-            self._last_size, self._last_seconds = len(group.events), time.monotonic() - begun
+            self._last_size, self._last_seconds = len(group.events), Clock.monotonic() - begun
 
     def _gather(self, group: _Group) -> None:
         """Where a sync takes long, give those of the group before a moment to come again: else two groups take turns.
@@ -96,7 +96,7 @@ class GroupCommit:
         """
         if self._last_size > 1 and self._last_seconds > _SLOW_SYNC_SECONDS:
             with self._lock:
-                group.is_full, group.wanted = threading.Event(), len(group.events) + self._last_size
+                group.is_full, group.wanted = Event(), len(group.events) + self._last_size
             group.is_full.wait(self._last_seconds * _GATHERING_SHARE)
 
     def _dismiss(self, group: _Group) -> None:
@@ -135,7 +135,7 @@ class _Commit:
         self._frames: list[bytes] = []
         self._refs: list[EventRef] = []
 
-    def run(self, group: _Group, clock: Callable[[], float] = time.time) -> None:
+    def run(self, group: _Group, clock: Callable[[], float] = Clock.wall) -> None:
         """Write, sync and publish; the events that are published have their references in the group."""
         now = clock()
         for kind, body in group.events:

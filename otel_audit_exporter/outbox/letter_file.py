@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
@@ -19,8 +18,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from otel_audit_exporter.errors import OutboxError
+from otel_audit_exporter.outbox.ownership import give_to_owner
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import quiet
+from otel_audit_exporter.runtime.threads import Event
 
 logger: Final = logging.getLogger("otel_audit_exporter")
 COLUMNS: Final = (
@@ -91,12 +92,14 @@ class LetterFile:
                     continue
                 else:
                     raise OutboxError(f"the dead letters {self.path} failed: {error}") from error
-            threading.Event().wait(_PAUSE_SECONDS)
+            Event().wait(_PAUSE_SECONDS)
 
     def _try(self, work: Work[T], default: T, begin: str | None, create: bool) -> T:
         with quiet:  # no fork in the middle: the child would have SQLite's own locks for ever
             if create:
-                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+                flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+                os.close(os.open(self.path, flags, 0o600))
+                give_to_owner(self.path)
             with closing(self._connection()) as connection:
                 if not _prepare(connection, create):
                     return default

@@ -6,7 +6,6 @@ interpreter, so no append ever waits for another thread. Where no stripe is free
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +33,7 @@ from otel_audit_exporter.outbox.space import SegmentSpace
 from otel_audit_exporter.outbox.stalls import processor_clock
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
 from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.threads import RLock
 
 _NEVER: Final = object()
 IDLE_SECONDS: Final = 60.0
@@ -70,8 +70,8 @@ class OutboxLog:
         # For `for`: an exception can come between no two steps of a loop's head, as it can after a call.
         self._free: Iterator[Stripe] = iter(self._pool.pop, _NEVER)
         self._give_back = self._pool.append
-        self._making = threading.RLock()
-        self._ending = threading.RLock()
+        self._making = RLock()
+        self._ending = RLock()
         self._indexes = count()
 
     @classmethod
@@ -302,8 +302,9 @@ class OutboxLog:
                 segment.forget()
         if self._ended is not None:
             self._ended.forget()
-        self._making = threading.RLock()
-        self._ending = threading.RLock()
+        self._making = RLock()
+        self._ending = RLock()
+
 
 
 def records_of(stripe: Stripe) -> Iterator[Record]:

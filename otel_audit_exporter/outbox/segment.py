@@ -19,6 +19,7 @@ from typing import Final
 from zlib import crc32
 
 from otel_audit_exporter.outbox.frames import HEAD_BYTES, META_BYTES, frame_bytes, pack_head
+from otel_audit_exporter.outbox.ownership import give_to_owner
 
 FIRST_BYTES: Final = 64 * 1024
 LARGEST_BYTES: Final = 4 * 2**20
@@ -194,6 +195,7 @@ def make_blocks(path: Path, size: int) -> int:
     """Make a file of so many real zeros under a new name, and return its descriptor; nothing is left of a failure."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        give_to_owner(path)
         for start in range(0, size, len(_ZEROS)):
             pwrite(descriptor, _ZEROS[: size - start], start)
     except BaseException:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import threading
 import uuid
 import weakref
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from otel_audit_exporter.outbox.segment import (
 )
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
+from otel_audit_exporter.runtime.threads import RLock
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _WRITTEN_SECONDS: Final = 600.0
@@ -105,7 +105,7 @@ class SegmentSpace:
         self._written_until = 0.0
         self._folder = folder
         self._emptied: dict[str, int] = {}  # files by path, with their sizes
-        self._lock = threading.RLock()
+        self._lock = RLock()
 
     @property
     def least_bytes(self) -> int:

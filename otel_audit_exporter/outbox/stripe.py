@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from itertools import count
 from typing import Protocol
@@ -13,6 +11,8 @@ from otel_audit_exporter.outbox.ended import EndedRanges
 from otel_audit_exporter.outbox.frames import CRC_STEP, SEAL, checksum, frame_bytes, pack_meta
 from otel_audit_exporter.outbox.segment import FIRST_BYTES, HEADER_BYTES, Segment, next_size
 from otel_audit_exporter.outbox.stalls import SLOW_SECONDS
+from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.threads import RLock
 
 # Where an event lies: its stripe and number, and the segment and offset of its frame. A plain tuple: one is made in
 # every call.
@@ -69,7 +69,7 @@ class Stripe:
         first: Segment,
         make: MakeSegment,
         on_half_full: Callable[[Stripe], None],
-        making: threading.RLock | None = None,
+        making: RLock | None = None,
     ) -> None:
         self.log = log
         self.index = index
@@ -81,7 +81,7 @@ class Stripe:
         self.parked = EndedRanges()
         self._make = make
         self._ordinals = count(first.ordinal + 1)
-        self._making = making or threading.RLock()
+        self._making = making or RLock()
         self._on_half_full = on_half_full
 
     @property
@@ -92,7 +92,7 @@ class Stripe:
 
     # The clock is a default argument, as patchers of module names replace those only. The age of what a dead process
     # has left is told from it.
-    def append(self, kind: int, body: bytes, clock: Callable[[], float] = time.time) -> EventRef:
+    def append(self, kind: int, body: bytes, clock: Callable[[], float] = Clock.wall) -> EventRef:
         """Store one frame; it survives the process once this has returned. Takes no lock."""
         segment, offset, number = self.at
         number += 1
@@ -149,7 +149,7 @@ class Stripe:
             size = next_size(segment.size, payload_bytes)
             return self._make(self.index, next(self._ordinals), size, next_size(0, payload_bytes))
 
-    def _seal(self, segment: Segment, offset: int, number: int, clock: Callable[[], float] = time.time) -> None:
+    def _seal(self, segment: Segment, offset: int, number: int, clock: Callable[[], float] = Clock.wall) -> None:
         """Say at the end of a full segment that there is another one."""
         payload = pack_meta(SEAL | number, clock())
         segment.put(offset, offset + frame_bytes(len(payload)), payload, crc32(payload, segment.seed))

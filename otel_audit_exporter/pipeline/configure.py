@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,10 +35,12 @@ from otel_audit_exporter.pipeline.exporters import (
     make_exporter,
 )
 from otel_audit_exporter.pipeline.factory import SinkFactory
-from otel_audit_exporter.pipeline.intake import UNLIMITED
+from otel_audit_exporter.pipeline.meaning import meaning_of
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+from otel_audit_exporter.pipeline.sdk_versions import made_with_known, own_provider
 from otel_audit_exporter.pipeline.sink_factories import SINK_FACTORIES
 from otel_audit_exporter.pipeline.trails import Trail, default_trail, make_trails
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 from otel_audit_exporter.runtime.process_exit import end_with_process
@@ -136,12 +137,7 @@ def configure_audit(
     routing = _Routing(trails, databases, resource)
 
     def build(exporters: list[AuditExporter], settings: Settings) -> AuditPipeline:
-        provider = LoggerProvider(
-            resource=resource,
-            shutdown_on_exit=False,
-            meter_provider=meter_provider,
-            log_record_limits=UNLIMITED,
-        )
+        provider = own_provider(resource, meter_provider)
         return _pipeline(exporters, settings, provider, meter_provider, routing, attached=False)
 
     return _install(exporter, arguments, resource, (resource, meter_provider), routing, build)
@@ -235,7 +231,7 @@ def _install(
             f"resource: must be a Resource (Resource.create({{...}})), not {type(resource).__name__}"
         )
     chosen = _known(exporter, settings)
-    made_of = ({**settings.values, "exporter": chosen}, extra, routing.trails, routing.databases)
+    made_of = meaning_of(({**settings.values, "exporter": chosen}, extra, routing.trails, routing.databases))
     with _Running.lock:
         if _Running.stand_in is not None:
             return _Running.stand_in(settings)
@@ -243,6 +239,7 @@ def _install(
         if running is not None and running.closed:
             running.let_go()
         elif running is not None and _Running.made_of is not None:  # else it was made for want of a call like this
+            _close_unused(chosen, running)
             if made_of == _Running.made_of:
                 return running
             raise AuditConfigurationError(
@@ -281,6 +278,13 @@ def _refuse_process_without_threads() -> None:
             f"no thread can be started here ({error}): call configure_audit() before the main thread ends, in an "
             "interpreter that may start threads"
         ) from None
+
+
+def _close_unused(chosen: Sequence[OneExporter], running: AuditPipeline) -> None:
+    """Leave nothing of exporters that were made for a call that does not use them."""
+    for one in chosen:
+        if isinstance(one, AuditExporter) and one not in running.exporters and not one.lane.books.submitted:
+            one.close(Clock.monotonic(), patient=False)
 
 
 @contextmanager
@@ -334,7 +338,7 @@ def _exporters(
     except BaseException:
         for half in made:
             if half not in chosen:
-                half.close(time.monotonic(), patient=False)
+                half.close(Clock.monotonic(), patient=False)
         raise
     return made
 
@@ -421,12 +425,13 @@ def _pipeline(
         trails, databases = routing.read(exporters)
     except BaseException:
         for exporter in exporters:
-            exporter.close(time.monotonic(), patient=False)
+            exporter.close(Clock.monotonic(), patient=False)
         raise
     processors: list[LogRecordProcessor] = []
     if settings.mode == "batch":
         processors = [
-            BatchLogRecordProcessor(
+            made_with_known(
+                BatchLogRecordProcessor,
                 exporter,
                 schedule_delay_millis=settings.schedule_delay_millis,
                 max_export_batch_size=settings.max_export_batch_size,

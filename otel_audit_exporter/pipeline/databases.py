@@ -6,7 +6,6 @@ else: the answer is there for whoever asks next.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -17,6 +16,7 @@ from otel_audit_exporter.delivery.relay import be_untraced
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, register_renewed
+from otel_audit_exporter.runtime.threads import new_thread
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 
@@ -107,7 +107,7 @@ class _AskedAside:
         if self._threads > stuck or self._threads >= _THREADS:
             return
         self._threads += 1
-        thread = threading.Thread(target=self._serve, args=(self._threads,), name="otel-audit-resolver", daemon=True)
+        thread = new_thread(self._serve, "otel-audit-resolver", (self._threads,))
         try:
             thread.start()
         except RuntimeError:  # the interpreter is ending, or there is no room for a thread

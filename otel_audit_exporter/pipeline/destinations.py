@@ -6,7 +6,6 @@ database is before something is to be delivered there.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from otel_audit_exporter.pipeline.factory import (
 )
 from otel_audit_exporter.pipeline.resolving_sink import ResolvingSink
 from otel_audit_exporter.pipeline.trails import Trail, TrailKind
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 from otel_audit_exporter.sinks.base import Sink
 
@@ -150,7 +150,7 @@ class Destinations:
             self._secondaries[trail.name] = tuple(self._exporter(here, kind) for kind in others)
         route = Route(name, (self._exporter(name, primary), *self._secondaries[trail.name]))
         if self.closed:
-            route.primary.close(time.monotonic(), patient=False)
+            route.primary.close(Clock.monotonic(), patient=False)
         return route
 
     def _exporter(self, name: RouteName, kind: TrailKind) -> AuditExporter:

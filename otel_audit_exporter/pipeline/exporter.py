@@ -6,7 +6,7 @@ pipeline's own records, which are in the outbox before the SDK sees them, it onl
 
 from __future__ import annotations
 
-import time
+import threading
 import weakref
 from collections.abc import Iterable, Sequence
 from logging import ERROR
@@ -24,13 +24,17 @@ from otel_audit_exporter.event.log_record import AuditLogRecord, event_arguments
 from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.pipeline.factory import ExporterParts, SinkFactory, build_parts, read_options
 from otel_audit_exporter.pipeline.rejections import Rejections
-from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
+from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, renew_if_forked
 from otel_audit_exporter.runtime.log import logger
+from otel_audit_exporter.runtime.signals import leave_signals_to_uwsgi
 from otel_audit_exporter.sinks.base import Sink, deadline_after
 from otel_audit_exporter.table.mapping import TableMapping
 
 # In the order in which they were made.
 _standalone: Final[weakref.WeakKeyDictionary[AuditExporter, None]] = weakref.WeakKeyDictionary()
+_SDK_THREAD: Final = "OtelBatch"
+_HANGING_SECONDS: Final = 1.0
 # What an exporter is made of; the other settings are the pipeline's.
 _OWN: Final = frozenset(
     {
@@ -128,6 +132,11 @@ class AuditExporter(LogRecordExporter):
         """Where rows go, for people."""
         return self.sink.target
 
+    @property
+    def has_settings_only(self) -> bool:
+        """Whether its settings say all of it: it can be made a second time, of nothing that was handed in."""
+        return self._factory.has_settings_only
+
     def take_settings(self, settings: Settings, *, alone: bool) -> None:
         """Take the arguments of a pipeline's set-up beside those that this exporter was made with, and begin anew.
 
@@ -146,7 +155,7 @@ class AuditExporter(LogRecordExporter):
                 "give such arguments to it"
             )
         if new:
-            self.close(time.monotonic(), patient=False)
+            self.close(Clock.monotonic(), patient=False)
             settings = load_settings({**own, **{name: given[name] for name in new}})
             self._start(build_parts(self._factory, settings, strict=True))
 
@@ -163,6 +172,9 @@ class AuditExporter(LogRecordExporter):
         SUCCESS: every one is in the outbox, in the table or in the dead letters. FAILURE: the outbox refused
         some, which is logged as critical; these are lost, as nothing else holds them. Never raises.
         """
+        renew_if_forked()
+        if threading.current_thread().name.startswith(_SDK_THREAD):  # never on a thread of the application's
+            leave_signals_to_uwsgi()
         try:
             rows, refused = self._take(batch)
             self._deliver(rows)
@@ -176,6 +188,7 @@ class AuditExporter(LogRecordExporter):
 
     def force_flush(self, timeout_millis: float | None = 10_000) -> bool:
         """Deliver what waits; True if everything accepted so far is stored or parked in time (None: no limit)."""
+        renew_if_forked()
         deadline = deadline_after(timeout_millis)
         self._relay.retry_held_now()
         return self._lane.wait_until_settled(deadline, self._relay.deliver_now)
@@ -189,19 +202,16 @@ class AuditExporter(LogRecordExporter):
     def close(self, deadline: float, *, patient: bool = True) -> bool:
         """End the delivery by ``deadline`` (monotonic seconds); True if everything is stored or parked.
 
-        ``patient=False``: where the sink is known to be away and the outbox is on disk, one attempt is enough.
+        ``patient=False``: where the outbox is on disk, one attempt that fails is enough; it gets a second where the
+        last one has had no answer in time.
         """
+        renew_if_forked()
         with self._lock:
             if self._shut_down:
                 return not self._lane.books.pending
             self._shut_down = True
-        if not patient and not self._lane.gate.is_open and self._lane.logs.on_disk:
-            if self._lane.gate.asked_until <= time.monotonic():  # else the server has asked not to be tried
-                self._lane.completions.wait_for_attempt(
-                    deadline, self._relay.deliver_now, lambda: self._lane.books.pending <= 0
-                )
-            if not self._lane.gate.is_open:
-                deadline = time.monotonic()
+        if not patient and self._lane.logs.on_disk:
+            deadline = self._attempt_once(deadline)
         self._relay.retry_held_now()
         settled = self._lane.wait_until_settled(deadline, self._relay.deliver_now)
         self._relay.stop(deadline)
@@ -209,6 +219,16 @@ class AuditExporter(LogRecordExporter):
         self.losses.write()
         _standalone.pop(self, None)
         return settled
+
+    def _attempt_once(self, deadline: float) -> float:
+        """Deliver until an attempt fails; return the time for all that follows: none, where one has failed."""
+        lane = self._lane
+        if lane.gate.is_open:
+            lane.wait_until_settled(deadline, self._relay.deliver_now, or_until=lambda: not lane.gate.is_open)
+        elif lane.gate.asked_until <= Clock.monotonic():  # else the server has asked not to be tried
+            until = min(deadline, Clock.monotonic() + _HANGING_SECONDS) if lane.hangs else deadline
+            lane.completions.wait_for_attempt(until, self._relay.deliver_now, lambda: lane.books.pending <= 0)
+        return deadline if lane.gate.is_open else Clock.monotonic()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.target}>"

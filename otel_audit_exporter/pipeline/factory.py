@@ -38,6 +38,7 @@ class SinkFactory:
 
     ``name`` is the exporter's. ``adopts``: its outbox may be on disk, and the next process of the same destination
     delivers what is left there. ``restarts``: the sink can be made a second time.
+    ``has_settings_only``: it is made of settings, and of nothing that was handed in.
     ``has_columns``: it gets rows; else it takes whole events. ``address_settings``: the settings
     that say where the sink is and who asks there. ``database_settings``: those that a named database may say; none:
     it cannot be in several.
@@ -46,6 +47,7 @@ class SinkFactory:
     name: str
     adopts = True
     restarts = True
+    has_settings_only = True
     has_columns = True
     address_settings: tuple[str, ...] = ()
     database_settings: tuple[str, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -22,6 +21,7 @@ from otel_audit_exporter.observability.health import (
 from otel_audit_exporter.observability.losses import WHAT_TO_DO_WITH_DAMAGE, Cause, RecentLosses
 from otel_audit_exporter.outbox.letter_file import DeadLettersBusyError
 from otel_audit_exporter.pipeline.exporter import AuditExporter
+from otel_audit_exporter.runtime.clock import Clock
 
 _LOST: Cause = Cause(
     "an outbox file was damaged while it was in use: the log says which",
@@ -49,7 +49,7 @@ class DestinationsHealth:
         return joined(parts, succeeded, warnings, self._thresholds)
 
     def _of_route(self, name: RouteName, exporter: AuditExporter) -> AuditHealth:
-        books, now = exporter.lane.books, time.monotonic()
+        books, now = exporter.lane.books, Clock.monotonic()
         figures = (books.submitted, books.recovered, books.failed, books.rejected, books.lost)
         known = self._known.get(name)
         is_quiet = not books.pending and known is not None and known[1] == figures and not known[2].pending

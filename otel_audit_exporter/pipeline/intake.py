@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from logging import WARNING
-from threading import get_ident
 from typing import Any, Final
 
 from opentelemetry._logs import Logger, NoOpLogger
-from opentelemetry.sdk._logs import LogRecordLimits
 from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter.config.settings import Settings
@@ -31,12 +30,13 @@ from otel_audit_exporter.pipeline.databases import Databases
 from otel_audit_exporter.pipeline.destinations import Destinations, Route
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.invalid_events import InvalidEvents
+from otel_audit_exporter.pipeline.sdk_versions import UNLIMITED
 from otel_audit_exporter.pipeline.trails import Trail, default_trail
 from otel_audit_exporter.runtime.fork_safety import renew_if_forked
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
+from otel_audit_exporter.runtime.threads import call_blocking, get_ident, is_green
 
 _REMEMBERED_KEYS: Final = 10_000
-UNLIMITED: Final = LogRecordLimits(*[LogRecordLimits.UNSET] * 4)
 
 
 class EventIntake:
@@ -81,7 +81,8 @@ class EventIntake:
         self._named_only = self.destinations.named_only
 
     def _begin(self) -> None:
-        self._forked = False
+        self._begun = False  # at the first event of each process
+        self._green = False
         self._handed_over = 0  # records, to the SDK
         self._handing_over = count(1)
         for exporter in self._exporters:
@@ -94,8 +95,18 @@ class EventIntake:
         self._keys: OrderedDict[tuple[str, RouteName], bytes] = OrderedDict()
         self._invalid: dict[AuditExporter, InvalidEvents] = {}
 
-    def _begin_in_child(self) -> None:
-        self._forked = False
+    def _begin_here(self) -> None:
+        """Begin at the first event of a process, which may be a forked child."""
+        self._begun = True
+        if is_green() and not self._green:
+            self._green = True
+            logger.warning(
+                "audit: gevent has replaced Python's threads in process %d after configure_audit(): its events are "
+                "delivered by a thread of their own, without the OpenTelemetry SDK's processor",
+                os.getpid(),
+            )
+            for exporter in self._exporters:
+                exporter.relay.without_hot_road()
 
     def _do_without_sdk(self) -> None:
         logger.warning(
@@ -123,8 +134,8 @@ class EventIntake:
     def submit(self, said: Mapping[str, Any], *, park_invalid: bool = False) -> PendingReceipt:
         """Accept one event, given as arguments of ``audit_event``; ``park_invalid``: a wrong one, too, in any case."""
         renew_if_forked()
-        if self._forked:
-            self._begin_in_child()
+        if not self._begun:
+            self._begin_here()
         if self._named_only or "trail" in said or "database" in said:
             return self._submit_elsewhere(said, park_invalid=park_invalid)
         return self._submit(said, self._default, park_invalid=park_invalid)
@@ -211,7 +222,7 @@ class EventIntake:
     def _send(self, event: EncodedEvent, tickets: Mapping[str, EventRef | None], route: Route) -> None:
         if self._sync:
             self._wait_for_first_attempt(tickets, route)
-        elif self._handed_over - min(self._seen()) < self._most_in_sdk:
+        elif not self._green and self._handed_over - min(self._seen()) < self._most_in_sdk:
             deliver = None if route is self._default else route.deliver_more
             record = AuditLogRecord(event, tickets, slim=not self._attached, route=route.name, deliver=deliver)
             self._hand_over(AuditReadWriteLogRecord(record, self._resource, self._scope, UNLIMITED))
@@ -255,7 +266,7 @@ class EventIntake:
         lane.completions.watch(ticket, waiter)
         try:
             lane.deliver_soon(ticket)
-            if not waiter.wait_for_attempt(self.settings.export_timeout_millis / 1000):
+            if not call_blocking(waiter.wait_for_attempt, self.settings.export_timeout_millis / 1000):
                 route.waited_in_vain_at = (
                     lane.completions.attempts_ended
                 )  # no call waits again before that attempt has ended

@@ -6,7 +6,6 @@ opened, which takes them over; of the others the health tells.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from otel_audit_exporter.event.routing import DEFAULT_TRAIL, RouteName
 from otel_audit_exporter.outbox.directory import Destination
 from otel_audit_exporter.outbox.inspection import OutboxFileStatus, orphans_under
 from otel_audit_exporter.pipeline.destinations import Destinations
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.sinks.base import SinkError
 
 _RESOLVING_SECONDS: Final = 0.5
@@ -76,7 +76,7 @@ class Orphanage:
         if name.database is None:
             return None
         try:
-            self._destinations.databases.settings_of(name.database, time.monotonic() + _RESOLVING_SECONDS)
+            self._destinations.databases.settings_of(name.database, Clock.monotonic() + _RESOLVING_SECONDS)
         except SinkError as error:
             return "nobody here knows it" if "nobody" in error.message else error.message
         return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,9 +33,11 @@ from otel_audit_exporter.pipeline.intake import EventIntake
 from otel_audit_exporter.pipeline.orphans import Orphanage, utc_now
 from otel_audit_exporter.pipeline.trails import Trail
 from otel_audit_exporter.runtime.call_thread import CallThread
-from otel_audit_exporter.runtime.fork_safety import register_renewed
+from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.fork_safety import register_renewed, renew_if_forked
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.runtime.process_exit import end_with_multiprocessing_child
+from otel_audit_exporter.runtime.threads import Event, RLock, call_blocking, get_ident
 from otel_audit_exporter.sinks.base import deadline_after
 
 
@@ -100,15 +100,17 @@ class AuditPipeline(EventIntake):
 
     def _begin(self) -> None:
         super()._begin()
-        self._lock = threading.RLock()  # also for a signal handler that shuts down in the middle of a shutdown
+        self._forked = False
+        self._lock = RLock()  # also for a signal handler that shuts down in the middle of a shutdown
         self._closed = False
         self._closing_thread: int | None = None
-        self._let_go_of = threading.Event()
+        self._let_go_of = Event()
 
     # --- the state ----------------------------------------------------------------------------------------------
 
     def stats(self) -> AuditStats:
         """Return the counters of this process at one instant: the total, and each trail, database and sink."""
+        renew_if_forked()
         sinks = {exporter.lane.name: exporter.lane.stats() for exporter in self._exporters}
         first = sinks[self._primary.lane.name]
         parts = {self._default.name: first}
@@ -117,6 +119,7 @@ class AuditPipeline(EventIntake):
 
     def counters(self) -> dict[str, DeliveryCounters]:
         """Return the counters of each sink as they go on counting, by its name."""
+        renew_if_forked()
         return {exporter.lane.name: exporter.lane.books for exporter in self._exporters}
 
     def health(self) -> AuditHealth:
@@ -125,6 +128,7 @@ class AuditPipeline(EventIntake):
         Levels begin where ``health_thresholds`` say. A thread looks several times in one export cycle; it calls
         ``on_health_change`` and writes one log line when the level has changed.
         """
+        renew_if_forked()
         now = utc_now()
         warnings = [] if self._orphanage is None else [one.words(now) for one in self._orphanage.waiting]
         return self._health.of(self._exporters, self._others(), warnings)
@@ -140,6 +144,7 @@ class AuditPipeline(EventIntake):
         It is what nobody has acknowledged. What is parked is in :meth:`dead_letters`. Raises :class:`OutboxError`
         where it cannot be read.
         """
+        renew_if_forked()
         return self._primary.losses.records()
 
     def acknowledge_losses(self, reason: str) -> int:
@@ -148,6 +153,7 @@ class AuditPipeline(EventIntake):
         Health then judges by what comes later. Dead letters stay where they are. ``reason`` says what was found or
         done, and must not be empty (ValueError). Raises :class:`OutboxError` where it cannot be written.
         """
+        renew_if_forked()
         return sum(exporter.losses.acknowledge(reason) for exporter in self.destinations.exporters())
 
     @property
@@ -162,6 +168,7 @@ class AuditPipeline(EventIntake):
 
     def dead_letters(self) -> DeadLetters:
         """Return the parked events of the first sink."""
+        renew_if_forked()
         return DeadLetters(self._primary.lane, self._primary.rules)
 
     @property
@@ -177,6 +184,7 @@ class AuditPipeline(EventIntake):
     @property
     def closed(self) -> bool:
         """Whether the pipeline was shut down."""
+        renew_if_forked()
         return self._closed
 
     @property
@@ -196,8 +204,12 @@ class AuditPipeline(EventIntake):
 
         ``None`` is no limit, as in the SDK.
         """
+        renew_if_forked()
+        return call_blocking(self._flush, timeout_millis)
+
+    def _flush(self, timeout_millis: float | None) -> bool:
         deadline = deadline_after(0 if delivers_here() else timeout_millis)
-        if self._attached:
+        if self._attached and not self._green:
             self._sdk.run([processor.force_flush for processor in self._processors[:1]], deadline)
         for exporter in self.destinations.exporters():
             exporter.relay.retry_held_now()
@@ -211,7 +223,7 @@ class AuditPipeline(EventIntake):
         ``None`` is no limit. A second call waits for the first one, no longer than the time that it is given itself.
         What is left in an outbox on disk is delivered by the next process of the same destination.
         """
-        return self._shutdown(timeout_millis, patient=True)
+        return call_blocking(self._shutdown, timeout_millis, True)
 
     def let_go(self) -> None:
         """Give what came after the shutdown to the pipeline that comes next."""
@@ -221,21 +233,22 @@ class AuditPipeline(EventIntake):
     def end_with_process(self) -> None:
         """Shut down within ``OTEL_AUDIT_SHUTDOWN_TIMEOUT``, for the end of the process."""
         try:
-            self._shutdown(self.settings.shutdown_timeout_millis, patient=False)
+            self._shutdown(self.settings.shutdown_timeout_millis, False)
         except Exception as error:
             logger.error("audit: the shutdown at the end of the process failed: %s", error)
 
-    def _shutdown(self, timeout_millis: float | None, *, patient: bool) -> bool:
+    def _shutdown(self, timeout_millis: float | None, patient: bool) -> bool:
+        renew_if_forked()
         deadline = deadline_after(timeout_millis)
         with self._lock:
             first, self._closed = not self._closed, True
             if first:
-                self._closing_thread = threading.get_ident()
+                self._closing_thread = get_ident()
         if not first:
-            if self._closing_thread != threading.get_ident():  # a signal handler would wait for what it interrupts
-                self._let_go_of.wait(max(deadline - time.monotonic(), 0.0))
+            if self._closing_thread != get_ident():  # a signal handler would wait for what it interrupts
+                self._let_go_of.wait(max(deadline - Clock.monotonic(), 0.0))
             return not any(exporter.lane.books.pending for exporter in self.destinations.exporters())
-        if self._attached:
+        if self._attached and not self._green:
             self._sdk.run([processor.force_flush for processor in self._processors], deadline)
         try:
             self.destinations.closed = True
@@ -248,9 +261,14 @@ class AuditPipeline(EventIntake):
             self._let_go_of.set()
         self._metrics.keep_totals()
         self._watch.stop(deadline)
-        self._sdk.run([processor.shutdown for processor in self._processors], deadline)
-        self._sdk.end()
+        if self._begun or not self._forked:  # else nothing was handed over here, and the SDK's thread is the parent's
+            self._end_sdk(deadline)
         return all(results)
+
+    def _end_sdk(self, deadline: float) -> None:
+        if not self._green:
+            self._sdk.run([processor.shutdown for processor in self._processors], deadline)
+        self._sdk.end()
 
     def __enter__(self) -> AuditPipeline:
         return self
@@ -269,8 +287,9 @@ class AuditPipeline(EventIntake):
             self._let_go_of.set()
         self._forked = True
 
-    def _begin_in_child(self) -> None:
-        super()._begin_in_child()
-        end_with_multiprocessing_child()
-        if not self._closed:
-            self._watch.start()
+    def _begin_here(self) -> None:
+        super()._begin_here()
+        if self._forked:
+            end_with_multiprocessing_child()
+            if not self._closed:
+                self._watch.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from logging import CRITICAL, ERROR
 from typing import Any, Final
@@ -11,6 +10,7 @@ from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.errors import AuditError, AuditEventError, AuditShutdownError, OutboxFullError
 from otel_audit_exporter.observability.delivery_log import describe, describe_arguments
 from otel_audit_exporter.observability.losses import Cause, LossLedger
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.log import caller_logs_rejections
 
 _DOUBT_SECONDS: Final = 30.0
@@ -45,7 +45,7 @@ class Rejections:
 
     def refused(self, error: Exception, body: bytes) -> None:
         """Note an event that the outbox refuses."""
-        self.refused_at, self._full = time.monotonic(), isinstance(error, OutboxFullError)
+        self.refused_at, self._full = Clock.monotonic(), isinstance(error, OutboxFullError)
         message = "audit %s: an event is lost, the outbox refuses it: %s. What to do: %s. It was: %s"
         self._note(CRITICAL, message, _cause_of(error), describe(body))
 
@@ -74,7 +74,7 @@ class Rejections:
             return True
         if self._full and outbox_bytes_left is not None:
             return outbox_bytes_left >= _LEAST_ROOM_BYTES
-        return time.monotonic() - self.refused_at > _DOUBT_SECONDS
+        return Clock.monotonic() - self.refused_at > _DOUBT_SECONDS
 
 
 def _cause_of(error: Exception) -> Cause:

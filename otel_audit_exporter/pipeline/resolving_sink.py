@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -12,6 +11,7 @@ from otel_audit_exporter.event.routing import RouteName
 from otel_audit_exporter.outbox.address_file import AddressFile
 from otel_audit_exporter.pipeline.databases import Databases
 from otel_audit_exporter.pipeline.factory import SinkFactory, TrailShape, make_sink
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
@@ -60,7 +60,7 @@ class ResolvingSink:
         sink = self._sink
         if sink is None:
             sink = self.resolve(deadline)
-            deadline = max(deadline, time.monotonic() + _LEAST_SECONDS)
+            deadline = max(deadline, Clock.monotonic() + _LEAST_SECONDS)
         try:
             sink.insert(rows, deadline)
         except SinkError as error:

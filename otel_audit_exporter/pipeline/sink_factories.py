@@ -25,6 +25,7 @@ from otel_audit_exporter.table.mapping import TableMapping
 class MemorySinkFactory(SinkFactory):
     """Rows in memory."""
 
+    has_settings_only = False
     name = "memory"
     adopts = False
     database_settings = ("schema",)
@@ -131,6 +132,7 @@ class PostgresSinkFactory(SinkFactory):
 class ForwardingSinkFactory(SinkFactory):
     """Another exporter of the SDK's interface, which is given whole records."""
 
+    has_settings_only = False
     has_columns = False
     restarts = False
 
@@ -151,6 +153,8 @@ class ForwardingSinkFactory(SinkFactory):
 
 class GivenSinkFactory(SinkFactory):
     """A sink of the application's own."""
+
+    has_settings_only = False
 
     def __init__(self, sink: Sink) -> None:
         self.name = sink.name

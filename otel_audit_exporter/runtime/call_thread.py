@@ -6,16 +6,17 @@ thread is started at configuration: in an ``atexit`` handler none can be started
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from typing import Any
 
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.log import logger
+from otel_audit_exporter.runtime.signals import leave_signals_to_uwsgi
+from otel_audit_exporter.runtime.threads import Event, new_thread
 
-Work = tuple[Iterable[Callable[[], Any]], threading.Event]
+Work = tuple[Iterable[Callable[[], Any]], Event]
 
 
 class CallThread:
@@ -35,7 +36,7 @@ class CallThread:
     def _start(self) -> None:
         self._ended = False
         self._work = SimpleQueue()
-        threading.Thread(target=self._serve, args=(self._work,), name="otel-audit-sdk", daemon=True).start()
+        new_thread(self._serve, "otel-audit-sdk", (self._work,)).start()
 
     def end(self) -> None:
         """End the thread, after what it was asked for."""
@@ -49,12 +50,13 @@ class CallThread:
                 self._start()
             except RuntimeError:  # a process that is ending: the outbox has what the SDK's queue had
                 return False
-        done = threading.Event()
+        done = Event()
         self._work.put((calls, done))
-        return done.wait(max(deadline - time.monotonic(), 0.0))
+        return done.wait(max(deadline - Clock.monotonic(), 0.0))
 
     @staticmethod
     def _serve(work: SimpleQueue[Work | None]) -> None:
+        leave_signals_to_uwsgi()
         while True:
             asked = work.get()
             if asked is None:

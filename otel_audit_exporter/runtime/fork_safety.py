@@ -23,13 +23,13 @@ other one of ours. ``tests/faults/test_forks_and_locks.py`` has the list of all 
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final, Protocol
 
 from otel_audit_exporter.runtime.log import logger
+from otel_audit_exporter.runtime.threads import RLock
 
 
 class Lock(Protocol):
@@ -68,8 +68,8 @@ class _Process:
     """What is known of the process that runs this: made anew in each."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # for the registry and for the renewal of single locks
-        self.forking = threading.RLock()  # one fork at a time
+        self.lock = RLock()  # for the registry and for the renewal of single locks
+        self.forking = RLock()  # one fork at a time
         self.taken: list[Lock] = []
 
 
@@ -77,7 +77,7 @@ class _Turn:
     """The renewal in one process."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self.has_begun = False
 
 
@@ -91,15 +91,16 @@ class ForkSafeLock:
 
     def __init__(self) -> None:
         self._process = _process
-        self._lock = threading.RLock()
+        self._lock = RLock()
 
     def acquire(self) -> bool:
         """Take it."""
+        renew_if_forked()
         process = _process
         if self._process is not process:
             with process.lock:
                 if self._process is not process:
-                    self._lock = threading.RLock()
+                    self._lock = RLock()
                     self._process = process
         return self._lock.acquire()
 

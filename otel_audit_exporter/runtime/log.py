@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
+
+from otel_audit_exporter.runtime.clock import Clock
 
 logger: Final = logging.getLogger("otel_audit_exporter")
 FAILURE_PREFIX: Final = "Audit log write failed"
@@ -85,7 +86,7 @@ class RateLimitedLogger:
 
     def say(self, level: int, cause: object, message: str, *arguments: object) -> None:
         """Log ``message`` unless the same ``cause`` (anything hashable) was logged within the last minute."""
-        now = time.monotonic()
+        now = Clock.monotonic()
         at, more = self._said.get(cause, (float("-inf"), 0))
         if now - at < self._quiet_seconds:
             self._said[cause] = (at, more + 1)

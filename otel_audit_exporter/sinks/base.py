@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final, Protocol, runtime_checkable
 
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.sinks.one_line import one_line, short_code
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 
@@ -81,7 +81,7 @@ class Sink(Protocol):
         """Store every row whose id is not there yet, all or none.
 
         Returns only when each row is stored or its id was there already. ``deadline`` is a value of
-        ``time.monotonic()``, for everything together, and holds whatever the peer does. Raises
+        ``Clock.monotonic()``, for everything together, and holds whatever the peer does. Raises
         :class:`SinkError`, after which either nothing is stored, or nobody knows (``verdict.perhaps_stored``), or
         the rows at its ``stored`` are and of the others the same is true: the same rows may be inserted again.
         """
@@ -94,14 +94,14 @@ class Sink(Protocol):
 
 
 def deadline_after(timeout_millis: float | None) -> float:
-    """Return the ``time.monotonic()`` at which so many milliseconds are over; None: no limit."""
+    """Return the ``Clock.monotonic()`` at which so many milliseconds are over; None: no limit."""
     seconds = _NO_LIMIT_SECONDS if timeout_millis is None else min(timeout_millis / 1000, _NO_LIMIT_SECONDS)
-    return time.monotonic() + seconds
+    return Clock.monotonic() + seconds
 
 
 def seconds_left(deadline: float) -> float:
-    """Say how long it is to ``deadline``, a value of ``time.monotonic()``: never negative."""
-    return max(deadline - time.monotonic(), 0.0)
+    """Say how long it is to ``deadline``, a value of ``Clock.monotonic()``: never negative."""
+    return max(deadline - Clock.monotonic(), 0.0)
 
 
 def not_stored(stored: Collection[int] = ()) -> SinkError:

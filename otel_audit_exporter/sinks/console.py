@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Sequence
 from typing import IO, Final
 
 from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import FIELDS, JSON_FIELDS
 from otel_audit_exporter.event.serialization import split
+from otel_audit_exporter.runtime.threads import Lock
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 
@@ -25,7 +25,7 @@ class ConsoleSink:
     def __init__(self, *, as_json: bool = False, out: IO[str] | None = None) -> None:
         self._line = _json_line if as_json else _readable_line
         self._out = out
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
         """Print the events."""
@@ -46,7 +46,7 @@ class ConsoleSink:
 
     def renew_after_fork(self) -> None:
         """Make a new lock."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
 
 def _fragments(body: bytes) -> dict[str, str]:

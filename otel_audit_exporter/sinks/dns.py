@@ -5,11 +5,10 @@ from __future__ import annotations
 import encodings.idna  # noqa: F401  # which a look-up would import, perhaps in the middle of a fork
 import ipaddress
 import socket
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextvars import copy_context
 
+from otel_audit_exporter.runtime.threads import Event, Lock, new_thread
 from otel_audit_exporter.sinks.base import seconds_left
 
 
@@ -20,8 +19,8 @@ class Resolver:
     """
 
     def __init__(self) -> None:
-        self._asking: dict[tuple[str, int], Future[list[str]]] = {}
-        self._lock = threading.Lock()
+        self._asking: dict[tuple[str, int], _Answer] = {}
+        self._lock = Lock()
 
     def addresses(self, host: str, port: int, deadline: float) -> list[str]:
         """Return the addresses of ``host`` in the system's order of preference.
@@ -35,29 +34,46 @@ class Resolver:
         except TimeoutError:
             raise TimeoutError(f"no answer to the look-up of {host}") from None
 
-    def _ask(self, host: str, port: int) -> Future[list[str]]:
+    def _ask(self, host: str, port: int) -> _Answer:
         with self._lock:
             known = self._asking.get((host, port))
             if known is not None:
                 return known
-            future = self._asking[host, port] = Future()
-        run_aside(self._answer, host, port, future)
-        return future
+            answer = self._asking[host, port] = _Answer()
+        run_aside(self._answer, host, port, answer)
+        return answer
 
-    def _answer(self, host: str, port: int, future: Future[list[str]]) -> None:
+    def _answer(self, host: str, port: int, answer: _Answer) -> None:
         try:
-            future.set_result(_look_up(host, port))
+            answer.addresses = _look_up(host, port)
         except (OSError, UnicodeError) as error:
-            future.set_exception(OSError(f"the name {host} cannot be resolved ({type(error).__name__})"))
+            answer.error = OSError(f"the name {host} cannot be resolved ({type(error).__name__})")
         finally:
+            answer.there.set()
             with self._lock:
                 self._asking.pop((host, port), None)
+
+
+class _Answer:
+    """The addresses of a name, or why there are none, once they are there."""
+
+    def __init__(self) -> None:
+        self.there = Event()
+        self.addresses: list[str] = []
+        self.error: OSError | None = None
+
+    def result(self, seconds: float) -> list[str]:
+        if not self.there.wait(seconds):
+            raise TimeoutError
+        if self.error is not None:
+            raise self.error
+        return self.addresses
 
 
 def run_aside(target: Callable[..., None], *args: object) -> None:
     """Run something that knows no timeout in a thread of its own, in the caller's context."""
     run = copy_context().run
-    thread = threading.Thread(target=run, args=(target, *args), name="audit-resolver", daemon=True)
+    thread = new_thread(run, "audit-resolver", (target, *args))
     try:
         thread.start()
     except RuntimeError:  # no thread can be started while the interpreter ends

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -19,6 +17,8 @@ from otel_audit_exporter.event.encoded_event import decode
 from otel_audit_exporter.event.fields import SCOPE_NAME
 from otel_audit_exporter.event.log_record import to_attributes
 from otel_audit_exporter.runtime.call_thread import CallThread
+from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.threads import Lock
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
 from otel_audit_exporter.sinks.verdict import OUT_OF_TIME, Fault, Verdict
 
@@ -41,7 +41,7 @@ class ForwardingSink:
         self.target = shown_endpoint(exporter) or type(exporter).__name__
         self._exporter = exporter
         self._resource = resource or Resource.create()
-        self._turn = threading.Lock()
+        self._turn = Lock()
         self._ending = CallThread()
         self.close_by: float | None = None
         """When :meth:`close` gives up waiting (monotonic seconds): an exporter's shutdown knows of no deadline."""
@@ -66,13 +66,13 @@ class ForwardingSink:
 
     def close(self) -> None:
         """Shut the exporter down; where that hangs, it is left to itself."""
-        deadline = time.monotonic() + _CLOSE_SECONDS if self.close_by is None else self.close_by
+        deadline = Clock.monotonic() + _CLOSE_SECONDS if self.close_by is None else self.close_by
         self._ending.run([self._exporter.shutdown], deadline)
         self._ending.end()
 
     def renew_after_fork(self) -> None:
         """Leave the exporter to its own ways of surviving a fork."""
-        self._turn = threading.Lock()
+        self._turn = Lock()
 
 
 def shown_endpoint(exporter: LogRecordExporter) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 from otel_audit_exporter.event.encoded_event import loads_exact
+from otel_audit_exporter.runtime.threads import Lock
 
 
 class MemorySink:
@@ -21,7 +21,7 @@ class MemorySink:
     def __init__(self, *, key_columns: Sequence[str] = ("id",)) -> None:
         self._key_columns = tuple(key_columns)
         self._rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ class MemorySink:
 
     def renew_after_fork(self) -> None:
         """Start with an empty list: what the parent has is the parent's."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._rows = {}
 
     def __repr__(self) -> str:

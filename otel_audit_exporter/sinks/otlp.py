@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -21,6 +20,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 
+from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.threads import Lock
 from otel_audit_exporter.sinks.accepted_size import AcceptedSize
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
 from otel_audit_exporter.sinks.forwarding import ForwardingSink
@@ -76,7 +77,7 @@ class OTLPSink(ForwardingSink):
         self._endpoint = endpoint
         self._timeout_seconds = timeout_seconds
         self._inherited: list[object] = []
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._closed = False
         self._size = AcceptedSize()
         self._session = _session()
@@ -121,7 +122,7 @@ class OTLPSink(ForwardingSink):
     def renew_after_fork(self) -> None:
         """Forget the parent's connections, which stay referenced so that nothing closes them."""
         self._inherited.append(self._exporter)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._renew()
 
     def __repr__(self) -> str:
@@ -221,7 +222,7 @@ def refusal_of(response: requests.Response, body: bytes) -> SinkError | None:
     if status < 400:
         return SinkError(_WRONG_ADDRESS, "the address answers with a redirect: nothing was stored", status=status)
     verdict = _VERDICTS.get(status, _RECORD if status < 500 else CUT_OFF)
-    retry_after = parse_retry_after(response.headers.get("retry-after"), time.time())
+    retry_after = parse_retry_after(response.headers.get("retry-after"), Clock.wall())
     return SinkError(verdict, "the receiver refuses the request", status=status, retry_after=retry_after)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ import orjson
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.json.parser import NOT_JSON, JsonNumber, parse_json
 from otel_audit_exporter.runtime.fork_safety import Lock, register_fork_aware
+from otel_audit_exporter.runtime.threads import RLock
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, no_file_left, not_stored, seconds_left
 from otel_audit_exporter.sinks.known_rows import KnownRows
 from otel_audit_exporter.sinks.sql_names import quoted, quoted_names
@@ -76,7 +76,7 @@ class SQLiteSink:
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._inherited: list[sqlite3.Connection] = []
-        self._lock = threading.RLock()
+        self._lock = RLock()
         register_fork_aware(self, slow=True)
 
     @property
@@ -122,7 +122,7 @@ class SQLiteSink:
 
     def renew_after_fork(self) -> None:
         """Forget the parent's connection, which stays open: closing it here could free the parent's locks."""
-        self._lock = threading.RLock()
+        self._lock = RLock()
         if self._connection is not None:
             self._inherited.append(self._connection)
             self._connection = None

@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from dataclasses import fields, replace
 from typing import Any, Final, Self
 
-from opentelemetry.sdk._logs import LoggerProvider
-
 from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.event.audit_event import AuditEvent
 from otel_audit_exporter.event.diff import changed, same
@@ -22,8 +20,8 @@ from otel_audit_exporter.pipeline.configure import current_pipeline, replaced_pi
 from otel_audit_exporter.pipeline.databases import Databases
 from otel_audit_exporter.pipeline.destinations import Route
 from otel_audit_exporter.pipeline.exporters import InMemoryAuditExporter
-from otel_audit_exporter.pipeline.intake import UNLIMITED
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+from otel_audit_exporter.pipeline.sdk_versions import own_provider
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 from otel_audit_exporter.testing.route_coverage import mutating_routes, uncovered
 
@@ -143,7 +141,7 @@ class _RecordingPipeline(AuditPipeline):
         super().__init__(
             [InMemoryAuditExporter(settings=settings)],
             settings,
-            provider=LoggerProvider(shutdown_on_exit=False, log_record_limits=UNLIMITED),
+            provider=own_provider(),
             processors=(),
             attached=False,
         )

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from otel_audit_exporter.delivery.bisect_insert import InsertOutcome, attempt
 from otel_audit_exporter.event.encoded_event import loads_exact
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, Sink, SinkError
 
 Fields = dict[str, Any]
@@ -180,7 +181,7 @@ class SinkExpectations(CheckedSink):
         """Insert; return the error, which has to be a :class:`SinkError` that shows nothing."""
         given = self.patience_seconds if seconds is None else seconds
         bodies = [self.encode(row) for row in rows]
-        [error] = self._at_once([lambda: sink.insert(bodies, time.monotonic() + given)], given)
+        [error] = self._at_once([lambda: sink.insert(bodies, Clock.monotonic() + given)], given)
         if error is None:
             return None
         if not isinstance(error, SinkError):
@@ -196,8 +197,8 @@ class SinkExpectations(CheckedSink):
 
     def _works_again(self, sink: Sink, before: Sequence[Fields], row: Fields) -> None:
         """Check that a row whose insert failed gets stored by the same sink, once."""
-        end = time.monotonic() + self.patience_seconds
-        while (error := self._try(sink, [row])) is not None and time.monotonic() < end:
+        end = Clock.monotonic() + self.patience_seconds
+        while (error := self._try(sink, [row])) is not None and Clock.monotonic() < end:
             time.sleep(0.1)
         assert error is None, f"the sink does not work again: {error}"
         if self.ignores_known_ids:
@@ -209,7 +210,7 @@ class SinkExpectations(CheckedSink):
         told: list[Fields] = []
 
         def deliver() -> None:
-            end = time.monotonic() + self.patience_seconds
+            end = Clock.monotonic() + self.patience_seconds
             results.append(attempt(sink, rows, self._encoded, end, told.extend))
 
         [error] = self._at_once([deliver], self.patience_seconds)
@@ -223,7 +224,7 @@ class SinkExpectations(CheckedSink):
 
     def _insert_at_once(self, sink: Sink, shares: Sequence[Sequence[Sequence[Fields]]]) -> None:
         """Insert batches, every share of them in a thread of its own."""
-        end = time.monotonic() + self.patience_seconds
+        end = Clock.monotonic() + self.patience_seconds
 
         def insert(batches: Sequence[Sequence[Fields]]) -> None:
             for batch in batches:
@@ -249,9 +250,9 @@ class SinkExpectations(CheckedSink):
         threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
         for thread in threads:
             thread.start()
-        end = time.monotonic() + max(seconds, 0.0) + self.grace_seconds
+        end = Clock.monotonic() + max(seconds, 0.0) + self.grace_seconds
         for thread in threads:
-            thread.join(max(end - time.monotonic(), 0.0))
+            thread.join(max(end - Clock.monotonic(), 0.0))
         assert len(outcomes) == len(works), f"insert() still runs {self.grace_seconds} s after its deadline"
         return outcomes
 
@@ -263,7 +264,7 @@ class SinkExpectations(CheckedSink):
         if pid == 0:
             try:
                 sink.renew_after_fork()
-                sink.insert([body], time.monotonic() + self.patience_seconds)
+                sink.insert([body], Clock.monotonic() + self.patience_seconds)
                 os._exit(0)
             finally:
                 os._exit(1)
@@ -301,8 +302,8 @@ def _short(value: Any) -> str:
 
 def _exit_code(pid: int, seconds: float) -> int | None:
     """Wait for a child, and return its exit code; kill it where it takes longer than that."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    end = Clock.monotonic() + seconds
+    while Clock.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 import uuid
 from collections.abc import Mapping
 from typing import Any, Final
@@ -12,6 +11,7 @@ import orjson
 
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError
 from otel_audit_exporter.pipeline.configure import get_audit_pipeline
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.trail.filters import TrailFilter
 from otel_audit_exporter.trail.identity import Reader
@@ -43,7 +43,7 @@ class AccessLog:
     def viewed(self, reader: Reader, asked: TrailFilter) -> None:
         """Record a look: once per reader, filter and hour."""
         details: Mapping[str, Any] = {"filter": dict(asked.given)}
-        said = [str(reader.id), sorted(asked.given.items()), int(time.time() // _HOUR)]
+        said = [str(reader.id), sorted(asked.given.items()), int(Clock.wall() // _HOUR)]
         key = hashlib.blake2b(orjson.dumps(said), digest_size=16).hexdigest()
         self._record("audit.viewed", reader, asked, details, outcome="success", idempotency_key=f"audit.viewed {key}")
 

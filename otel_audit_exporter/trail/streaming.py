@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncGenerator, Iterable
+
+from otel_audit_exporter.runtime.threads import Lock
 
 
 class _Parts:
@@ -12,7 +13,7 @@ class _Parts:
 
     def __init__(self, body: Iterable[bytes]) -> None:
         self._parts = iter(body)
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def next(self) -> bytes | None:
         with self._lock:

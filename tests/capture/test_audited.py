@@ -205,14 +205,17 @@ def test_a_cancelled_task_is_recorded_and_stays_cancelled(audit_log: AuditLog) -
     audit_log.assert_recorded(outcome="unknown", metadata={"exception": "asyncio.exceptions.CancelledError"})
 
 
-def test_old_values_that_raise_are_the_calls_failure_and_nothing_runs(audit_log: AuditLog) -> None:
+def test_old_values_that_raise_do_not_keep_the_function_from_running(
+    audit_log: AuditLog, caplog: pytest.LogCaptureFixture
+) -> None:
     @update(old_values=lambda arguments: arguments["missing"])
-    def handler(part_id: UUID) -> None:
-        raise AssertionError("ran")
+    def handler(part_id: UUID) -> str:
+        return "ran"
 
-    with pytest.raises(KeyError):
-        handler(PART)
-    audit_log.assert_recorded(outcome="failure", metadata={"exception": "KeyError"})
+    assert handler(PART) == "ran"
+    audit_log.assert_recorded(outcome="success", old_values=None)
+    assert "old_values of" in caplog.text
+    assert "raised KeyError" in caplog.text
 
 
 def test_after_a_success_an_event_that_cannot_be_recorded_is_told(audit_log: AuditLog) -> None:

@@ -110,7 +110,7 @@ def test_the_end_of_a_failure_is_told_however_often_it_came(
 ) -> None:
     caplog.set_level(logging.INFO)
     now = 1000.0
-    monkeypatch.setattr("otel_audit_exporter.observability.delivery_log.time.monotonic", lambda: now)
+    monkeypatch.setattr("otel_audit_exporter.observability.delivery_log.Clock.monotonic", lambda: now)
     announcer = DeliveryLog("stub")
     for _ in range(50):
         announcer.failing(AWAY, 1, None)
@@ -199,7 +199,7 @@ def test_repeats_are_counted_and_told_with_the_next_line(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("otel_audit_exporter.observability.delivery_log.time.monotonic", lambda: now)
+    monkeypatch.setattr("otel_audit_exporter.observability.delivery_log.Clock.monotonic", lambda: now)
     repeats = RateLimitedLogger(quiet_seconds=60.0)
     for _ in range(5):
         repeats.say(logging.ERROR, "cause", "lost %s", "one")

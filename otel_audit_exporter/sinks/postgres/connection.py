@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import selectors
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -19,6 +18,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import abc
 
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.sinks.base import seconds_left
 from otel_audit_exporter.sinks.dns import Resolver
 from otel_audit_exporter.sinks.postgres.refusals import connect_error, server_error
@@ -165,7 +165,7 @@ def connect(parameters: Mapping[str, Any], resolver: Resolver, deadline: float) 
     for index, attempt in enumerate(attempts):
         share = seconds_left(deadline) / (len(attempts) - index)
         try:
-            return _connect(attempt, time.monotonic() + share)
+            return _connect(attempt, Clock.monotonic() + share)
         except ConnectError:
             if attempt is attempts[-1]:
                 raise

@@ -6,7 +6,6 @@ that stores the same (:mod:`copy`).
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from otel_audit_exporter.event.joined import json_array
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import register_renewed, renew_if_forked
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, not_stored, seconds_left, unproved
 from otel_audit_exporter.sinks.dns import Resolver
@@ -151,7 +151,7 @@ class PostgresSink:
         """Copy the rows; whatever the server has against it, they can be inserted."""
         from otel_audit_exporter.sinks.postgres.connection import ConnectError, ConnectionLostError, ServerError
 
-        copy = self._copy if time.monotonic() >= self._copy_again_at else None
+        copy = self._copy if Clock.monotonic() >= self._copy_again_at else None
         data = None if copy is None else copy.data(rows)
         if copy is None or data is None:
             return _Copied()
@@ -165,10 +165,10 @@ class PostgresSink:
             if error.code == TABLE_CHANGED:
                 self._statements = None
             elif not error.code.startswith(_ROWS_FAULT):
-                self._copy_again_at = time.monotonic() + _COPY_PAUSE_SECONDS
+                self._copy_again_at = Clock.monotonic() + _COPY_PAUSE_SECONDS
             return _Copied()
         except ConnectionLostError:
-            self._copy_again_at = time.monotonic() + _COPY_PAUSE_SECONDS
+            self._copy_again_at = Clock.monotonic() + _COPY_PAUSE_SECONDS
             return _Copied(sent=True)
         except TimeoutError:
             raise SinkError(CUT_OFF, "no answer in time") from None

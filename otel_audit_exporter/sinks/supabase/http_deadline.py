@@ -33,7 +33,7 @@ class Deadline(threading.local):
 
     @contextmanager
     def until(self, at: float) -> Iterator[None]:
-        """Let nothing in this thread take longer than until ``at``, a value of ``time.monotonic()``."""
+        """Let nothing in this thread take longer than until ``at``, a value of ``Clock.monotonic()``."""
         self.at, self.connected = at, False
         try:
             yield

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.sinks.base import SinkError, no_file_left
 from otel_audit_exporter.sinks.http_rules import classify_http, describe_http, parse_retry_after
 from otel_audit_exporter.sinks.supabase.token import WRONG_KEY
@@ -38,7 +38,7 @@ def refusal(status: int, headers: httpx.Headers, body: bytes) -> SinkError:
         describe_http(status, code, message),
         code=code,
         status=status,
-        retry_after=parse_retry_after(headers.get("retry-after"), time.time()),
+        retry_after=parse_retry_after(headers.get("retry-after"), Clock.wall()),
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from otel_audit_exporter.event.encoded_event import loads_exact
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import register_renewed, renew_if_forked
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
 from otel_audit_exporter.sinks.supabase.binding import is_answer_to
@@ -119,7 +119,7 @@ class RestClient:
     def _get(self, path: str, parameters: Parameters, headers: Mapping[str, str]) -> tuple[Any, RestAnswer]:
         """Return the JSON of an answer, and the answer."""
         asked = {"Accept-Profile": self.schema, **headers}
-        with self.requests(time.monotonic() + _SECONDS) as requests:
+        with self.requests(Clock.monotonic() + _SECONDS) as requests:
             answer = requests.ask("GET", self.address(path, parameters), asked, max_bytes=math.inf)
         if answer.status not in (200, 206):
             raise answer.refusal()
@@ -131,7 +131,7 @@ class RestClient:
     def insert(self, table: str, parameters: Parameters, rows: bytes, prefer: str) -> SinkError | None:
         """Insert rows; return the refusal, or None where PostgREST says that it did as it was told."""
         headers = {"Content-Profile": self.schema, "Content-Type": "application/json", "Prefer": prefer}
-        with self.requests(time.monotonic() + _SECONDS) as requests:
+        with self.requests(Clock.monotonic() + _SECONDS) as requests:
             answer = requests.ask("POST", self.address(table, parameters), headers, rows, alone=True)
         return None if answer.status in (200, 201) and "content-range" in answer.headers else answer.refusal()
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final
 
+from otel_audit_exporter.runtime.threads import Lock
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
 from otel_audit_exporter.sinks.dns import run_aside
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
@@ -52,7 +52,7 @@ class TokenProvider:
 
     def __init__(self, ask: Callable[[], str]) -> None:
         self.ask = ask
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._asking: Future[str] | None = None
 
     def answer(self, deadline: float) -> str:

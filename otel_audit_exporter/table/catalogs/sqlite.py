@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from otel_audit_exporter.config.settings import Settings
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault
 from otel_audit_exporter.table.catalogs.base import note_refusal
@@ -80,7 +80,7 @@ class SQLiteTable:
         )
         with closing(sink):
             try:
-                if not sink.try_insert(row, time.monotonic() + _SQLITE_SECONDS):
+                if not sink.try_insert(row, Clock.monotonic() + _SQLITE_SECONDS):
                     findings.faults.append("a trigger of the table drops the row")
             except SinkError as error:
                 if error.verdict.fault is Fault.TRANSIENT:
