@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from logging import ERROR
 from typing import Any
 
+from otel_audit_exporter.config.settings import load_settings
+from otel_audit_exporter.config.trail_settings import client_url
 from otel_audit_exporter.errors import AuditError, AuditEventError, AuditShutdownError, OutboxError
 from otel_audit_exporter.event.context import current_scope, overlay
 from otel_audit_exporter.observability.delivery_log import describe_arguments
@@ -18,42 +20,50 @@ from otel_audit_exporter.observability.stats import AuditStats, shown_rate, stat
 from otel_audit_exporter.pipeline.configure import configure_audit, current_pipeline, say_once
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
-from otel_audit_exporter.runtime.log import logger, name_failures_as_before
+from otel_audit_exporter.runtime.log import name_failures_as_before
 
 __all__ = ["get_audit_stats", "shutdown_audit_logger", "write_audit_log_async"]
 
 
 class _Built:
-    """The pipeline that the first call has built, and around what."""
+    """What is known before there is a pipeline."""
 
     lock = ForkSafeLock()
-    db: Any = None
-    pipeline: AuditPipeline | None = None
-    warned = False
+    without_client: AuditPipeline | None = None  # made of the environment for want of a client
     rejected = 0  # before there was any pipeline
 
 
-def write_audit_log_async(db: Any, payload: Mapping[str, Any]) -> None:
+def write_audit_log_async(db: Any, payload: Mapping[str, Any]) -> str | None:
     """Record the event that ``payload`` describes, and return at once; never raises.
 
     ``payload``: ``yacht_id``, ``entity_type``, ``action``, ``entity_id``, ``user_id``, and optionally
     ``old_values`` and ``new_values`` (an object, or the JSON text of one); other arguments of ``audit_event`` are
-    taken too. With no pipeline configured the first call builds one around ``db``, a supabase client; a later,
-    different ``db`` is ignored with one warning. A payload that is wrong goes to the dead letters with its reasons,
-    and counts as ``failed``; an event that the outbox refuses is logged and counted (``rejected``).
+    taken too. ``db`` is a supabase client: the event goes to the database at its URL, in its schema, whatever other
+    clients were given before; of several keys for one, the newest is used. With no pipeline configured the first call
+    builds one. Where another exporter than ``supabase`` is configured (OTEL_AUDIT_EXPORTER, or ``configure_audit``),
+    that one takes everything. A payload that is wrong goes to the dead letters with its reasons, and counts as
+    ``failed``; an event that the outbox refuses is logged and counted (``rejected``).
+
+    Returns the id of the record, for who reads it back; None where there is none.
     """
     name_failures_as_before()
     try:
         pipeline = _pipeline_for(db)
         if not isinstance(payload, Mapping):
             error = AuditEventError({"payload": f"must be a mapping, not {type(payload).__name__}"})
-            pipeline.keep_invalid(error, {"payload": payload})
-            return
+            return pipeline.keep_invalid(error, {"payload": payload}).record_id
         said = {name: value for name, value in payload.items() if value is not None}
+        database = pipeline.clients.name_of(db)
+        if database is not None:
+            said.setdefault("database", database)
         scope = current_scope()
-        pipeline.submit(overlay(scope.merged(), said) if scope is not None else said, park_invalid=True)
+        said = overlay(scope.merged(), said) if scope is not None else said
+        if pipeline is _Built.without_client and client_url(db) is None:
+            return _park(pipeline, said)
+        return pipeline.submit(said, park_invalid=True).record_id
     except Exception as error:
         _reject(error, payload)
+        return None
 
 
 def get_audit_stats() -> dict[str, Any]:
@@ -87,15 +97,26 @@ def shutdown_audit_logger(wait: bool = True, timeout: float | None = 10.0) -> bo
 def _pipeline_for(db: Any) -> AuditPipeline:
     running = current_pipeline()
     if running is not None:
-        if running is _Built.pipeline and db is not _Built.db and not _Built.warned:
-            _Built.warned = True
-            logger.warning("audit: another client was given than the first one; rows go on to %s", running.target)
         return running
     with _Built.lock:
         if current_pipeline() is None:
-            _Built.db = db  # first: whoever sees the pipeline compares
-            _Built.pipeline = configure_audit("supabase", client=db, on_outbox_error="log", on_invalid="park")
+            other = _other_exporter()
+            around: dict[str, Any] = {} if other else {"exporter": "supabase", "client": db}
+            pipeline = configure_audit(on_outbox_error="log", on_invalid="park", **around)
+            _Built.without_client = pipeline if client_url(db) is None and not other else None
         return current_pipeline() or configure_audit()
+
+
+def _park(pipeline: AuditPipeline, said: Mapping[str, Any]) -> str:
+    """Park an event that came with nothing that says whose it is, as no client was there before."""
+    error = AuditEventError({"db": "has no URL, so nothing says whose event it is"})
+    return pipeline.keep_invalid(error, said).record_id
+
+
+def _other_exporter() -> bool:
+    """Tell whether the environment names another exporter than the one that clients are for."""
+    chosen = load_settings({}).exporter
+    return chosen is not None and chosen.strip().lower().partition(",")[0] != "supabase"
 
 
 def _reject(error: Exception, payload: object) -> None:

@@ -12,19 +12,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_audit_exporter.api.span_processor import mark_span
-from otel_audit_exporter.config.settings import load_settings
+from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.errors import AuditDeliveryError, AuditEventError
 from otel_audit_exporter.event.context import current_scope, overlay
 from otel_audit_exporter.event.encoded_event import EncodedEvent
 from otel_audit_exporter.event.identity import Nobody
+from otel_audit_exporter.event.routing import DEFAULT_TRAIL, split_route
+from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.pipeline.configure import current_pipeline
 from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
 from otel_audit_exporter.pipeline.factory import make_mapping, make_rules
+from otel_audit_exporter.pipeline.reading import trail_settings
 from otel_audit_exporter.sinks.base import not_stored
 from otel_audit_exporter.sinks.known_rows import KnownRows
 from otel_audit_exporter.sinks.sql_names import for_psycopg
 from otel_audit_exporter.sinks.sqlstate_rules import classify_sqlstate, describe_sqlstate
 from otel_audit_exporter.sinks.verdict import Fault
+from otel_audit_exporter.table.mapping import TableMapping
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -55,6 +59,8 @@ if TYPE_CHECKING:
         record_id: UUID | str | None
         idempotency_key: str | None
         as_span_event: bool
+        trail: str | None
+        database: str | None
 
 
 Rows = Sequence[Sequence[Any]]
@@ -79,7 +85,8 @@ def write_audit_event(connection: Any, action: str, **fields: Unpack[EventFields
         Where no transaction is open one is begun; a connection in autocommit mode needs an open one.
     :param action: and ``fields``: the arguments of :func:`otel_audit_exporter.audit_event`, with the same checks,
         the fields of an ``audit_context`` and redaction. Table, columns and ids are those of the configured
-        pipeline's first sink, else the environment's.
+        pipeline's first sink, or those of the ``trail`` that is named; else the environment's. ``database`` is not
+        looked at: the row goes to the database of ``connection``.
     :raises AuditEventError: names every wrong field, or says what is wrong with ``connection``; nothing is written.
     :raises AuditDeliveryError: the table refuses the row (``state`` is ``"refused"``, and ``cause`` says why and
         what to do, with no value of the row); the savepoint is rolled back, and the transaction goes on. A deadlock
@@ -113,19 +120,13 @@ class _Row:
     """One event as the row it will be, and the counters that it counts in."""
 
     def __init__(self, action: str, fields: EventFields) -> None:
+        name, said = split_route(_with_context({"action": action, **fields}))
         exporter = _exporter()
-        settings = load_settings({}) if exporter is None else exporter.settings
-        if exporter is None:
-            self._mapping = make_mapping(settings)
-            rules = make_rules(settings, self._mapping)
-        else:
-            self._mapping, rules = exporter.mapping, exporter.rules
-        self._settings = settings
         self._books = None if exporter is None else exporter.lane.books
-        said: dict[str, Any] = {"action": action, **fields}
+        self._settings, self._mapping, rules = _shape_of(name.trail, exporter)
         self._spans = bool(said.pop("as_span_event", False))
         try:
-            self.event: EncodedEvent = rules.compose(_with_context(said))
+            self.event: EncodedEvent = rules.compose(said)
         except AuditEventError:
             if self._books is not None:
                 self._books.count(rejected=1)
@@ -162,6 +163,25 @@ def _with_context(said: dict[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in said.items() if value is not None or name == "outcome"}
     scope = current_scope()
     return given if scope is None else overlay(scope.merged(), given)
+
+
+def _shape_of(trail: str, exporter: AuditExporter | None) -> tuple[Settings, TableMapping, EventValidator]:
+    """Return what a trail's rows are like: that of the pipeline in force, else that of the environment."""
+    pipeline = current_pipeline()
+    if trail != DEFAULT_TRAIL and pipeline is not None:
+        known = pipeline.destinations.trails.get(trail)
+        if known is None:
+            raise AuditEventError({"trail": f"there is no trail {trail!r} ({', '.join(pipeline.destinations.trails)})"})
+        shape = known.primary.shape
+        return shape.settings, shape.mapping, shape.rules
+    if trail != DEFAULT_TRAIL:
+        settings = trail_settings(trail)
+    elif exporter is not None:
+        return exporter.settings, exporter.mapping, exporter.rules
+    else:
+        settings = load_settings({})
+    mapping = make_mapping(settings)
+    return settings, mapping, make_rules(settings, mapping)
 
 
 def _exporter() -> AuditExporter | None:

@@ -16,13 +16,13 @@ from typing import IO, Annotated
 import typer
 
 from otel_audit_exporter.cli import console as talk
-from otel_audit_exporter.cli.destination import Arguments, with_destination
+from otel_audit_exporter.cli.destination import Arguments, DatabaseOption, TrailOption, with_destination
 from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.delivery.dead_letters import DeadLetters, StoredLetters
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
 from otel_audit_exporter.event.encoded_event import decode
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetter, StoredDeadLetter
-from otel_audit_exporter.pipeline.configure import stored_letters
+from otel_audit_exporter.pipeline.stored import stored_letters
 
 
 class Format(str, Enum):  # noqa: UP042  # typer shows the values of a str enum
@@ -47,9 +47,11 @@ def list_letters(
     arguments: Arguments,
     form: FormatOption = Format.table,
     limit: Annotated[int, typer.Option(help="The longest table; JSON has all of them.", min=1)] = 1000,
+    trail: TrailOption = None,
+    database: DatabaseOption = None,
 ) -> None:
     """List the dead letters, the oldest first."""
-    with _opened(arguments) as stored:
+    with _opened(arguments, trail, database) as stored:
         if form is Format.json:
             for letter in DeadLetters(stored):
                 talk.print_json(asdict(letter))
@@ -66,9 +68,15 @@ def list_letters(
 
 @dead_letters.command("show")
 @with_destination
-def show(record_id: IdArgument, arguments: Arguments, form: FormatOption = Format.table) -> None:
+def show(
+    record_id: IdArgument,
+    arguments: Arguments,
+    form: FormatOption = Format.table,
+    trail: TrailOption = None,
+    database: DatabaseOption = None,
+) -> None:
     """Show one dead letter with its row as it would be written."""
-    with _opened(arguments) as stored:
+    with _opened(arguments, trail, database) as stored:
         letter = _the(DeadLetters(stored), record_id)
     if form is Format.json:
         talk.print_json(asdict(letter))
@@ -87,12 +95,14 @@ def show(record_id: IdArgument, arguments: Arguments, form: FormatOption = Forma
 def retry(
     arguments: Arguments,
     record_id: Annotated[str, typer.Argument(metavar="[ID]", help="One id; all if left out.", show_default=False)] = "",
+    trail: TrailOption = None,
+    database: DatabaseOption = None,
 ) -> None:
     """Offer one dead letter, or all of them, to the table again.
 
     What is refused again stays, with the new reason, and the exit code is 1.
     """
-    with _opened(arguments) as stored:
+    with _opened(arguments, trail, database) as stored:
         letters = DeadLetters(stored)
         asked = 1 if record_id else len(letters)
         landed = letters.retry(_the(letters, record_id).record_id if record_id else None)
@@ -116,12 +126,14 @@ def edit(
     ],
     reason: Annotated[str, typer.Option(help="Why: it is written into the row.")],
     force: Annotated[bool, typer.Option("--force", help="Change the tenant, the actor or the time, too.")] = False,
+    trail: TrailOption = None,
+    database: DatabaseOption = None,
 ) -> None:
     """Correct one dead letter, so that a retry can deliver it.
 
     It is checked anew. What it said before is kept; who, when, what and why is in the row, under _audit.corrected.
     """
-    with _opened(arguments) as stored:
+    with _opened(arguments, trail, database) as stored:
         letters = DeadLetters(stored, stored.rules)
         letter = _the(letters, record_id)
         try:
@@ -147,9 +159,11 @@ def _changes(pairs: list[str]) -> dict[str, str | None]:
 def export(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A new file; - is stdout.", show_default=False)],
     arguments: Arguments,
+    trail: TrailOption = None,
+    database: DatabaseOption = None,
 ) -> None:
     """Write every dead letter as a line of JSON."""
-    with _opened(arguments) as stored:
+    with _opened(arguments, trail, database) as stored:
         letters = DeadLetters(stored)
         if file == "-":
             _write_all(letters, sys.stdout)
@@ -168,9 +182,11 @@ def drop(
     to: Annotated[
         Path | None, typer.Option(help="The file that keeps what is dropped (default: dropped-ID.json here).")
     ] = None,
+    trail: TrailOption = None,
+    database: DatabaseOption = None,
 ) -> None:
     """Remove one dead letter for good, after writing it to a file."""
-    with _opened(arguments) as stored:
+    with _opened(arguments, trail, database) as stored:
         letters = DeadLetters(stored)
         letter = _the(letters, record_id)
         path = to or Path(f"dropped-{_as_file_name(letter.record_id)}.json")
@@ -183,9 +199,9 @@ def drop(
 
 
 @contextmanager
-def _opened(arguments: Arguments) -> Iterator[StoredLetters]:
+def _opened(arguments: Arguments, trail: str | None, database: str | None) -> Iterator[StoredLetters]:
     """Open the dead letters of the configured destination; nothing else of its outbox is touched."""
-    letters = stored_letters(load_settings(arguments))
+    letters = stored_letters(load_settings(arguments), trail, database)
     try:
         yield letters
     finally:

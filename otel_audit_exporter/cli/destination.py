@@ -23,6 +23,11 @@ _OFFERED: Final = ("exporter", "url", "path", "schema", "table", "ids", "outbox_
 _PANEL: Final = "Where rows go (else as the environment says)"
 
 Arguments = dict[str, Any]
+TrailOption = Annotated[str | None, typer.Option("--trail", metavar="NAME", help="Of this trail.")]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option("--database", metavar="NAME", help="Of this named database; where it is, the other options say."),
+]
 
 
 def with_destination(command: Callable[..., None]) -> Callable[..., None]:

@@ -18,6 +18,7 @@ from otel_audit_exporter.cli.event_printers import PRINTERS, Format, Printer
 from otel_audit_exporter.cli.sink_errors import told_sink_errors
 from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.pipeline.reading import check_names
+from otel_audit_exporter.pipeline.stored import settings_of_trail
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault
 from otel_audit_exporter.table.readers import EventQuery, EventReader, StoredEvent, open_reader
@@ -104,7 +105,8 @@ def events(
     )
     if limit is None:
         limit = _ON_A_TERMINAL if sys.stdout.isatty() else 0
-    with told_sink_errors(), closing(open_reader(load_settings(arguments))) as reader:
+    settings = settings_of_trail(load_settings(arguments), trail)
+    with told_sink_errors(), closing(open_reader(settings)) as reader:
         printer = PRINTERS[form](_names(columns))
         _print(reader, query, limit or None, printer, interval if follow else None)
 

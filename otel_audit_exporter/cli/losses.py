@@ -13,7 +13,7 @@ from otel_audit_exporter.cli.dead_letters import Format, FormatOption
 from otel_audit_exporter.cli.destination import Arguments, with_destination
 from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.observability.losses import WHAT_TO_DO_WITH_PARKED, LossLedger
-from otel_audit_exporter.pipeline.configure import stored_losses
+from otel_audit_exporter.pipeline.stored import stored_losses
 
 losses = typer.Typer(help="Events that are not on their way to the table: rejected, lost, or parked.")
 _COLUMNS = ("count", "kind", "last", "cause", "what to do", "one of them")

@@ -9,15 +9,23 @@ import typer
 from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.cli.destination import (
     Arguments,
+    DatabaseOption,
+    TrailOption,
     configured_pipeline,
     require_outbox_on_disk,
     tell_undelivered,
     with_destination,
 )
 from otel_audit_exporter.cli.status import status
+from otel_audit_exporter.config.settings import default_outbox_dir, load_settings
 from otel_audit_exporter.errors import OutboxError
+from otel_audit_exporter.event.routing import RouteName
+from otel_audit_exporter.observability.stats import summed
+from otel_audit_exporter.outbox.address_file import AddressFile, folders_of_database
 from otel_audit_exporter.outbox.old_outbox import old_outboxes, take_over
+from otel_audit_exporter.pipeline.destinations import Route
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+from otel_audit_exporter.pipeline.stored import address_of
 from otel_audit_exporter.runtime.clock import Clock
 
 outbox = typer.Typer(
@@ -34,11 +42,17 @@ outbox.command("status")(status)  # the same as `otel-audit status`
 def drain(
     arguments: Arguments,
     timeout: Annotated[float, typer.Option(help="Seconds until it gives up.", min=0)] = 30.0,
+    trail: TrailOption = None,
+    database: DatabaseOption = None,
 ) -> None:
     """Take over what processes that are gone have left for the configured destination, and deliver it.
 
-    What running processes hold is left to them. Exit code 1: something is left.
+    With --database, what was left for that named database, of every trail or of one; the environment and the other
+    options say where it is. What running processes hold is left to them. Exit code 1: something is left.
     """
+    if database is not None or trail is not None:
+        _drain_named(arguments, timeout, trail, database)
+        return
     with configured_pipeline(arguments) as pipeline:
         require_outbox_on_disk(pipeline)
         found = _take_over_old(pipeline)
@@ -52,6 +66,53 @@ def drain(
     if stats.pending:
         tell_undelivered(pipeline, stats, timeout)
         raise typer.Exit(1)
+
+
+def _drain_named(arguments: Arguments, timeout: float, trail: str | None, database: str | None) -> None:
+    settings = load_settings(arguments)
+    named: Arguments = {}
+    if database is not None:
+        named["databases"] = {database: address_of(settings)}
+    with configured_pipeline(arguments | named) as pipeline:
+        require_outbox_on_disk(pipeline)
+        trails = [trail] if trail is not None else list(pipeline.destinations.trails)
+        routes = [pipeline.destinations.find(RouteName(name, database)) for name in trails]
+        deadline = Clock.monotonic() + timeout
+        while not _all_delivered(pipeline, routes) and Clock.monotonic() < deadline:
+            pass
+        parts = [route.primary.lane.stats() for route in routes]
+    stats = summed(parts)
+    talk.say(f"{talk.amount(stats.recovered, 'event')} found, {stats.succeeded:,} delivered, {stats.failed:,} parked")
+    if stats.pending:
+        tell_undelivered(pipeline, stats, timeout)
+        raise typer.Exit(1)
+
+
+def _all_delivered(pipeline: AuditPipeline, routes: list[Route]) -> bool:
+    adopted = sum(route.primary.lane.adopt_orphans() for route in routes)
+    left = any(route.primary.lane.logs.wants_more for route in routes)
+    return pipeline.force_flush(_STEP_SECONDS * 1000) and not adopted and not left
+
+
+@outbox.command("readdress")
+def readdress(
+    database: Annotated[str, typer.Argument(metavar="NAME", help="The database's name.", show_default=False)],
+    outbox_dir: Annotated[
+        str | None,
+        typer.Option(help="The outbox directory (default: OTEL_AUDIT_OUTBOX_DIR, else as in the application)."),
+    ] = None,
+) -> None:
+    """Say that a database's name leads to another address from now on, and that this is meant.
+
+    What waits for it, and what comes, is delivered to the address that its name leads to at the next attempt.
+    """
+    root = load_settings({"outbox_dir": outbox_dir}).outbox_dir or default_outbox_dir()
+    folders = list(folders_of_database(root, database))
+    if not folders:
+        talk.problem(f"nothing was ever kept for the database {database} in {root}")
+        raise typer.Exit(1)
+    kept = sorted({address for folder in folders if (address := AddressFile(folder).forget())})
+    talk.say(f"{database} was at {', '.join(kept) or 'no address yet'}; the next delivery keeps its own")
 
 
 def _delivered(pipeline: AuditPipeline) -> bool:

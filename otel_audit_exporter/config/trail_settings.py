@@ -221,6 +221,12 @@ def expand_client(options: Mapping[str, Any]) -> dict[str, Any]:
     return taken
 
 
+def client_url(client: object) -> str | None:
+    """Return the URL of a supabase client; None where it has none, as a test's stand-in."""
+    url = str(getattr(client, "supabase_url", None) or "")
+    return url if url.startswith(("http://", "https://")) else None
+
+
 def client_schema(client: object) -> str | None:
     """Return the schema that a supabase client asks for, where it is another than the usual one."""
     schema = getattr(getattr(client, "options", None), "schema", None)

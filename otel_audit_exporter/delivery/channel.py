@@ -191,10 +191,7 @@ class DeliveryChannel:
     def deliver(
         self, entries: Sequence[Entry], *, again: bool = False, proved: bool = False, within: float | None = None
     ) -> None:
-        """Offer these events to the sink once, and note what became of each; what is left waits in the cursor.
-
-        ``within``: the seconds that it may take (None: the time of one export).
-        """
+        """Offer these events once, ``within`` so many seconds, and note what became of each; the rest goes back."""
         if not entries:
             return
         if self.closed:

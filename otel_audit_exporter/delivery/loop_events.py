@@ -76,6 +76,8 @@ class _AsyncioEvent:
         self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self, seconds: float) -> None:
+        import asyncio
+
         try:
             await asyncio.wait_for(self._event.wait(), seconds)
         except TimeoutError:

@@ -26,7 +26,7 @@ from otel_audit_exporter.event.fields import (
 )
 from otel_audit_exporter.event.invalid_event import correction_of
 from otel_audit_exporter.event.json.encoder import Encoder
-from otel_audit_exporter.event.routing import RouteName
+from otel_audit_exporter.event.routing import AUDIT_DATABASE, AUDIT_TRAIL, DEFAULT_TRAIL, RouteName
 from otel_audit_exporter.event.serialization import assemble, split
 from otel_audit_exporter.event.surroundings import is_inet
 
@@ -151,6 +151,13 @@ def to_attributes(body: bytes) -> dict[str, Any]:
 def is_audit_record(record: LogRecord) -> bool:
     """Tell whether a log record says that it is an audit event."""
     return bool(record.attributes) and AUDIT_ACTION in (record.attributes or {})
+
+
+def route_of(record: LogRecord) -> RouteName:
+    """Return where a log record of other code says that it goes."""
+    attributes = record.attributes or {}
+    database = attributes.get(AUDIT_DATABASE)
+    return RouteName(str(attributes.get(AUDIT_TRAIL) or DEFAULT_TRAIL), None if database is None else str(database))
 
 
 def event_arguments_from(record: LogRecord) -> dict[str, Any]:

@@ -18,6 +18,8 @@ def destination_document(one: DestinationStatus, now: datetime) -> dict[str, Any
         "place": where and where.place,
         "schema": where and where.schema,
         "table": where and where.table,
+        "trail": where and where.trail,
+        "database": where and where.database,
         "folder": str(one.path),
         "pending": pending_in(one),
         "oldest_pending_seconds": seconds_since(oldest, now),

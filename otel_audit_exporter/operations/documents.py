@@ -9,10 +9,14 @@ from typing import Any, Final
 
 import orjson
 
+from otel_audit_exporter.delivery.channel import DeliveryChannel
+from otel_audit_exporter.delivery.dead_letters import DeadLetters
+from otel_audit_exporter.errors import AuditEventError
 from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import INDEX
 from otel_audit_exporter.event.serialization import split
 from otel_audit_exporter.outbox.dead_letter_store import Place, StoredDeadLetter, place_of
+from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 
 DEFAULT_LIMIT: Final = 100
@@ -48,21 +52,36 @@ def place_in(query: Mapping[str, str]) -> Place | None:
         raise BadQueryError("after: must be what `next` of the page before says") from None
 
 
+def exporter_in(pipeline: AuditPipeline, query: Mapping[str, str]) -> AuditExporter:
+    """Return the exporter of the trail and database in a query. Raises :class:`BadQueryError` for unknown names."""
+    try:
+        return pipeline.exporter_of(query.get("trail") or None, query.get("database") or None)
+    except AuditEventError as error:
+        raise BadQueryError("; ".join(f"{name}: {problem}" for name, problem in error.problems.items())) from None
+
+
+def letters_in(pipeline: AuditPipeline, query: Mapping[str, str]) -> DeadLetters:
+    """Return the dead letters of the trail and database in a query. Raises :class:`BadQueryError` as above."""
+    exporter = exporter_in(pipeline, query)
+    return DeadLetters(exporter.lane, exporter.rules)
+
+
 def letters_document(pipeline: AuditPipeline, query: Mapping[str, str], *, with_rows: bool) -> dict[str, Any]:
     """Return one page of the dead letters: ``next`` is the ``after`` of the page that follows, None at the end."""
     limit = limit_of(query)
-    store = pipeline.primary.lane.dead_letters.waiting(_LOOK_SECONDS)
+    lane = exporter_in(pipeline, query).lane
+    store = lane.dead_letters.waiting(_LOOK_SECONDS)
     found = store.page(place_in(query), limit + 1)
     shown = found[:limit]
     more = len(found) > limit and bool(shown)
     return {
         "count": store.count(),
-        "dead_letters": [letter_document(pipeline, parked, with_row=with_rows) for parked in shown],
+        "dead_letters": [letter_document(lane, parked, with_row=with_rows) for parked in shown],
         "next": f"{place_of(shown[-1])[0].hex():s}_{shown[-1].record_id:s}" if more else None,
     }
 
 
-def letter_document(pipeline: AuditPipeline, parked: StoredDeadLetter, *, with_row: bool) -> dict[str, Any]:
+def letter_document(lane: DeliveryChannel, parked: StoredDeadLetter, *, with_row: bool) -> dict[str, Any]:
     """Return one dead letter; where the event's bytes cannot be read, what is known of it."""
     letter = {
         "record_id": parked.record_id,
@@ -77,7 +96,7 @@ def letter_document(pipeline: AuditPipeline, parked: StoredDeadLetter, *, with_r
     if parked.kind == "invalid":
         letter["reasons"] = parked.letter(None).reasons
     elif with_row:
-        letter["row"] = _row(pipeline, parked.body)
+        letter["row"] = _row(lane, parked.body)
     return letter
 
 
@@ -90,10 +109,10 @@ def _named(body: bytes) -> dict[str, Any]:
     return {**named, "unreadable": False}
 
 
-def _row(pipeline: AuditPipeline, body: bytes) -> object:
+def _row(lane: DeliveryChannel, body: bytes) -> object:
     """Return the row as it was written: no encoder has to know its largest number or deepest value."""
     try:
-        return orjson.Fragment(pipeline.primary.lane.row_of(body))
+        return orjson.Fragment(lane.row_of(body))
     except (ValueError, IndexError):
         return {"record": body.decode("utf-8", "backslashreplace")}
 

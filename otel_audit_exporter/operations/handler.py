@@ -26,6 +26,7 @@ from otel_audit_exporter.operations.documents import (
     BadQueryError,
     causes_document,
     letters_document,
+    letters_in,
     losses_document,
 )
 from otel_audit_exporter.operations.page import NOTICES, PageData, render_page
@@ -191,7 +192,7 @@ class OperationsHandler:
         return _done(request, 200, {"acknowledged": count}, "acknowledged")
 
     def _retry_all(self, request: OperationsRequest) -> OperationsResponse:
-        letters = self._in_force().dead_letters()
+        letters = letters_in(self._in_force(), request.query)
         try:
             stored, through = letters.retry_for(_RETRY_SECONDS)
         except AuditDeliveryError as error:
@@ -207,7 +208,7 @@ class OperationsHandler:
             return None
 
     def _retry(self, request: OperationsRequest, record_id: str) -> OperationsResponse:
-        letters = self._in_force().dead_letters()
+        letters = letters_in(self._in_force(), request.query)
         if letters.get(record_id) is None:
             return _done(request, 404, {"record_id": record_id, "error": "there is no such dead letter"}, "missing")
         try:

@@ -12,7 +12,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -27,6 +26,8 @@ logger: Final = logging.getLogger("otel_audit_exporter")
 COLUMNS: Final = (
     *("record_id", "body", "error", "code", "attempts", "first_failed_at", "parked_at", "parked_by", "reasons"),
 )
+# Read at once, and not at the first use, which a fork could interrupt.
+_SCHEMA: Final = resources.files(__package__).joinpath("dead_letters.sql").read_text(encoding="utf-8")
 _NAMES: Final = ", ".join(COLUMNS)
 SELECT: Final = f"SELECT {_NAMES} FROM dead_letter"  # noqa: S608  # of our own names
 INSERT: Final = f"INSERT OR REPLACE INTO dead_letter ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
@@ -177,14 +178,9 @@ def _upgrade(connection: sqlite3.Connection) -> None:
     known = {row[1] for row in connection.execute("PRAGMA table_info(dead_letter)")}
     if known and "reasons" not in known:
         connection.execute("ALTER TABLE dead_letter ADD COLUMN reasons TEXT")
-    for statement in _schema().split(";"):
+    for statement in _SCHEMA.split(";"):
         connection.execute(statement)
     connection.execute("COMMIT")
-
-
-@cache
-def _schema() -> str:
-    return resources.files(__package__).joinpath("dead_letters.sql").read_text(encoding="utf-8")
 
 
 def _is_busy(error: Exception) -> bool:

@@ -306,7 +306,6 @@ class OutboxLog:
         self._ending = RLock()
 
 
-
 def records_of(stripe: Stripe) -> Iterator[Record]:
     """Yield records that say what all that were written of a stripe say."""
     yield Record(SEGMENT_FREED, stripe.index, stripe.segments[0].ordinal - 1, 0)

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from opentelemetry.metrics import MeterProvider
@@ -16,30 +15,21 @@ from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExp
 from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter.config.settings import Settings, load_settings
-from otel_audit_exporter.config.trail_settings import expand_client, trail_settings
-from otel_audit_exporter.delivery.dead_letters import StoredLetters
+from otel_audit_exporter.config.trail_settings import expand_client
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.event.routing import DEFAULT_TRAIL
-from otel_audit_exporter.observability.losses import LossLedger
-from otel_audit_exporter.outbox.directory import OutboxDirectory
-from otel_audit_exporter.outbox.inspection import orphans_elsewhere
-from otel_audit_exporter.outbox.old_outbox import old_outboxes
-from otel_audit_exporter.pipeline import factory
-from otel_audit_exporter.pipeline.databases import DatabaseNames, Databases
-from otel_audit_exporter.pipeline.destinations import check_databases, check_places
-from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
+from otel_audit_exporter.pipeline.databases import DatabaseNames
+from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter, standalone_exporters
 from otel_audit_exporter.pipeline.exporters import (
     EXPORTERS,
     ForwardingAuditExporter,
     SinkAuditExporter,
     make_exporter,
 )
-from otel_audit_exporter.pipeline.factory import SinkFactory
 from otel_audit_exporter.pipeline.meaning import meaning_of
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+from otel_audit_exporter.pipeline.routing import Routing
 from otel_audit_exporter.pipeline.sdk_versions import made_with_known, own_provider
-from otel_audit_exporter.pipeline.sink_factories import SINK_FACTORIES
-from otel_audit_exporter.pipeline.trails import Trail, default_trail, make_trails
+from otel_audit_exporter.pipeline.start_lines import say_where
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
@@ -134,7 +124,7 @@ def configure_audit(
         **exporter_options,
     )
 
-    routing = _Routing(trails, databases, resource)
+    routing = Routing(trails, databases, resource)
 
     def build(exporters: list[AuditExporter], settings: Settings) -> AuditPipeline:
         provider = own_provider(resource, meter_provider)
@@ -164,7 +154,7 @@ def attach_audit(
             "make one and set it before, or call configure_audit(), which needs none"
         )
 
-    routing = _Routing(trails, databases, logger_provider.resource)
+    routing = Routing(trails, databases, logger_provider.resource)
 
     def build(exporters: list[AuditExporter], settings: Settings) -> AuditPipeline:
         logger.warning(
@@ -218,7 +208,7 @@ def _install(
     arguments: dict[str, Any],
     resource: Resource | None,
     extra: tuple[Any, ...],
-    routing: _Routing,
+    routing: Routing,
     build: Callable[[list[AuditExporter], Settings], AuditPipeline],
 ) -> AuditPipeline:
     _refuse_green_threads()
@@ -249,7 +239,7 @@ def _install(
         exporters = _exporters(chosen, settings, resource, needs_address=routing.databases is None)
         pipeline = build(exporters, settings)
         _Running.pipeline, _Running.made_of = pipeline, made_of
-        _say_where(pipeline, settings, chosen=exporter is not None or settings.chosen("exporter"))
+        say_where(pipeline, settings, chosen=exporter is not None or settings.chosen("exporter"))
         end_with_process(pipeline, on_sigterm=settings.handle_sigterm)
         return pipeline
 
@@ -304,26 +294,6 @@ def replaced_pipeline(pipeline: AuditPipeline, stand_in: Callable[[Settings], Au
             _Running.pipeline, _Running.made_of, _Running.stand_in = before
 
 
-@dataclass(frozen=True)
-class _Routing:
-    """The trails and databases beside the configured ones, as they were given."""
-
-    trails: Mapping[str, Mapping[str, Any]] | None
-    databases: DatabaseNames | None
-    resource: Resource | None
-
-    def read(self, exporters: Sequence[AuditExporter]) -> tuple[dict[str, Trail], Databases]:
-        """Return what they mean beside these exporters. Raises :class:`AuditConfigurationError`."""
-        primary, databases = exporters[0], Databases(self.databases)
-        base = replace(primary.settings, exporter=primary.exporter_name)
-        settings = trail_settings(base, self.trails)
-        trails = make_trails(settings, self.resource, databases=databases.configured)
-        everything = {DEFAULT_TRAIL: default_trail(tuple(exporters)), **trails}
-        check_places(everything)
-        check_databases(everything, databases)
-        return trails, databases
-
-
 def _exporters(
     chosen: Sequence[OneExporter], settings: Settings, resource: Resource | None, *, needs_address: bool
 ) -> list[AuditExporter]:
@@ -376,31 +346,6 @@ def _exporter(
     return make_exporter(one, settings, resource, needs_address=needs_address)
 
 
-def stored_letters(settings: Settings) -> StoredLetters:
-    """Return the dead letters of the destination that these settings configure; nothing else of it is touched.
-
-    Raises :class:`AuditConfigurationError` where a setting is missing, or where that exporter keeps none on disk.
-    """
-    return factory.stored_letters(_factory_on_disk(settings), settings)
-
-
-def stored_losses(settings: Settings) -> LossLedger:
-    """Return the losses of the destination that these settings configure; its outbox is not touched.
-
-    Raises :class:`AuditConfigurationError` where a setting is missing, or where that exporter keeps none on disk.
-    """
-    return factory.stored_losses(_factory_on_disk(settings), settings)
-
-
-def _factory_on_disk(settings: Settings) -> SinkFactory:
-    first = (_chosen(settings.exporter or DEFAULT_EXPORTER) or [""])[0]
-    make = SINK_FACTORIES.get(first) if isinstance(first, str) else None
-    made = None if make is None else make()
-    if made is None or not made.adopts:
-        raise AuditConfigurationError(f"exporter {first!r} keeps no dead letters on disk, and no losses")
-    return made
-
-
 def _unknown_exporter(given: Any) -> str:
     if isinstance(given, str):  # a DSN or a key that came here by mistake is not repeated
         what = repr(given) if len(given) <= _LONGEST_NAME and "@" not in given else "what was given"
@@ -417,7 +362,7 @@ def _pipeline(
     settings: Settings,
     provider: LoggerProvider,
     meter_provider: MeterProvider | None,
-    routing: _Routing,
+    routing: Routing,
     *,
     attached: bool,
 ) -> AuditPipeline:
@@ -456,44 +401,19 @@ def _pipeline(
 
 
 def _around(exporter: AuditExporter) -> AuditPipeline:
-    """Return a pipeline for an exporter behind a processor of the SDK's making, on the global provider."""
+    """Return a pipeline for the exporters behind processors of the SDK's making, on the global provider."""
     from opentelemetry._logs import get_logger_provider
 
-    return AuditPipeline(
-        [exporter], exporter.settings, provider=get_logger_provider(), processors=[], attached=True, owns=False
+    trails, databases = Routing.of_environment(exporter)
+    pipeline = AuditPipeline(
+        [exporter],
+        exporter.settings,
+        provider=get_logger_provider(),
+        processors=[],
+        attached=True,
+        owns=False,
+        trails=trails,
+        databases=databases,
     )
-
-
-def _say_where(pipeline: AuditPipeline, settings: Settings, *, chosen: bool) -> None:
-    where = ", ".join(f"{exporter.exporter_name} ({exporter.target})" for exporter in pipeline.exporters)
-    unused = [settings.sources[name] for name in ("url", "dsn") if settings.chosen(name)]
-    if unused and not chosen:
-        logger.warning(
-            "audit: no exporter was chosen, so rows go to %s, although %s is set: set OTEL_AUDIT_EXPORTER "
-            "(supabase, postgres, or sqlite to keep it so)",
-            where,
-            " and ".join(unused),
-        )
-    else:
-        primary = pipeline.primary.lane
-        outbox = "memory" if primary.logs.directory is None else primary.options.outbox
-        logger.info("audit: exporter %s, mode %s, outbox %s", where, settings.mode, outbox)
-    for exporter in pipeline.exporters:
-        _warn_of_orphans(exporter.lane.logs.directory)
-
-
-def _warn_of_orphans(folder: OutboxDirectory | None) -> None:
-    if folder is not None and (old := old_outboxes(folder.path)):
-        logger.warning(
-            "audit: %d outbox file(s) of a version before 0.2 are in %s: run `otel-audit outbox drain` to deliver "
-            "what is in them",
-            len(old),
-            folder.path,
-        )
-    for destination, count in orphans_elsewhere(folder).items() if folder is not None else ():
-        logger.warning(
-            "audit: %d event(s) of an earlier process wait for another destination (%s): they are delivered when "
-            "a process with that destination starts; see `otel-audit outbox status`",
-            count,
-            destination,
-        )
+    pipeline.destinations.take(one for one in standalone_exporters() if one.trail != exporter.trail)
+    return pipeline

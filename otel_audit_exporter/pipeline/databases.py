@@ -34,7 +34,13 @@ class Databases:
             raise AuditConfigurationError("databases: must be a mapping of name to settings, or a callable of a name")
         self.given = given
         self.known: dict[str, Mapping[str, Any]] = dict(given) if isinstance(given, Mapping) else {}
+        self.addresses: set[str] = set()  # names that say an address, and need none to be kept
         self._asked = _AskedAside(given) if callable(given) else None
+
+    def know(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Have a name stand for an address, which the name says itself; only its key may change."""
+        self.known[name] = settings
+        self.addresses.add(name)
 
     @property
     def configured(self) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from otel_audit_exporter.config.settings import Settings
+from otel_audit_exporter.config.trail_settings import database_settings
 from otel_audit_exporter.delivery.log_set import start_error
 from otel_audit_exporter.delivery.sender_pool import SenderPool
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
@@ -17,11 +18,12 @@ from otel_audit_exporter.event.routing import RouteName
 from otel_audit_exporter.outbox.address_file import AddressFile
 from otel_audit_exporter.outbox.directory import Destination, OutboxDirectory
 from otel_audit_exporter.outbox.space import SharedQuota
-from otel_audit_exporter.pipeline.databases import Databases
+from otel_audit_exporter.pipeline.databases import LIMIT_SECONDS, Databases
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.factory import (
     ExporterParts,
     SinkFactory,
+    TrailShape,
     UnconfiguredSink,
     build_pooled_parts,
     cold_after_seconds,
@@ -31,7 +33,7 @@ from otel_audit_exporter.pipeline.resolving_sink import ResolvingSink
 from otel_audit_exporter.pipeline.trails import Trail, TrailKind
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
-from otel_audit_exporter.sinks.base import Sink
+from otel_audit_exporter.sinks.base import Sink, SinkError
 
 _OWN_CONNECTIONS = 6  # at most, of the first destination: its sender, helpers and receipts, and the SDK's worker
 
@@ -39,8 +41,9 @@ _OWN_CONNECTIONS = 6  # at most, of the first destination: its sender, helpers a
 class PooledExporter(AuditExporter):
     """The exporter of a destination beside the first one. The pool delivers; the SDK never calls it."""
 
-    def __init__(self, factory: SinkFactory, parts: ExporterParts) -> None:
+    def __init__(self, factory: SinkFactory, parts: ExporterParts, trail: str) -> None:
         self._factory = factory
+        self.trail = trail
         self._start(parts)
         self.own_by_pipeline()
 
@@ -112,6 +115,29 @@ class Destinations:
                 self.routes[name] = route
         return route
 
+    def take(self, exporters: Iterable[AuditExporter]) -> None:
+        """Let trails be delivered by exporters that were made for them."""
+        for exporter in exporters:
+            name = RouteName(exporter.trail)
+            shape = TrailShape(exporter.factory, exporter.settings, exporter.mapping, exporter.rules)
+            self.trails[name.trail] = Trail(name.trail, (TrailKind(shape, None, exporter.sink),))
+            self.routes.setdefault(name, Route(name, [exporter]))
+
+    def settings_of(self, name: RouteName) -> tuple[Settings, str]:
+        """Return the settings that a destination's table is read with, and its exporter's name.
+
+        Raises :class:`AuditConfigurationError` where the names cannot be resolved.
+        """
+        kind = self.trails[name.trail].primary
+        settings, exporter = kind.shape.settings, kind.shape.factory.name
+        if name.database is None:
+            return settings, exporter
+        try:
+            given = self.databases.settings_of(name.database, Clock.monotonic() + LIMIT_SECONDS)
+        except SinkError as error:
+            raise AuditConfigurationError(str(error)) from None
+        return database_settings(settings, name.database, given, kind.shape.factory.database_settings), exporter
+
     @property
     def several(self) -> bool:
         """Whether there may be other destinations than the first one."""
@@ -122,6 +148,11 @@ class Destinations:
         for exporter in self.find(name).exporters[:1]:
             if exporter.lane.adopt_orphans():
                 exporter.relay.deliver_now()
+
+    def looks_after(self, destination: Destination) -> bool:
+        """Tell whether what waits for this destination is taken over, or told by the health."""
+        named = bool(destination.database) and self.databases.configured
+        return named or self.name_of_place(destination) is not None
 
     def name_of_place(self, destination: Destination) -> RouteName | None:
         """Return the trail beside the default one whose rows go to this address."""
@@ -144,11 +175,14 @@ class Destinations:
         return trail
 
     def _open(self, name: RouteName, trail: Trail) -> Route:
-        primary, *others = trail.kinds
+        primary, *secondaries = trail.kinds
         if trail.name not in self._secondaries:
             here = RouteName(trail.name)
-            self._secondaries[trail.name] = tuple(self._exporter(here, kind) for kind in others)
-        route = Route(name, (self._exporter(name, primary), *self._secondaries[trail.name]))
+            self._secondaries[trail.name] = tuple(self._exporter(here, kind) for kind in secondaries)
+        others = self._secondaries[trail.name]
+        if name.database is not None:  # no rows of several databases in one table
+            others = tuple(one for one in others if not one.factory.has_columns)
+        route = Route(name, (self._exporter(name, primary), *others))
         if self.closed:
             route.primary.close(Clock.monotonic(), patient=False)
         return route
@@ -159,18 +193,24 @@ class Destinations:
         sink = kind.sink if name.database is None else self._resolving(name, kind, folders)
         assert sink is not None
         parts = build_pooled_parts(f"{shape.factory.name} {name}", shape, sink, folders, self.pool, self._quota)
-        return PooledExporter(shape.factory, parts)
+        return PooledExporter(shape.factory, parts, name.trail)
 
     def _folders(self, name: RouteName, factory: SinkFactory, settings: Settings) -> list[OutboxDirectory]:
         if settings.outbox == "memory" or not factory.adopts:
             return []
         if name.database is None:
             return factory.folders(settings)
+        if name.database in self.databases.addresses:  # known by it, as the first destination is
+            return self._folders_at(name.database, factory, settings)
         return [OutboxDirectory(outbox_root(settings), Destination(trail=name.trail, database=name.database))]
+
+    def _folders_at(self, database: str, factory: SinkFactory, settings: Settings) -> list[OutboxDirectory]:
+        there = database_settings(settings, database, self.databases.known[database], factory.database_settings)
+        return factory.folders(there)
 
     def _resolving(self, name: RouteName, kind: TrailKind, folders: Sequence[OutboxDirectory]) -> Sink:
         assert kind.new_factory is not None
-        folder: Path | None = folders[0].path if folders else None
+        folder: Path | None = folders[0].path if folders and name.database not in self.databases.addresses else None
         return ResolvingSink(name, kind.shape, kind.new_factory, self.databases, AddressFile(folder))
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from logging import ERROR
 from typing import Any, Final
 
@@ -20,8 +20,17 @@ from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.delivery.pool_member import PoolMember
 from otel_audit_exporter.delivery.relay import Relay
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
-from otel_audit_exporter.event.log_record import AuditLogRecord, event_arguments_from, is_audit_record, raw_body
+from otel_audit_exporter.event.log_record import (
+    AuditLogRecord,
+    event_arguments_from,
+    is_audit_record,
+    raw_body,
+    route_of,
+)
+from otel_audit_exporter.event.routing import DEFAULT_TRAIL, RouteName, route_problems
 from otel_audit_exporter.event.validation import EventValidator
+from otel_audit_exporter.observability.delivery_log import describe_arguments
+from otel_audit_exporter.observability.losses import Cause
 from otel_audit_exporter.pipeline.factory import ExporterParts, SinkFactory, build_parts, read_options
 from otel_audit_exporter.pipeline.rejections import Rejections
 from otel_audit_exporter.runtime.clock import Clock
@@ -54,6 +63,8 @@ class AuditExporter(LogRecordExporter):
     are missing it does not raise, as the SDK's auto-configuration would then switch off every signal: it holds
     the events, says once what is missing, and the next process that has the settings delivers them.
 
+    ``trail``: it takes the records of this trail only (``audit.trail``; those that name none are of the default one).
+
     A pipeline's set-up gives the option ``settings`` (a ``Settings``) instead of all others: then what is missing or
     wrong is an :class:`AuditConfigurationError`.
     """
@@ -64,8 +75,12 @@ class AuditExporter(LogRecordExporter):
         *,
         settings: Settings | None = None,
         needs_address: bool = True,
+        trail: str = DEFAULT_TRAIL,
         **options: Any,
     ) -> None:
+        if route_problems(trail, None):
+            raise AuditConfigurationError("trail: must be the name of a trail")
+        self.trail = trail
         self._factory = factory
         if settings is None:
             settings, unreadable = read_options(options)
@@ -81,6 +96,7 @@ class AuditExporter(LogRecordExporter):
         self.rejections = Rejections(parts.lane, parts.losses)
         self._owned = False
         self._shut_down = False
+        self.find_exporter: Callable[[RouteName], AuditExporter] | None = None  # of a pipeline's other destinations
         self.records_seen = 0  # of a pipeline, by the SDK's worker: what it handed over and has taken
         parts.start()
         _standalone[self] = None
@@ -261,11 +277,34 @@ class AuditExporter(LogRecordExporter):
                 mine += refs[self._lane.name] is not None  # None: the outbox refused it, and it is counted
             elif is_audit_record(record):
                 try:
-                    mine += self._commit(record)
+                    mine += self._take_foreign(record)
                 except Exception as error:  # whatever is wrong with one record, the others are taken
                     self.rejections.refused(error, raw_body(record, self._rules.encoder))
                     refused += 1
         return mine, refused
+
+    def _take_foreign(self, record: Any) -> int:
+        """Commit a record of other code where it belongs; return how many events of it are here."""
+        name = route_of(record)
+        if name == RouteName(self.trail):
+            return self._commit(record)
+        if self.find_exporter is not None:
+            try:
+                other = self.find_exporter(name)
+            except AuditEventError as error:
+                self.rejections.invalid(error, event_arguments_from(record))
+                return 0
+            if other._commit(record):
+                other.relay.deliver_more()
+        elif self._is_nobodys(name):
+            cause = Cause(f"no exporter takes records of {name}", "configure an exporter with that trail")
+            self.rejections.other(cause, describe_arguments(event_arguments_from(record)))
+        return 0
+
+    def _is_nobodys(self, name: RouteName) -> bool:
+        """Tell whether a record is for no exporter here; of several ones, the first tells."""
+        known = [RouteName(one.trail) for one in _standalone]
+        return not self._owned and name not in known and standalone_exporter() is self
 
     def _commit(self, record: Any) -> int:
         """Store a record of other code, and return 1; one that cannot become a row is parked."""
@@ -279,6 +318,11 @@ class AuditExporter(LogRecordExporter):
         return 1
 
 
+def standalone_exporters() -> list[AuditExporter]:
+    """Return the exporters of ours that were built in this process outside of a pipeline (by the SDK, say)."""
+    return sorted(_standalone, key=lambda one: one.trail != DEFAULT_TRAIL)
+
+
 def standalone_exporter() -> AuditExporter | None:
-    """Return the first exporter of ours that was built in this process outside of a pipeline (by the SDK, say)."""
-    return next(iter(_standalone), None)
+    """Return the first of :func:`standalone_exporters`: one of the default trail, where there is any."""
+    return next(iter(standalone_exporters()), None)

@@ -12,7 +12,6 @@ from typing import Any, Final
 from otel_audit_exporter.config.options import MAY_BE_EMPTY
 from otel_audit_exporter.config.settings import Settings, default_outbox_dir, load_settings, read_settings
 from otel_audit_exporter.delivery.channel import DeliveryChannel, DeliveryOptions, RowsOf
-from otel_audit_exporter.delivery.dead_letters import StoredLetters
 from otel_audit_exporter.delivery.pool_member import PoolMember
 from otel_audit_exporter.delivery.relay import Relay
 from otel_audit_exporter.delivery.sender_pool import SenderPool
@@ -150,7 +149,7 @@ def build_pooled_parts(
     Raises :class:`AuditConfigurationError` where the outbox directory cannot be used.
     """
     factory, settings = shape.factory, shape.settings
-    options = _delivery_options(factory, settings)
+    options = delivery_options(factory, settings)
     lane = _channel(name, sink, factory.rows_of(shape.mapping), folders, options)
     lane.logs.quota.join(quota)
     return ExporterParts(settings, shape.mapping, shape.rules, sink, lane, PoolMember(pool, lane), _make_losses(lane))
@@ -187,7 +186,7 @@ def make_sink(factory: SinkFactory, settings: Settings, mapping: TableMapping, u
 
 
 def _make_lane(factory: SinkFactory, settings: Settings, sink: Sink, rows_of: RowsOf, strict: bool) -> DeliveryChannel:
-    options = _delivery_options(factory, settings)
+    options = delivery_options(factory, settings)
 
     def lane_in(folders: Sequence[OutboxDirectory]) -> DeliveryChannel:
         return _channel(factory.name, sink, rows_of, folders, options)
@@ -221,7 +220,7 @@ def _make_losses(lane: DeliveryChannel) -> LossLedger:
     return LossLedger(file, lane.dead_letters)
 
 
-def _delivery_options(factory: SinkFactory, settings: Settings) -> DeliveryOptions:
+def delivery_options(factory: SinkFactory, settings: Settings) -> DeliveryOptions:
     return DeliveryOptions(
         outbox=settings.outbox if factory.adopts else "memory",
         outbox_max_bytes=settings.outbox_max_bytes,
@@ -236,22 +235,6 @@ def _delivery_options(factory: SinkFactory, settings: Settings) -> DeliveryOptio
 def stored_dead_letters(folder: OutboxDirectory) -> SqliteDeadLetterStore:
     """Return the dead letters of a destination, which are beside its outbox."""
     return SqliteDeadLetterStore(Path(folder.path) / DEAD_LETTERS)
-
-
-def stored_letters(factory: SinkFactory, settings: Settings) -> StoredLetters:
-    """Return the dead letters of a destination with the sink that they can be offered to, and nothing else of it."""
-    mapping = make_mapping(settings)
-    sink = make_sink(factory, settings, mapping)
-    letters = stored_dead_letters(factory.folders(settings)[0])
-    options = _delivery_options(factory, settings)
-    return StoredLetters(sink, factory.rows_of(mapping), letters, options, make_rules(settings, mapping))
-
-
-def stored_losses(factory: SinkFactory, settings: Settings) -> LossLedger:
-    """Return the losses of a destination, and nothing else of it."""
-    make_sink(factory, settings, make_mapping(settings)).close()  # after which it knows its place
-    folder = factory.folders(settings)[0]
-    return LossLedger(LossFile(folder.path), stored_dead_letters(folder))
 
 
 def _mapping_or_default(settings: Settings, strict: bool) -> tuple[TableMapping, str | None]:

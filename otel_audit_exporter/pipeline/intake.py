@@ -26,6 +26,7 @@ from otel_audit_exporter.event.log_record import AuditLogRecord, AuditReadWriteL
 from otel_audit_exporter.event.routing import RouteName, split_route
 from otel_audit_exporter.observability.losses import Cause
 from otel_audit_exporter.outbox.stripe import EventRef
+from otel_audit_exporter.pipeline.clients import ClientDatabases
 from otel_audit_exporter.pipeline.databases import Databases
 from otel_audit_exporter.pipeline.destinations import Destinations, Route
 from otel_audit_exporter.pipeline.exporter import AuditExporter
@@ -78,6 +79,9 @@ class EventIntake:
         default = default_trail(self._exporters)
         self.destinations = Destinations(self._default, {default.name: default, **trails}, databases, self.settings)
         self._routes = self.destinations.routes
+        destinations = self.destinations
+        self._primary.find_exporter = lambda name: destinations.find(name).primary
+        self.clients = ClientDatabases(self._primary, databases)
         self._named_only = self.destinations.named_only
 
     def _begin(self) -> None:

@@ -13,7 +13,7 @@ from otel_audit_exporter.config.settings import Settings
 from otel_audit_exporter.delivery.dead_letters import DeadLetters
 from otel_audit_exporter.delivery.housekeeper import housekeeper
 from otel_audit_exporter.delivery.relay import delivers_here
-from otel_audit_exporter.event.routing import RouteName
+from otel_audit_exporter.event.routing import RouteName, split_route
 from otel_audit_exporter.observability.health import AuditHealth
 from otel_audit_exporter.observability.health_monitor import HealthMonitor, Sample
 from otel_audit_exporter.observability.metrics import observe
@@ -166,10 +166,22 @@ class AuditPipeline(EventIntake):
         """The primary sink's latest errors, the oldest first."""
         return self._primary.lane.books.latest_errors
 
-    def dead_letters(self) -> DeadLetters:
-        """Return the parked events of the first sink."""
+    def dead_letters(self, trail: str | None = None, database: str | None = None) -> DeadLetters:
+        """Return the parked events of a destination's first sink.
+
+        Raises :class:`AuditEventError` where there is no such destination.
+        """
         renew_if_forked()
-        return DeadLetters(self._primary.lane, self._primary.rules)
+        exporter = self.exporter_of(trail, database)
+        return DeadLetters(exporter.lane, exporter.rules)
+
+    def exporter_of(self, trail: str | None = None, database: str | None = None) -> AuditExporter:
+        """Return the primary exporter of a destination, which is opened where it is not.
+
+        Raises :class:`AuditEventError` where there is no such destination.
+        """
+        name, _ = split_route({"trail": trail, "database": database})
+        return self._primary if name == self._default.name else self.destinations.find(name).primary
 
     @property
     def name(self) -> str:

@@ -43,6 +43,7 @@ class ResolvingSink:
         self._address = address
         self._lock = ForkSafeLock()
         self._sink: Sink | None = None
+        self._given: object = None
 
     @property
     def target(self) -> str:
@@ -58,6 +59,9 @@ class ResolvingSink:
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
         """Store the rows where the name leads to. Raises :class:`SinkError` as every sink does."""
         sink = self._sink
+        if sink is not None and self._databases.known.get(self._route.database or "", self._given) is not self._given:
+            self.forget(sink)  # the newest key counts
+            sink = None
         if sink is None:
             sink = self.resolve(deadline)
             deadline = max(deadline, Clock.monotonic() + _LEAST_SECONDS)
@@ -73,7 +77,7 @@ class ResolvingSink:
         given = self._databases.settings_of(self._route.database or "", deadline)
         with self._lock:
             if self._sink is None:
-                self._sink = self._made(given)
+                self._sink, self._given = self._made(given), given
             return self._sink
 
     def _made(self, given: object) -> Sink:

@@ -15,7 +15,18 @@ import orjson
 
 import otel_audit_exporter
 from otel_audit_exporter.delivery import bisect_insert, channel
-from otel_audit_exporter.outbox import adoption, directory, ended, frames, group_commit, log, reader, segment, space
+from otel_audit_exporter.outbox import (
+    adoption,
+    directory,
+    ended,
+    frames,
+    group_commit,
+    log,
+    reader,
+    segment,
+    space,
+    stripe,
+)
 from otel_audit_exporter.outbox import dead_letter_store as deadletters
 from otel_audit_exporter.sinks import sqlite as sqlite_sink
 from otel_audit_exporter.sinks.supabase import rest_client
@@ -107,7 +118,7 @@ def _store(target: Any, offset: int, data: bytes) -> None:
 
 def _in_a_record(visits: int) -> None:
     """Die when half of a record is written."""
-    countdown, original = _Countdown(visits), ended.pwrite
+    countdown, original = _Countdown(visits), segment.pwrite
 
     def patched(descriptor: int, data: bytes, offset: int) -> None:
         if len(data) <= 64 * ended.RECORD_BYTES and any(data):
@@ -131,14 +142,14 @@ FAILPOINTS: dict[str, Patch] = {
     "before a segment is made": lambda n: _around(space.SegmentSpace, "make", n + 1, before=True),
     "between a segment's blocks and its name": lambda n: _around(space, "open_new", n + 1, before=True),
     "after a segment is made": lambda n: _around(space.SegmentSpace, "make", n + 1, before=False),
-    "before a full segment is sealed": lambda n: _around(log.Stripe, "_go_on_in", n, before=True),
-    "after a full segment is sealed": lambda n: _around(log.Stripe, "_seal", n, before=False),
+    "before a full segment is sealed": lambda n: _around(stripe.Stripe, "_go_on_in", n, before=True),
+    "after a full segment is sealed": lambda n: _around(stripe.Stripe, "_seal", n, before=False),
     "before the sink's insert": lambda n: _around_insert(n, before=True),
     "between the sink's answer and the ended record": lambda n: _around_insert(n, before=False),
     "before the ended record": lambda n: _around(log.OutboxLog, "end", n, before=True),
     "in the middle of the ended record": lambda n: _in_a_record(n + 1),
     "after the ended record": lambda n: _around(log.OutboxLog, "end", n, before=False),
-    "before a segment is freed": lambda n: _around(log.Stripe, "drop", n, before=True),
+    "before a segment is freed": lambda n: _around(stripe.Stripe, "drop", n, before=True),
     "after a segment is freed": lambda n: _around(space.SegmentSpace, "free", n, before=False),
     "while a log is made": lambda n: _around(directory, "EndedFile", 1, before=True),
     "before a new log has its name": lambda n: _around(directory, "EndedFile", 1, before=False),
@@ -234,7 +245,7 @@ def _head_before_the_body(_: int) -> None:
         _store(self, offset + 8, payload)
 
     for kind in _SEGMENTS:
-        kind.put = put  # type: ignore[method-assign, assignment]
+        kind.put = put  # type: ignore[method-assign]
 
 
 class _Fits:

@@ -26,7 +26,7 @@ def install(source: Path, kept: Path) -> None:
 
         return patched
 
-    os.fsync, os.fdatasync = keeping(os.fsync), keeping(os.fdatasync)
+    os.fsync, os.fdatasync = keeping(os.fsync), keeping(os.fdatasync)  # type: ignore[assignment]  # descriptors only
 
 
 def _path_of(descriptor: int) -> Path:

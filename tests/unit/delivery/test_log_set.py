@@ -13,6 +13,7 @@ from otel_audit_exporter.delivery.log_set import ADOPTED_AT_ONCE, LEAST_QUOTA_BY
 from otel_audit_exporter.errors import AuditShutdownError, OutboxFullError
 from otel_audit_exporter.outbox.directory import Destination, LogOptions, OutboxDirectory
 from otel_audit_exporter.outbox.ended import STORED
+from otel_audit_exporter.outbox.frames import EVENT
 from otel_audit_exporter.outbox.group_commit import GroupCommit
 from otel_audit_exporter.outbox.log import OutboxLog
 from otel_audit_exporter.outbox.segment import FIRST_BYTES
@@ -54,7 +55,7 @@ def test_the_own_log_is_made_once_and_is_where_calls_go(logs: LogSet) -> None:
     own = logs.open_own()
     assert logs.open_own() is own
     assert logs.append is not None
-    logs.append(b"event")
+    logs.append(b"event", EVENT)
     assert (logs.accepted, logs.pending, list(logs)) == (1, 1, [own])
 
 

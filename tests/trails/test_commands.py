@@ -1,0 +1,99 @@
+"""The command line for named databases: what waits is delivered, a new address is allowed, dead letters are found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from typer.testing import CliRunner, Result
+
+from otel_audit_exporter import audit_event, configure_audit, get_audit_pipeline, get_audit_stats, shutdown_audit
+from otel_audit_exporter.cli.app import app
+from otel_audit_exporter.operations.handler import OperationsHandler, OperationsRequest
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
+from tests.stack.waiting import wait_until
+from tests.support.events import arguments
+from tests.support.rows import sqlite_rows
+
+LEDGER = {"ledger": {"table": "ledger_events"}}
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, words)
+
+
+def configure(files: Path, acme: Path | None) -> None:
+    databases: Mapping[str, Any] = {} if acme is None else {"acme": {"path": str(acme)}}
+    configure_audit("sqlite", path=str(files / "main.db"), trails=LEDGER, databases=databases)
+
+
+@pytest.fixture
+def declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_AUDIT_TRAILS", "ledger")
+    monkeypatch.setenv("OTEL_AUDIT_TRAIL_LEDGER_TABLE", "ledger_events")
+
+
+@pytest.mark.usefixtures("declared")
+def test_what_waits_for_a_database_that_nobody_knows_is_drained(files: Path) -> None:
+    configure(files, None)
+    audit_event(**arguments(action="plain", database="acme"))
+    audit_event(**arguments(action="booked", database="acme", trail="ledger"))
+    assert not shutdown_audit(0)
+    done = run("outbox", "drain", "--database", "acme", "--path", str(files / "acme.db"))
+    assert (done.exit_code, "2 events found, 2 delivered" in done.output) == (0, True), done.output
+    assert [row["action"] for row in sqlite_rows(files / "acme.db")] == ["plain"]
+    assert [row["action"] for row in sqlite_rows(files / "acme.db", "ledger_events")] == ["booked"]
+
+
+def test_another_address_is_taken_after_it_was_said_to_be_meant(files: Path) -> None:
+    configure(files, files / "acme.db")
+    audit_event(**arguments(action="before", database="acme")).result(30)
+    assert shutdown_audit()
+    configure(files, files / "moved.db")
+    receipt = audit_event(**arguments(action="after", database="acme"))
+    wait_until(lambda: get_audit_stats().databases["acme"].held == 1, "the event is held")
+    assert run("outbox", "readdress", "nobody").exit_code == 1
+    done = run("outbox", "readdress", "acme")
+    assert done.exit_code == 0
+    assert str(files / "acme.db") in done.output
+    receipt.result(60)
+    assert [row["action"] for row in sqlite_rows(files / "moved.db")] == ["after"]
+
+
+@pytest.mark.usefixtures("declared")
+def test_dead_letters_are_those_of_the_destination_that_is_named(files: Path) -> None:
+    configure(files, files / "acme.db")
+    audit_event(**arguments(action="good", database="acme", trail="ledger")).result(30)
+    lane = get_audit_pipeline().exporter_of("ledger", "acme").lane
+    body = get_audit_pipeline().exporter_of("ledger").rules.compose(arguments(action="parked")).body
+    from otel_audit_exporter.sinks.base import SinkError
+
+    lane.park_unsent(body, SinkError(Verdict(Fault.RECORD), "is wrong"))
+    assert len(get_audit_pipeline().dead_letters("ledger", "acme")) == 1
+    assert len(get_audit_pipeline().dead_letters()) == 0
+    handler = OperationsHandler(guarded=True)
+    query = {"trail": "ledger", "database": "acme"}
+    answer = handler.answer(OperationsRequest("GET", "/dead-letters", query=query))
+    assert orjson.loads(answer.body)["count"] == 1
+    unknown = handler.answer(OperationsRequest("GET", "/dead-letters", query={"trail": "other"}))
+    assert (unknown.status, "there is no trail" in unknown.body.decode()) == (400, True)
+    assert get_audit_stats().failed == 1
+    shutdown_audit()
+    where = ("--path", str(files / "acme.db"), "--trail", "ledger", "--database", "acme")
+    assert "parked" in run("dead-letters", "list", "--format", "json", *where).output
+    assert "1 of 1 dead letter in the table now" in run("dead-letters", "retry", *where).output
+    assert {row["action"] for row in sqlite_rows(files / "acme.db", "ledger_events")} == {"good", "parked"}
+
+
+def test_the_status_names_trails_and_databases(files: Path) -> None:
+    configure(files, None)
+    audit_event(**arguments(database="acme", trail="ledger"))
+    assert not shutdown_audit(0)
+    assert "database acme, trail ledger" in run("status").output.replace("\n", " ")
+    shown = [orjson.loads(line) for line in run("status", "--format", "json").stdout.splitlines()]
+    assert ("ledger", "acme", 1) in [(one["trail"], one["database"], one["pending"]) for one in shown]
+    assert os.environ["OTEL_AUDIT_OUTBOX_DIR"]
