@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from otel_audit_exporter.delivery.batch import Batch, Entry
 from otel_audit_exporter.outbox.frames import EVENT
 from otel_audit_exporter.outbox.log import OutboxLog, Range
-from otel_audit_exporter.outbox.reader import Read, StripeReader, read_event
+from otel_audit_exporter.outbox.reader import StripeReader, find_event, read_event
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.runtime.threads import Lock
@@ -187,17 +187,22 @@ class DeliveryCursor:
         return stripe.at[2] > (0 if reader is None else reader.number) and stripe.pending > 0
 
     def newest(self) -> list[Entry]:
-        """Return the newest event where nobody has it: where the oldest are all refused, it may tell why."""
+        """Return the newest event that waits and that nobody has: where the oldest are all refused, it may tell why."""
         with self._lock:
-            stripes = [stripe for log in self._logs for stripe in log.stripes]
-        for stripe in stripes:
-            number = stripe.at[2]
-            if number and self._left(stripe):
-                return self._find(stripe, number)
+            refs = [(stripe, number) for log in self._logs for stripe in log.stripes for number in self._newest(stripe)]
+        for stripe, number in refs:
+            found = find_event(stripe, number)
+            entries = self.take_one((stripe, number, *found)) if found is not None else []
+            if entries:
+                return entries
         return []
 
-    def _find(self, stripe: Stripe, number: int) -> list[Entry]:
-        from otel_audit_exporter.outbox.reader import find_event
-
-        found = find_event(stripe, number)
-        return self.take_one((stripe, number, *found)) if found is not None else []
+    def _newest(self, stripe: Stripe) -> list[int]:
+        """Return the newest number of a stripe that nobody has been given, if there is one."""
+        reader = self._readers.get(stripe)
+        passed = 0 if reader is None else reader.number
+        for first, last in reversed(list(stripe.ended.missing(passed + 1, stripe.at[2]))):
+            for number in range(last, first - 1, -1):
+                if (stripe, number) not in self._out_of_turn:
+                    return [number]
+        return []

@@ -168,6 +168,8 @@ class LogSet:
         for directory, held in done:
             self._count_for_good(held.log)
             directory.release(held)
+        if done and self.wants_more:
+            self._on_work()
         return [held for _, held in done]
 
     def retire_own(self) -> bool:

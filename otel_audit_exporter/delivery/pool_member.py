@@ -144,8 +144,17 @@ class PoolMember:
             return
         if len(channel.refusals):
             channel.deliver_refused(BATCH_ROWS, at_once=self._take_refused_too())
+        self._let_go_of_emptied()
         if channel.cursor.has_more:
             self.deliver_more()
+
+    def _let_go_of_emptied(self) -> None:
+        """Remove the adopted logs that are empty, and take over those that were left for want of room."""
+        channel = self.channel
+        if channel.logs.adopted:
+            channel.drop_emptied()
+        if channel.logs.wants_more:
+            channel.adopt_orphans()
 
     def _offer(self, entries: list[Entry], within: float | None) -> None:
         if entries:

@@ -15,6 +15,9 @@
 | `audit.outbox.limit` | sink | bytes that it takes at most |
 | `audit.health` | | 0 good, 1 warning, 2 critical |
 | `audit.export.duration` | sink, outcome: success, failure | seconds that one write to the sink took |
+
+Where there are several trails or databases, each has the attribute `trail`, too. Databases have none of their own, as
+there can be any number of them: a trail's figures are those of all its databases together.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ from otel_audit_exporter.runtime.log import logger
 _DURATION_BOUNDARIES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _RECORDS: Final = "{record}"
 
-_Totals = Counter[tuple[str, str]]  # by sink and outcome
+Series = tuple[tuple[str, str], ...]  # the attributes of a series: its sink, and its trail where there are several
+_Totals = Counter[tuple[Series, str]]  # by series and outcome
 WriteRecorder = Callable[[float, str], None]
 _Callback = Callable[[CallbackOptions], Iterable[Observation]]
 
@@ -87,17 +91,20 @@ class ObservedPipeline(Protocol):
     def closed(self) -> bool:
         """Whether it was shut down."""
 
-    def counters(self) -> Mapping[str, DeliveryCounters]:
-        """Return the counters of each sink, by its name."""
+    def counters(self) -> Iterable[tuple[Series, DeliveryCounters]]:
+        """Return the counters of each sink; those of a trail in several databases are added up."""
 
     def health(self) -> AuditHealth:
         """Return the level and the figures of each sink."""
+
+    def series_of(self, health: AuditHealth) -> Iterable[tuple[Series, AuditHealth]]:
+        """Return the parts of a health, by the attributes of their series."""
 
 
 class PipelineMetrics(Protocol):
     """What a pipeline reports to its metrics; they read the rest by themselves."""
 
-    def write_recorder(self, sink: str) -> WriteRecorder:
+    def write_recorder(self, series: Series) -> WriteRecorder:
         """Return what takes the seconds and the outcome of each write to a sink."""
 
     def keep_totals(self) -> None:
@@ -107,7 +114,7 @@ class PipelineMetrics(Protocol):
 class NoPipelineMetrics:
     """Takes the place of metrics where the meter provider does not work."""
 
-    def write_recorder(self, sink: str) -> WriteRecorder:
+    def write_recorder(self, series: Series) -> WriteRecorder:
         return lambda seconds, outcome: None
 
     def keep_totals(self) -> None:
@@ -121,9 +128,9 @@ class OTelPipelineMetrics:
         self._source = source
         self._durations = durations
 
-    def write_recorder(self, sink: str) -> WriteRecorder:
-        record = self._durations.record
-        return lambda seconds, outcome: record(seconds, {"sink": sink, "outcome": outcome})
+    def write_recorder(self, series: Series) -> WriteRecorder:
+        record, attributes = self._durations.record, dict(series)
+        return lambda seconds, outcome: record(seconds, {**attributes, "outcome": outcome})
 
     def keep_totals(self) -> None:
         self._source.keep_totals()
@@ -148,9 +155,9 @@ class _Source:
         pipeline = self.pipeline()
         if pipeline is not None:
             totals: _Totals = Counter()
-            for sink, counters in pipeline.counters().items():
+            for series, counters in pipeline.counters():
                 for outcome, figure in outcomes.items():
-                    totals[sink, outcome] = figure(counters)
+                    totals[series, outcome] += figure(counters)
             self._last[metric] = totals
         return self._last.get(metric, Counter())
 
@@ -163,6 +170,11 @@ class _Source:
         """Return the health of a pipeline that runs."""
         pipeline = self.pipeline()
         return None if pipeline is None or pipeline.closed else pipeline.health()
+
+    def parts(self) -> Iterable[tuple[Series, AuditHealth]]:
+        """Return the health of each series of a pipeline that runs."""
+        pipeline = self.pipeline()
+        return () if pipeline is None or pipeline.closed else pipeline.series_of(pipeline.health())
 
 
 class _Registry:
@@ -243,8 +255,8 @@ def _counter_callback(name: str, outcomes: _Outcomes, provider: weakref.ref[Mete
         totals: _Totals = Counter()
         for source in _sources(provider):
             totals.update(source.totals(name, outcomes))
-        for (sink, outcome), total in totals.items():
-            yield Observation(total, {"sink": sink, "outcome": outcome} if outcome else {"sink": sink})
+        for (series, outcome), total in totals.items():
+            yield Observation(total, {**dict(series), **({"outcome": outcome} if outcome else {})})
 
     return observe_counter
 
@@ -253,11 +265,11 @@ def _gauge_callback(
     figure: Callable[[AuditHealth], float | None], provider: weakref.ref[MeterProvider] | None
 ) -> _Callback:
     def observe_gauge(options: CallbackOptions) -> Iterator[Observation]:
-        for health in filter(None, [source.health() for source in _sources(provider)]):
-            for sink, of_sink in health.sinks.items():
-                value = figure(of_sink)
+        for source in _sources(provider):
+            for series, health in source.parts():
+                value = figure(health)
                 if value is not None:
-                    yield Observation(value, {"sink": sink})
+                    yield Observation(value, dict(series))
 
     return observe_gauge
 

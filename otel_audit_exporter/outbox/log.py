@@ -145,6 +145,8 @@ class OutboxLog:
                 segment = self.space.make(self.id, stripe, ordinal, size, needed)
             except OutboxFullError:  # the housekeeper may not have come yet to free what has ended
                 self.free_segments()
+                if self.path is None:  # an exception between two steps may have lost one that nobody has used
+                    self.space.quota.used_bytes = self.size_bytes
                 segment = self.space.make(self.id, stripe, ordinal, size, needed)
             if self._ended is not None:
                 self._ended.note([Record(SEGMENT_MADE, stripe, ordinal, segment.size)])

@@ -6,7 +6,7 @@ database is before something is to be delivered there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from otel_audit_exporter.config.settings import Settings
@@ -73,6 +73,7 @@ class Destinations:
         self.named_only = databases.configured and isinstance(default.primary.sink, UnconfiguredSink)
         self.routes: dict[tuple[str, str | None], Route] = {} if self.named_only else {default.name: default}
         self.closed = False
+        self.on_open: Callable[[AuditExporter], None] = lambda exporter: None
         self._default = default
         self._settings = settings
         self._lock = ForkSafeLock()
@@ -193,7 +194,9 @@ class Destinations:
         sink = kind.sink if name.database is None else self._resolving(name, kind, folders)
         assert sink is not None
         parts = build_pooled_parts(f"{shape.factory.name} {name}", shape, sink, folders, self.pool, self._quota)
-        return PooledExporter(shape.factory, parts, name.trail)
+        exporter = PooledExporter(shape.factory, parts, name.trail)
+        self.on_open(exporter)
+        return exporter
 
     def _folders(self, name: RouteName, factory: SinkFactory, settings: Settings) -> list[OutboxDirectory]:
         if settings.outbox == "memory" or not factory.adopts:

@@ -157,7 +157,8 @@ class EventIntake:
         self, error: AuditEventError, said: Mapping[str, Any], primary: AuditExporter, *, park_invalid: bool
     ) -> PendingReceipt:
         """Refuse an event that is wrong, or keep it for the dead letters, as the settings say."""
-        if not park_invalid and self.settings.on_invalid == "raise":
+        settings = self.settings if primary is self._primary else primary.settings
+        if not park_invalid and settings.on_invalid == "raise":
             primary.rejections.invalid(error, said)
             raise error
         return self.keep_invalid(error, said, primary)

@@ -16,7 +16,7 @@ from otel_audit_exporter.delivery.relay import delivers_here
 from otel_audit_exporter.event.routing import RouteName, split_route
 from otel_audit_exporter.observability.health import AuditHealth
 from otel_audit_exporter.observability.health_monitor import HealthMonitor, Sample
-from otel_audit_exporter.observability.metrics import observe
+from otel_audit_exporter.observability.metrics import PipelineMetrics, Series, observe
 from otel_audit_exporter.observability.stats import (
     AuditStats,
     DeliveryCounters,
@@ -27,6 +27,7 @@ from otel_audit_exporter.observability.stats import (
 )
 from otel_audit_exporter.outbox.loss_records import LossRecords
 from otel_audit_exporter.pipeline.databases import Databases
+from otel_audit_exporter.pipeline.destinations import Destinations
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.health import DestinationsHealth
 from otel_audit_exporter.pipeline.intake import EventIntake
@@ -85,7 +86,9 @@ class AuditPipeline(EventIntake):
         register_renewed(self)
         self._metrics = observe(self, meter_provider)
         for exporter in self._exporters:
-            exporter.lane.on_write = self._metrics.write_recorder(exporter.lane.name)
+            _record_writes(exporter, self._metrics, self.destinations)
+        metrics, destinations = self._metrics, self.destinations  # so that nothing keeps this pipeline alive
+        destinations.on_open = lambda exporter: _record_writes(exporter, metrics, destinations)
         self._watch.start()
         self._orphanage = self._look_for_orphans()
 
@@ -117,10 +120,20 @@ class AuditPipeline(EventIntake):
         parts |= {name: exporter.lane.stats() for name, exporter in self._others().items()}
         return replace(summed(parts.values()), sinks=sinks, trails=by_trail(parts), databases=by_database(parts))
 
-    def counters(self) -> dict[str, DeliveryCounters]:
-        """Return the counters of each sink as they go on counting, by its name."""
+    def counters(self) -> list[tuple[Series, DeliveryCounters]]:
+        """Return the counters of each sink as they go on counting, by the attributes of its metrics."""
         renew_if_forked()
-        return {exporter.lane.name: exporter.lane.books for exporter in self._exporters}
+        everybody = self.destinations.exporters()
+        return [(_series(exporter, self.destinations), exporter.lane.books) for exporter in everybody]
+
+    def series_of(self, health: AuditHealth) -> list[tuple[Series, AuditHealth]]:
+        """Return the parts of a health by the attributes of their metrics."""
+        if not self.destinations.several:
+            return [((("sink", name),), part) for name, part in health.sinks.items()]
+        sinks = {one.trail: one.exporter_name for one in (*self._others().values(), self._primary)}
+        secondaries = [(_series(one, self.destinations), health.sinks[one.lane.name]) for one in self._exporters[1:]]
+        parts = (((("sink", sinks[trail]), ("trail", trail)), part) for trail, part in health.trails.items())
+        return [*parts, *secondaries]
 
     def health(self) -> AuditHealth:
         """Return the level, the reasons for it and the figures, at one instant.
@@ -305,3 +318,13 @@ class AuditPipeline(EventIntake):
             end_with_multiprocessing_child()
             if not self._closed:
                 self._watch.start()
+
+
+def _series(exporter: AuditExporter, destinations: Destinations) -> Series:
+    """Return the attributes of an exporter's metrics."""
+    name = ("sink", exporter.exporter_name)
+    return (name, ("trail", exporter.trail)) if destinations.several else (("sink", exporter.lane.name),)
+
+
+def _record_writes(exporter: AuditExporter, metrics: PipelineMetrics, destinations: Destinations) -> None:
+    exporter.lane.on_write = metrics.write_recorder(_series(exporter, destinations))

@@ -164,7 +164,7 @@ class TestDamaged:
         description.write_text(json.dumps(json.loads(description.read_text()) | {"format": 99}))
         before = path.read_bytes()
         with newer.nursery() as nursery:
-            assert nursery.drain(newer.job)["drained"]
+            assert not nursery.drain(newer.job, 3.0)["drained"]
         assert path.read_bytes() == before
         assert "newer" in newer.log.read_text()
 

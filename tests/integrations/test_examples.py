@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -133,3 +134,25 @@ def test_migrations(name: str, tmp_path: Path, stack: Stack, audit_table: AuditT
     (row,) = audit_table.rows()
     check_order(row)
     assert row["new_values"] == {"ordered": True}
+
+
+def test_tenants_and_a_ledger_leave_the_rows_that_hand_written_inserts_left(tmp_path: Path) -> None:
+    example = Example("tenants_and_ledger", tmp_path / "tenants_and_ledger")
+    for command in example.commands:
+        example.run(command)
+
+    def rows(name: str, table: str) -> list[dict[str, Any]]:
+        with sqlite3.connect(example.folder / f"{name}.db") as connection:
+            connection.row_factory = sqlite3.Row
+            found = [dict(row) for row in connection.execute(f'SELECT * FROM "{table}"')]
+        changing = {"id", "at", "created_at"}
+        documents = {"old_values", "new_values", "details"}
+        return [
+            {key: json.loads(value) if key in documents else value for key, value in row.items() if key not in changing}
+            for row in found
+        ]
+
+    for tenant in ("acme", "blue"):
+        for table in ("pms_audit_log", "ledger_events"):
+            (before,), (after,) = rows(f"before-{tenant}", table), rows(tenant, table)
+            assert after == before

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.support.rows import sqlite_rows
 from tests.trails.killed_worker import DESTINATIONS
 
-KILLS = int(os.environ.get("TRAILS_KILLS", "50"))
+KILLS = int(os.environ.get("TRAILS_KILLS", "12"))
 AT_ONCE = 2
 
 

@@ -1,0 +1,87 @@
+"""Metrics, health and the quota tell the destinations apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from otel_audit_exporter import (
+    OutboxFullError,
+    audit_event,
+    configure_audit,
+    flush_audit,
+    get_audit_pipeline,
+    get_audit_stats,
+)
+from tests.stack.waiting import wait_until
+from tests.support.events import arguments
+
+LEDGER = {"ledger": {"table": "ledger_events"}}
+
+
+def configure(files: Path, **changes: Any) -> None:
+    def resolve(name: str) -> Mapping[str, Any] | None:
+        return None if name == "nobody" else {"path": str(files / f"{name}.db")}
+
+    configure_audit("sqlite", path=str(files / "main.db"), trails=LEDGER, databases=resolve, **changes)
+
+
+def test_metrics_have_the_trail_and_add_up_its_databases(files: Path) -> None:
+    reader = InMemoryMetricReader()
+    configure(files, meter_provider=MeterProvider([reader]))
+    for named in ({}, {"database": "acme"}, {"database": "blue"}, {"trail": "ledger", "database": "acme"}):
+        audit_event(**arguments(**named))
+    assert flush_audit()
+    data = reader.get_metrics_data()
+    assert data is not None
+    metrics = {one.name: one for scope in data.resource_metrics[0].scope_metrics for one in scope.metrics}
+    stored = {
+        dict(point.attributes or {})["trail"]: point.value  # type: ignore[union-attr]  # a sum's points
+        for point in metrics["audit.records.exported"].data.data_points
+    }
+    assert stored == {"default": 3, "ledger": 1}
+    depth = metrics["audit.queue.depth"].data.data_points
+    assert {dict(point.attributes or {})["trail"] for point in depth} == {"default", "ledger"}
+    assert all("database" not in dict(point.attributes or {}) for point in depth)
+    durations = metrics["audit.export.duration"].data.data_points
+    assert {dict(point.attributes or {})["trail"] for point in durations} == {"default", "ledger"}
+
+
+def test_the_health_names_the_destination_that_is_in_trouble(files: Path) -> None:
+    configure(files)
+    audit_event(**arguments()).result(30)
+    audit_event(**arguments(database="acme")).result(30)
+    assert get_audit_pipeline().health().level == "good"
+    audit_event(**arguments(database="nobody"))
+    wait_until(lambda: get_audit_stats().databases["nobody"].held == 1, "the event is held")
+    health = get_audit_pipeline().health()
+    assert (health.level, health.held, health.pending) == ("warning", 1, 1)
+    assert [reason for reason in health.reasons if reason.startswith("default@nobody: ")]
+    assert (health.databases["nobody"].level, health.databases["acme"].level) == ("warning", "good")
+    assert health.trails["default"].held == 1
+
+
+def test_a_full_outbox_refuses_only_the_destination_that_fills_it(files: Path) -> None:
+    configure(files, outbox_max_bytes=2**20)
+    audit_event(**arguments(database="blue")).result(30)
+    audit_event(**arguments(database="nobody"))
+    large = {"text": "x" * 20_000}
+    audit_event(**arguments(database="nobody", trail="ledger"))
+
+    def fill() -> None:
+        for _ in range(100):
+            audit_event(**arguments(database="nobody", new_values=large))
+
+    with pytest.raises(OutboxFullError, match="default-nobody"):
+        fill()
+    for named in ({}, {"database": "blue"}, {"database": "fresh"}):
+        audit_event(**arguments(**named)).result(30)
+    stats = get_audit_stats()
+    assert stats.databases["nobody"].rejected == 1
+    assert stats.rejected == 1
+    assert 10 < stats.databases["nobody"].pending < 60
