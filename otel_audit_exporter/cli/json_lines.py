@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, BinaryIO, Final
 
 from otel_audit_exporter.event.json.parser import JsonObject, parse_json
+from otel_audit_exporter.event.surroundings import FOUND, MARKABLE, Found
 
 MAX_LINE_BYTES: Final = 64 * 2**20
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
@@ -64,6 +65,10 @@ def parse_arguments(content: bytes) -> dict[str, Any]:
     arguments = {name: value for name, value in said.items() if value is not None}
     if isinstance(arguments.get("timestamp"), str):
         arguments["timestamp"] = _parse_timestamp(arguments["timestamp"])
+    found = arguments.pop(FOUND, ())  # in a line that a response printed past its deadline
+    for name in found if isinstance(found, list) else ():
+        if name in MARKABLE and isinstance(arguments.get(name), str):
+            arguments[name] = Found(arguments[name])
     return arguments
 
 

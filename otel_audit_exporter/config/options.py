@@ -33,6 +33,33 @@ SETTINGS: Final = (
         "`batch`",
         "`batch`: rows are sent in the background; `sync`: the call waits for the sink (the rollback switch)",
     ),
+    Setting(
+        "profile",
+        ("OTEL_AUDIT_PROFILE",),
+        parsers.choice_of("server", "ephemeral"),
+        "server",
+        "`server`",
+        "`ephemeral`: for functions and containers that are frozen or removed after the answer: the outbox is in "
+        "memory, and a response waits until the rows of its request are in the table",
+    ),
+    Setting(
+        "response_deadline_millis",
+        ("OTEL_AUDIT_RESPONSE_DEADLINE",),
+        parsers.number_of(int, 0, "milliseconds"),
+        2000,
+        "2000 ms",
+        "with `ephemeral`: how long a response waits at most (on Lambda never longer than the remaining time less "
+        "500 ms)",
+    ),
+    Setting(
+        "past_deadline",
+        ("OTEL_AUDIT_PAST_DEADLINE",),
+        parsers.choice_of("log", "raise", "stdout"),
+        "log",
+        "`log`",
+        "with `ephemeral`, for each event that is not in the table then: `log` its id, action and entity; `raise`: the "
+        "request fails, too; `stdout`: print the whole event as one line that `otel-audit emit` takes",
+    ),
     Setting("url", ("SUPABASE_URL",), parsers.parse_url, None, "", "the Supabase project"),
     Setting(
         "key",

@@ -26,6 +26,9 @@ class Settings:
 
     exporter: str | None
     mode: Literal["batch", "sync"]
+    profile: Literal["server", "ephemeral"]
+    response_deadline_millis: int
+    past_deadline: Literal["log", "raise", "stdout"]
     url: str | None
     key: str | None
     token: str | Callable[[], str] | None
@@ -120,6 +123,8 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | Non
             shown = "" if setting.secret or may_be_secret(str(given)) else f"={str(given)[:60]!r}"
             problems.append(f"{source}{shown}: {error}")
     problems.extend(f"{name}: there is no such setting" for name in arguments.keys() - _BY_ARGUMENT.keys())
+    if values["profile"] == "ephemeral" and "outbox" not in sources:
+        values["outbox"] = "memory"
     if not problems:
         resolve_columns(values)
         problems.extend(_fit_batch_to_queue(values, sources))

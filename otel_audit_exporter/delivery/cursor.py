@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from otel_audit_exporter.delivery.batch import Batch, Entry
 from otel_audit_exporter.outbox.frames import EVENT
 from otel_audit_exporter.outbox.log import OutboxLog, Range
-from otel_audit_exporter.outbox.reader import StripeReader, find_event, read_event
+from otel_audit_exporter.outbox.reader import Read, StripeReader, find_event, read_event
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.runtime.threads import Lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,7 @@ class PoolMember:
         channel.wake = self.wake
         channel.start_threads = self.start
         channel.deliver_soon = self.deliver_soon
+        channel.deliver_together = self.deliver_together
         register_renewed(self)
         pool.add(self)
 
@@ -79,10 +81,16 @@ class PoolMember:
 
     def deliver_soon(self, ref: EventRef) -> None:
         """Have one event offered to the sink next; one of another process is left to it."""
-        if ref[0].log.released:
+        self.deliver_together([ref])
+
+    def deliver_together(self, refs: Sequence[EventRef]) -> None:
+        """Do as :meth:`deliver_soon` does for several events, in one request as far as the sink takes it."""
+        waiting = [ref for ref in refs if not ref[0].log.released]
+        if not waiting:
             return
         self._pool.start()
-        self._awaited.put(ref)
+        for ref in waiting:
+            self._awaited.put(ref)
         self._pool.serve(self)
         if not self.channel.gate.is_open:
             self.urgent = True

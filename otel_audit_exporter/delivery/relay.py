@@ -7,7 +7,7 @@ whose receipts are waited for, whatever the backlog.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from logging import ERROR
 from queue import Empty, SimpleQueue
@@ -56,6 +56,7 @@ class Relay:
         channel.wake = self.wake
         channel.start_threads = self.start
         channel.deliver_soon = self.deliver_soon
+        channel.deliver_together = self.deliver_together
         register_renewed(self)
 
     def _begin(self) -> None:
@@ -119,10 +120,16 @@ class Relay:
 
     def deliver_soon(self, ref: EventRef) -> None:
         """Have one event offered to the sink next, on a connection of its own; one of another process is left to it."""
-        if ref[0].log.released:
+        self.deliver_together([ref])
+
+    def deliver_together(self, refs: Sequence[EventRef]) -> None:
+        """Do as :meth:`deliver_soon` does for several events, in one request as far as the sink takes it."""
+        waiting = [ref for ref in refs if not ref[0].log.released]
+        if not waiting:
             return
         self._start_if_needed()
-        self._awaited.put(ref)
+        for ref in waiting:
+            self._awaited.put(ref)
         if not self._awaited_is_served:
             self._awaited_is_served = True
             self._awaited_is_served = not self._express.do(self._deliver_awaited).is_set() or self._awaited.empty()

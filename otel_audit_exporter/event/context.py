@@ -7,7 +7,7 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, Final, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 from opentelemetry import context as otel_context
 
@@ -30,6 +30,13 @@ _KEY: Final = otel_context.create_key("otel-audit-scope")
 # request, made of its headers alone), and who acts must survive that.
 _INNERMOST: Final[ContextVar[Scope | None]] = ContextVar("otel-audit-scope", default=None)
 _PLAIN: Final = Encoder()
+
+
+class EventCollector(Protocol):
+    """Is given every event that is accepted below the scope which it is set on."""
+
+    def add(self, event: Any) -> None:
+        """Take one accepted event."""
 
 
 class _Tokens(NamedTuple):
@@ -57,10 +64,11 @@ class ScopeTree:
 class Scope:
     """One open ``audit_context``: its own fields over those of the one around it. Safe to use from any thread."""
 
-    __slots__ = ("_family", "_fields", "_merged", "parent", "tokens")
+    __slots__ = ("_family", "_fields", "_merged", "collector", "parent", "tokens")
 
     def __init__(self, fields: Mapping[str, Any], parent: Scope | None) -> None:
         self.parent = parent
+        self.collector: EventCollector | None = None if parent is None else parent.collector
         self.tokens: dict[int, _Tokens] = {}
         self._family: ScopeTree = ScopeTree() if parent is None else parent._family
         self._fields = dict(fields)

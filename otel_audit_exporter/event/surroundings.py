@@ -16,6 +16,10 @@ GIVEN: Final = b" "
 JSON allows a space there, so no reader of an event's bytes notices it. Without it the value was found by a middleware.
 """
 
+FOUND: Final = "found"
+"""The key of the names of fields that were found, in an event or a context that goes to another process."""
+MARKABLE: Final = ("source_ip", "request_id", "user_agent")
+
 _with_port = re.compile(r"\[(?P<v6>[^\]]+)\](?::\d+)?|(?P<v4>\d+\.\d+\.\d+\.\d+):\d+").fullmatch
 _PREFIX_BITS: Final = {4: 24, 6: 48}
 

@@ -16,6 +16,7 @@ from otel_audit_exporter.integrations.http_request import (
     header_text,
     request_id,
 )
+from otel_audit_exporter.pipeline.response_wait import ResponseWait, response_wait
 
 __all__ = ["AsgiRequest", "AuditMiddleware"]
 
@@ -29,7 +30,9 @@ class AuditMiddleware:
     """Open an ``audit_context`` for every request and WebSocket: source address, request id, user agent, and user.
 
     Safe for concurrent requests: each has a context of its own, which holds in the tasks and threads that it starts,
-    and which ``update_audit_context`` changes. ::
+    and which ``update_audit_context`` changes. In the profile ``ephemeral`` the response starts, and the last piece of
+    a streamed one is sent, when the request's events are in the table; the call returns when those of background
+    tasks are, and a WebSocket is closed when all of its are. ::
 
         app.add_middleware(AuditMiddleware, identify=who, trusted_proxies=["10.0.0.0/8"])
 
@@ -69,7 +72,32 @@ class AuditMiddleware:
         ) as opened:
             if self._identification.hook is not None:
                 self._identification.take(opened, await self._ask(scope))
-            await self.app(scope, receive, _noting(scope, own_id, send) if own_id and is_watched() else send)
+            if own_id and is_watched():
+                send = _noting(scope, own_id, send)
+            wait = response_wait()
+            if wait is None:
+                await self.app(scope, receive, send)
+            else:
+                opened.collector = wait
+                await self._serve_and_wait(wait, scope, receive, send)
+
+    async def _serve_and_wait(self, wait: ResponseWait, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        async def send_after_wait(message: MutableMapping[str, Any]) -> None:
+            kind = message["type"]
+            is_last = kind == "http.response.body" and not message.get("more_body")
+            if kind == "http.response.start":
+                await wait.wait_async(may_raise=True)
+            elif is_last or kind == "websocket.close":
+                await wait.wait_async()
+            await send(message)
+            if is_last:
+                wait.response_has_ended()
+
+        try:
+            await self.app(scope, receive, send_after_wait)
+        finally:
+            await wait.wait_async()  # for what background tasks said, and what a failed request did
+            wait.close()
 
     async def _ask(self, scope: ASGIScope) -> Identity:
         assert self._identification.hook is not None

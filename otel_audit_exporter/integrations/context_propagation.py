@@ -18,12 +18,11 @@ from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.identity import NOBODY
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.redaction import Redactor
-from otel_audit_exporter.event.surroundings import Found
+from otel_audit_exporter.event.surroundings import FOUND, Found
 from otel_audit_exporter.pipeline.configure import current_pipeline, say_once
 
 KEY: Final = "otel_audit_context"
 _FIELDS: Final = "fields"
-_FOUND: Final = "found"  # the names of the fields that a middleware found
 _trace: Final = TraceContextTextMapPropagator()
 _redacted: Final = Encoder(Redactor())
 
@@ -36,7 +35,7 @@ def serialize_context() -> dict[str, Any]:
     if scope is not None:
         fields = scope.merged()
         packed[_FIELDS] = {name: None if value is NOBODY else _plain(value) for name, value in fields.items()}
-        packed[_FOUND] = [name for name, value in fields.items() if isinstance(value, Found)]
+        packed[FOUND] = [name for name, value in fields.items() if isinstance(value, Found)]
     return packed
 
 
@@ -94,7 +93,7 @@ class RemoteContext:
             return {}
 
     def _unpacked(self) -> dict[str, Any]:
-        packed, names = self._packed.get(_FIELDS), self._packed.get(_FOUND)
+        packed, names = self._packed.get(_FIELDS), self._packed.get(FOUND)
         fields = dict(packed) if isinstance(packed, Mapping) else {}
         for name, value in fields.items():
             if value is None:

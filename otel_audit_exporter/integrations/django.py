@@ -20,6 +20,7 @@ from django.utils.module_loading import import_string
 from otel_audit_exporter.event.context import Scope, StepwiseScope
 from otel_audit_exporter.integrations.http_request import Identification, Identity, TrustedProxies
 from otel_audit_exporter.integrations.wsgi import surroundings
+from otel_audit_exporter.pipeline.response_wait import ResponseWait, response_wait
 
 __all__ = ["AuditMiddleware", "signed_in_user"]
 
@@ -36,7 +37,8 @@ def signed_in_user(request: Any) -> Identity:
 class AuditMiddleware:
     """Open an ``audit_context`` for every request: source address, request id, user agent, and user.
 
-    It holds while the view answers, and while a streamed answer is produced. Settings of the project:
+    It holds while the view answers, and while a streamed answer is produced. In the profile ``ephemeral`` the response
+    is given to the server when the events of its request are in the table. Settings of the project:
     ``OTEL_AUDIT_IDENTIFY``, a callable or its dotted path, called with Django's request, returns the fields of
     :func:`audit_context` that it knows, or None (in async views it may be a coroutine function; where it raises, the
     request goes on without them, and an error is logged once for each cause); ``OTEL_AUDIT_TRUSTED_PROXIES``, the
@@ -62,8 +64,11 @@ class AuditMiddleware:
         steps = StepwiseScope(surroundings(request.META, self._proxies))
         with steps.next() as scope:
             self._identify(request, scope)
+            scope.collector = wait = response_wait()
             response = self.get_response(request)
-        return _streamed_in_context(response, steps)
+        if wait is not None:
+            wait.wait(may_raise=True)
+        return _streamed_in_context(response, steps, wait)
 
     async def _serve_async(self, request: Any) -> Any:
         steps = StepwiseScope(surroundings(request.META, self._proxies))
@@ -73,8 +78,11 @@ class AuditMiddleware:
                 await self._identify_async(hook, request, scope)
             elif hook is not None:
                 await sync_to_async(self._identify)(request, scope)
+            scope.collector = wait = response_wait()
             response = await self.get_response(request)
-        return _streamed_in_context(response, steps)
+        if wait is not None:
+            await wait.wait_async(may_raise=True)
+        return _streamed_in_context(response, steps, wait)
 
     def _identify(self, request: Any, scope: Scope) -> None:
         hook = self._identification.hook
@@ -107,38 +115,44 @@ class AuditMiddleware:
             self._identification.take(scope, identity)
 
 
-def _streamed_in_context(response: Any, steps: StepwiseScope) -> Any:
+def _streamed_in_context(response: Any, steps: StepwiseScope, wait: ResponseWait | None) -> Any:
     """Return the response; a streamed one is produced, and ended, in the request's context, whoever consumes it."""
     if response.streaming:
         in_steps = _in_async_steps if response.is_async else _in_steps
-        response.streaming_content = in_steps(response.streaming_content, steps)
+        response.streaming_content = in_steps(response.streaming_content, steps, wait)
         close = response.close
 
         def close_in_context() -> None:
             with steps.next():
                 close()
+            if wait is not None:
+                wait.wait()
 
         response.close = close_in_context
     return response
 
 
-def _in_steps(answer: Any, steps: StepwiseScope) -> Iterator[Any]:
+def _in_steps(answer: Any, steps: StepwiseScope, wait: ResponseWait | None) -> Iterator[Any]:
     parts = iter(answer)
     while True:
         try:
             with steps.next():
                 part = next(parts)
         except StopIteration:
+            if wait is not None:
+                wait.wait()
             return
         yield part
 
 
-async def _in_async_steps(answer: Any, steps: StepwiseScope) -> AsyncIterator[Any]:
+async def _in_async_steps(answer: Any, steps: StepwiseScope, wait: ResponseWait | None) -> AsyncIterator[Any]:
     parts = aiter(answer)
     while True:
         try:
             with steps.next():
                 part = await anext(parts)
         except StopAsyncIteration:
+            if wait is not None:
+                await wait.wait_async()
             return
         yield part

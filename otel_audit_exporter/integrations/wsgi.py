@@ -15,6 +15,7 @@ from otel_audit_exporter.integrations.http_request import (
     header_text,
     request_id,
 )
+from otel_audit_exporter.pipeline.response_wait import ResponseWait, response_wait
 
 __all__ = ["AuditMiddleware", "WsgiRequest"]
 
@@ -25,7 +26,8 @@ WSGIApp = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 class AuditMiddleware:
     """Open an ``audit_context`` for every request: source address, request id, user agent, and user.
 
-    It holds while the application answers, and while a streamed answer is produced. ::
+    It holds while the application answers, and while a streamed answer is produced. In the profile ``ephemeral`` the
+    response starts, and the last piece of a streamed one is sent, when the request's events are in the table. ::
 
         app.wsgi_app = AuditMiddleware(app.wsgi_app, identify=who)                       # Flask
         application = AuditMiddleware(get_wsgi_application(), identify=who)              # Django
@@ -56,13 +58,21 @@ class AuditMiddleware:
         steps = StepwiseScope(around)
         if is_watched():
             start_response = _noting(environ, str(around["request_id"]), start_response)
+        wait = response_wait()
+        length = _Length(start_response)
         with steps.next() as scope:
             if self._identification.hook is not None:
                 self._identification.take(scope, self._ask(environ))
-            answer = self.app(environ, start_response)
+            scope.collector = wait
+            try:
+                answer = self.app(environ, start_response if wait is None else length)
+            except BaseException:
+                _wait(wait)
+                raise
+        _wait(wait, may_raise=True)
         if isinstance(answer, list | tuple) or _is_file(answer, environ):
             return answer
-        return _Answer(answer, steps)
+        return _Answer(answer, steps, wait, length)
 
     def _ask(self, environ: Environ) -> Identity:
         assert self._identification.hook is not None
@@ -130,9 +140,13 @@ class _Headers(Mapping[str, str]):
 class _Answer:
     """An answer that is produced while it is sent: in the request's context, step by step."""
 
-    def __init__(self, answer: Iterable[bytes], steps: StepwiseScope) -> None:
+    def __init__(
+        self, answer: Iterable[bytes], steps: StepwiseScope, wait: ResponseWait | None, length: _Length
+    ) -> None:
         self._answer = answer
         self._steps = steps
+        self._wait = wait
+        self._length = length
         self._parts: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -142,14 +156,52 @@ class _Answer:
         with self._steps.next():
             if self._parts is None:
                 self._parts = iter(self._answer)
-            return next(self._parts)
+            try:
+                part = next(self._parts)
+            except StopIteration:
+                _wait(self._wait)
+                raise
+        if self._length.is_reached_with(part):
+            _wait(self._wait)
+        return part
 
     def close(self) -> None:
         """End the answer."""
         close = getattr(self._answer, "close", None)
-        if close is not None:
-            with self._steps.next():
-                close()
+        if self._wait is not None:
+            self._wait.response_has_ended()
+        try:
+            if close is not None:
+                with self._steps.next():
+                    close()
+        finally:
+            _wait(self._wait)
+
+
+class _Length:
+    """Knows from the headers how long an answer is: its last piece is the one with which it is whole."""
+
+    def __init__(self, start_response: Callable[..., Any]) -> None:
+        self._start_response = start_response
+        self._left: int | None = None
+
+    def __call__(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+        """Start the response."""
+        given = [value for name, value in headers if name.lower() == "content-length"]
+        self._left = int(given[0]) if given and given[0].isdigit() else None
+        return self._start_response(status, headers, *exc_info)
+
+    def is_reached_with(self, part: bytes) -> bool:
+        """Tell whether the answer is whole with this piece."""
+        if self._left is None:
+            return False
+        self._left -= len(part)
+        return self._left <= 0
+
+
+def _wait(wait: ResponseWait | None, *, may_raise: bool = False) -> None:
+    if wait is not None:
+        wait.wait(may_raise=may_raise)
 
 
 def surroundings(environ: Mapping[str, Any], proxies: TrustedProxies) -> dict[str, Any]:

@@ -62,6 +62,11 @@ _COUNTERS: Final[tuple[tuple[str, str, _Outcomes], ...]] = (
         "Audit events taken over from an earlier process.",
         {"": lambda counters: counters.recovered},
     ),
+    (
+        "audit.records.late",
+        "Audit events that were not in the table at the deadline of their response (profile ephemeral).",
+        {"": lambda counters: counters.late},
+    ),
 )
 _GAUGES: Final[tuple[tuple[str, str, str, Callable[[AuditHealth], float | None]], ...]] = (
     ("audit.queue.depth", "Audit events that are pending.", _RECORDS, lambda health: health.pending),

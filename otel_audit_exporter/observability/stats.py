@@ -27,7 +27,9 @@ class AuditStats:
     table; ``failed``: parked in the dead letters, or lost with an outbox file that was damaged; ``lost``: those of
     them that were lost, at least; ``pending``: in the outbox; ``held``: those of them that wait for a setting to be
     corrected or for a proof; ``retried``: rows offered to the sink again after a failure; ``rejected``: events that
-    were refused at the call and are recorded nowhere; ``transactional``: written in the caller's own transaction.
+    were refused at the call and are recorded nowhere; ``late``: for which a response (profile ``ephemeral``) waited
+    until its deadline in vain, whatever became of them later; ``transactional``: written in the caller's own
+    transaction.
     ``oldest_pending_seconds`` is 0.0 where nothing is pending.
     ``success_rate`` is ``100 * succeeded / (succeeded + failed + rejected)``, 100.0 while these are 0;
     ``last_success_at`` is aware and in UTC.
@@ -44,6 +46,7 @@ class AuditStats:
     held: int = 0
     retried: int = 0
     rejected: int = 0
+    late: int = 0
     transactional: int = 0
     oldest_pending_seconds: float = 0.0
     success_rate: float = 100.0
@@ -118,6 +121,7 @@ def stats_document(stats: AuditStats) -> dict[str, Any]:
         "held": stats.held,
         "retried": stats.retried,
         "rejected": stats.rejected,
+        "late": stats.late,
         "transactional": stats.transactional,
         "oldest_pending_seconds": stats.oldest_pending_seconds,
         "last_error": stats.last_error,
@@ -151,6 +155,7 @@ class DeliveryCounters:
         self.failed = 0
         self.retried = 0
         self.rejected = 0
+        self.late = 0
         self.transactional = 0
         self.accepted_by_sink = 0  # rows: what a refusal is measured against
         self.lost = 0  # of the failed ones, those that a damaged file has swallowed
@@ -210,6 +215,7 @@ class DeliveryCounters:
         parked_ever: int = 0,
         retried: int = 0,
         rejected: int = 0,
+        late: int = 0,
         transactional: int = 0,
         accepted_by_sink: int = 0,
     ) -> None:
@@ -223,6 +229,7 @@ class DeliveryCounters:
             self.parked_ever += parked_ever
             self.retried += retried
             self.rejected += rejected
+            self.late += late
             self.transactional += transactional
             self.accepted_by_sink += accepted_by_sink
 
@@ -248,6 +255,7 @@ class DeliveryCounters:
                 held=pending if all_held else min(held, pending),
                 retried=self.retried,
                 rejected=self.rejected,
+                late=self.late,
                 transactional=self.transactional,
                 oldest_pending_seconds=oldest_pending_seconds if pending else 0.0,
                 success_rate=success_rate(self.succeeded, self.failed + self.rejected),

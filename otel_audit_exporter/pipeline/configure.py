@@ -7,40 +7,35 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 from opentelemetry.metrics import MeterProvider
-from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
-from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
+from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.config.trail_settings import expand_client
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.pipeline.databases import DatabaseNames
-from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter, standalone_exporters
-from otel_audit_exporter.pipeline.exporters import (
-    EXPORTERS,
-    ForwardingAuditExporter,
-    SinkAuditExporter,
-    make_exporter,
+from otel_audit_exporter.pipeline.building import (
+    ExporterChoice,
+    OneExporter,
+    known_exporters,
+    make_exporters,
+    make_pipeline,
+    pipeline_around,
 )
+from otel_audit_exporter.pipeline.databases import DatabaseNames
+from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
+from otel_audit_exporter.pipeline.frozen_platforms import warn_if_frozen
 from otel_audit_exporter.pipeline.meaning import meaning_of
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.pipeline.routing import Routing
-from otel_audit_exporter.pipeline.sdk_versions import made_with_known, own_provider
+from otel_audit_exporter.pipeline.sdk_versions import own_provider
 from otel_audit_exporter.pipeline.start_lines import say_where
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 from otel_audit_exporter.runtime.process_exit import end_with_process
-from otel_audit_exporter.sinks.base import Sink
-
-DEFAULT_EXPORTER: Final = "sqlite"
-_LONGEST_NAME: Final = 30
-
-OneExporter = str | LogRecordExporter | Sink
-ExporterChoice = OneExporter | Sequence[OneExporter]
 
 
 class _Running:
@@ -57,6 +52,7 @@ def configure_audit(
     exporter: ExporterChoice | None = None,
     *,
     mode: str | None = None,
+    profile: str | None = None,
     table: str | None = None,
     schema: str | None = None,
     columns: Mapping[str, str] | None = None,
@@ -102,6 +98,7 @@ def configure_audit(
     """
     arguments = dict(
         mode=mode,
+        profile=profile,
         table=table,
         schema=schema,
         columns=columns,
@@ -128,7 +125,7 @@ def configure_audit(
 
     def build(exporters: list[AuditExporter], settings: Settings) -> AuditPipeline:
         provider = own_provider(resource, meter_provider)
-        return _pipeline(exporters, settings, provider, meter_provider, routing, attached=False)
+        return make_pipeline(exporters, settings, provider, meter_provider, routing, attached=False)
 
     return _install(exporter, arguments, resource, (resource, meter_provider), routing, build)
 
@@ -161,7 +158,7 @@ def attach_audit(
             "audit: attached to the application's LoggerProvider: its other log record processors receive the "
             "content of audit events"
         )
-        return _pipeline(exporters, settings, logger_provider, meter_provider, routing, attached=True)
+        return make_pipeline(exporters, settings, logger_provider, meter_provider, routing, attached=True)
 
     return _install(exporter, dict(options), logger_provider.resource, (logger_provider,), routing, build)
 
@@ -188,7 +185,7 @@ def get_or_adopt_pipeline() -> AuditPipeline | None:
     with _Running.lock:
         exporter = standalone_exporter()
         if _Running.pipeline is None and exporter is not None:
-            _Running.pipeline, _Running.made_of = _around(exporter), None
+            _Running.pipeline, _Running.made_of = pipeline_around(exporter), None
         return _Running.pipeline
 
 
@@ -220,7 +217,7 @@ def _install(
         raise AuditConfigurationError(
             f"resource: must be a Resource (Resource.create({{...}})), not {type(resource).__name__}"
         )
-    chosen = _known(exporter, settings)
+    chosen = known_exporters(exporter, settings)
     made_of = meaning_of(({**settings.values, "exporter": chosen}, extra, routing.trails, routing.databases))
     with _Running.lock:
         if _Running.stand_in is not None:
@@ -236,7 +233,8 @@ def _install(
                 "auditing is configured already, with other arguments: call configure_audit() once per process, "
                 "or shutdown_audit() before another call"
             )
-        exporters = _exporters(chosen, settings, resource, needs_address=routing.databases is None)
+        warn_if_frozen(settings, environ=os.environ)
+        exporters = make_exporters(chosen, settings, resource, needs_address=routing.databases is None)
         pipeline = build(exporters, settings)
         _Running.pipeline, _Running.made_of = pipeline, made_of
         say_where(pipeline, settings, chosen=exporter is not None or settings.chosen("exporter"))
@@ -292,128 +290,3 @@ def replaced_pipeline(pipeline: AuditPipeline, stand_in: Callable[[Settings], Au
     finally:
         with _Running.lock:
             _Running.pipeline, _Running.made_of, _Running.stand_in = before
-
-
-def _exporters(
-    chosen: Sequence[OneExporter], settings: Settings, resource: Resource | None, *, needs_address: bool
-) -> list[AuditExporter]:
-    made: list[AuditExporter] = []
-    try:
-        for one in chosen:
-            alone = len(chosen) == 1
-            made.append(_exporter(one, settings, resource, alone=alone, needs_address=needs_address or bool(made)))
-        names = [one.lane.name for one in made]
-        if len(set(names)) < len(names):
-            raise AuditConfigurationError(f"exporter (OTEL_AUDIT_EXPORTER): each sink once, not {', '.join(names)}")
-    except BaseException:
-        for half in made:
-            if half not in chosen:
-                half.close(Clock.monotonic(), patient=False)
-        raise
-    return made
-
-
-def _known(exporter: ExporterChoice | None, settings: Settings) -> list[OneExporter]:
-    chosen = _chosen(exporter if exporter is not None else settings.exporter or DEFAULT_EXPORTER)
-    for one in chosen or [""]:
-        made = isinstance(one, LogRecordExporter | Sink) and not isinstance(one, type)
-        if not made and one not in (*EXPORTERS,):
-            raise AuditConfigurationError(_unknown_exporter(one))
-    return chosen
-
-
-def _chosen(given: ExporterChoice) -> list[OneExporter]:
-    """Return the names and exporters that were given, a list with commas taken apart."""
-    parts = [given] if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
-    chosen: list[OneExporter] = []
-    for part in parts:
-        chosen.extend(part.lower().replace(" ", "").split(",") if isinstance(part, str) else [part])
-    return [one for one in chosen if one != ""]
-
-
-def _exporter(
-    one: OneExporter, settings: Settings, resource: Resource | None, *, alone: bool, needs_address: bool
-) -> AuditExporter:
-    if isinstance(one, AuditExporter):
-        if one.lane.closed:
-            raise AuditConfigurationError(f"{one!r} was shut down: make a new one")
-        one.take_settings(settings, alone=alone)
-        return one
-    if isinstance(one, LogRecordExporter):
-        return ForwardingAuditExporter(one, resource=resource, settings=settings)
-    if not isinstance(one, str):
-        return SinkAuditExporter(one, settings=settings)
-    return make_exporter(one, settings, resource, needs_address=needs_address)
-
-
-def _unknown_exporter(given: Any) -> str:
-    if isinstance(given, str):  # a DSN or a key that came here by mistake is not repeated
-        what = repr(given) if len(given) <= _LONGEST_NAME and "@" not in given else "what was given"
-    else:
-        what = f"the class {given.__name__} (make one first)" if isinstance(given, type) else type(given).__name__
-    return (
-        f"exporter (OTEL_AUDIT_EXPORTER): {what} is none; must be one of {', '.join(EXPORTERS)}, "
-        "an exporter of the SDK's interface, or a sink"
-    )
-
-
-def _pipeline(
-    exporters: list[AuditExporter],
-    settings: Settings,
-    provider: LoggerProvider,
-    meter_provider: MeterProvider | None,
-    routing: Routing,
-    *,
-    attached: bool,
-) -> AuditPipeline:
-    try:
-        trails, databases = routing.read(exporters)
-    except BaseException:
-        for exporter in exporters:
-            exporter.close(Clock.monotonic(), patient=False)
-        raise
-    processors: list[LogRecordProcessor] = []
-    if settings.mode == "batch":
-        processors = [
-            made_with_known(
-                BatchLogRecordProcessor,
-                exporter,
-                schedule_delay_millis=settings.schedule_delay_millis,
-                max_export_batch_size=settings.max_export_batch_size,
-                export_timeout_millis=settings.export_timeout_millis,
-                max_queue_size=settings.max_queue_size,
-                meter_provider=meter_provider,
-            )
-            for exporter in exporters
-        ]
-    for processor in processors:
-        provider.add_log_record_processor(processor)
-    return AuditPipeline(
-        exporters,
-        settings,
-        provider=provider,
-        processors=processors,
-        attached=attached,
-        meter_provider=meter_provider,
-        trails=trails,
-        databases=databases,
-    )
-
-
-def _around(exporter: AuditExporter) -> AuditPipeline:
-    """Return a pipeline for the exporters behind processors of the SDK's making, on the global provider."""
-    from opentelemetry._logs import get_logger_provider
-
-    trails, databases = Routing.of_environment(exporter)
-    pipeline = AuditPipeline(
-        [exporter],
-        exporter.settings,
-        provider=get_logger_provider(),
-        processors=[],
-        attached=True,
-        owns=False,
-        trails=trails,
-        databases=databases,
-    )
-    pipeline.destinations.take(one for one in standalone_exporters() if one.trail != exporter.trail)
-    return pipeline

@@ -31,6 +31,7 @@ from otel_audit_exporter.pipeline.databases import Databases
 from otel_audit_exporter.pipeline.destinations import Destinations, Route
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.invalid_events import InvalidEvents
+from otel_audit_exporter.pipeline.late_events import AwaitedEvent, LateEvents
 from otel_audit_exporter.pipeline.sdk_versions import UNLIMITED
 from otel_audit_exporter.pipeline.trails import Trail, default_trail
 from otel_audit_exporter.runtime.fork_safety import renew_if_forked
@@ -65,6 +66,7 @@ class EventIntake:
         # Below this many records in its queue, the SDK's emit wakes nobody, for which it would take a lock. Where
         # others see the records too, none is kept from the SDK.
         self._most_in_sdk = 2**62 if attached else min(settings.max_queue_size, settings.max_export_batch_size) - 1
+        self.late = LateEvents(settings) if settings.profile == "ephemeral" else None
         self.repeats = RateLimitedLogger()
         self._begin()
         if isinstance(sdk_logger, NoOpLogger) and not self._sync:
@@ -186,7 +188,25 @@ class EventIntake:
         if not tickets:
             return PendingReceipt(event.record_id, None, None)
         self._send(event, tickets, route)
-        return PendingReceipt(event.record_id, primary.lane, tickets[primary.lane.name])
+        receipt = PendingReceipt(event.record_id, primary.lane, tickets[primary.lane.name])
+        if self.late is not None:
+            self._collect(self.late, receipt, event, tickets, route)
+        return receipt
+
+    def _collect(
+        self,
+        late: LateEvents,
+        receipt: PendingReceipt,
+        event: EncodedEvent,
+        tickets: Mapping[str, EventRef | None],
+        route: Route,
+    ) -> None:
+        """Have the response of the request wait for the event, where it was said in a request."""
+        scope = current_scope()
+        if scope is not None and scope.collector is not None:
+            refs = [(exporter.lane, tickets[exporter.lane.name]) for exporter in route.exporters]
+            accepted = [(lane, ref) for lane, ref in refs if ref is not None]
+            scope.collector.add(AwaitedEvent(receipt, event.body, accepted, late))
 
     def keep_invalid(
         self, error: AuditEventError, said: Mapping[str, Any], primary: AuditExporter | None = None

@@ -13,7 +13,7 @@ from otel_audit_exporter.observability.losses import LossLedger
 from otel_audit_exporter.outbox.address_file import AddressFile
 from otel_audit_exporter.outbox.directory import Destination, OutboxDirectory
 from otel_audit_exporter.outbox.loss_file import LossFile
-from otel_audit_exporter.pipeline.configure import DEFAULT_EXPORTER
+from otel_audit_exporter.pipeline.building import DEFAULT_EXPORTER
 from otel_audit_exporter.pipeline.databases import Databases
 from otel_audit_exporter.pipeline.factory import (
     SinkFactory,

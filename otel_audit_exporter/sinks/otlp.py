@@ -26,6 +26,7 @@ from otel_audit_exporter.sinks.accepted_size import AcceptedSize
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
 from otel_audit_exporter.sinks.forwarding import ForwardingSink
 from otel_audit_exporter.sinks.http_rules import parse_retry_after
+from otel_audit_exporter.sinks.idle_connections import LastUse
 from otel_audit_exporter.sinks.verdict import CUT_OFF, OUT_OF_TIME, UNREACHABLE, Fault, Verdict
 
 # Credentials that another package brings come as a session of its own: then nothing can be looked at.
@@ -157,6 +158,7 @@ class _Session(requests.Session):
     def __init__(self) -> None:
         super().__init__()
         self.exchange = _Exchange()
+        self._last_use = LastUse()
 
     @contextmanager
     def until(self, deadline: float) -> Iterator[_Exchange]:
@@ -191,6 +193,9 @@ class _Session(requests.Session):
             return self._ask_once(*args, **kwargs)
 
     def _ask_once(self, *args: Any, **kwargs: Any) -> requests.Response:
+        if self._last_use.long_ago:
+            self.close()  # those that are idle; it opens new ones by itself
+        self._last_use = LastUse()
         kwargs.setdefault("verify", self.verify)  # said here it goes before REQUESTS_CA_BUNDLE
         kwargs |= {"timeout": max(seconds_left(self.exchange.deadline), _LEAST_SECONDS), "stream": True}
         return super().request(*args, **kwargs)

@@ -102,6 +102,7 @@ OTHERS: Final = {
     "delivery.pool_member.PoolMember._first": "it is made anew with the channel's threads in the child",
     "delivery.sender_pool.SenderPool._lock": "a fork leaves it free (ForkSafeLock)",
     "outbox.space.SharedQuota.lock": "a fork leaves it free (ForkSafeLock)",
+    "pipeline.clients.ClientDatabases._lock": "a fork leaves it free (ForkSafeLock)",
     "pipeline.databases._AskedAside._lock": "a fork leaves it free (ForkSafeLock)",
     "pipeline.resolving_sink.ResolvingSink._lock": "a fork leaves it free (ForkSafeLock)",
     "runtime.threads.Event._cond": "it goes with what is waited for, which a child makes anew",

@@ -89,7 +89,7 @@ def test_fastapi_supabase(tmp_path: Path, stack: Stack, audit_table: AuditTable)
     assert row["new_values"] == {"vendor": "Shipyard Palma", "total": "18250.00"}
 
 
-@pytest.mark.parametrize("name", ["flask_app", "django_app"])
+@pytest.mark.parametrize("name", ["flask_app", "django_app", "cloud_run"])
 def test_web_applications(name: str, tmp_path: Path) -> None:
     example = Example(name, tmp_path)
     with example.served() as ask:
@@ -104,6 +104,15 @@ def test_celery_app(tmp_path: Path) -> None:
         ask()
         wait_until(lambda: len(example.rows()) == 1, "the worker's row is there", 60)
     check_order(example.rows()[0])
+
+
+@pytest.mark.parametrize("name", ["aws_lambda", "kubernetes_job"])
+def test_what_has_no_disk_that_lasts(name: str, tmp_path: Path) -> None:
+    example = Example(name, tmp_path)
+    (command,) = example.commands
+    example.run(command)
+    (row,) = example.rows()
+    assert (row["action"], str(row["entity_id"]), str(row["yacht_id"])) == ("order_part", PART, YACHT)
 
 
 def test_zero_code(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_the_server_stops_a_statement_before_the_deadline_and_says_so(
 def test_no_setting_and_no_prepared_statement_stays_in_the_session(sink: PostgresSink) -> None:
     sink.insert([new_row()], soon())
     sink.insert([new_row()], soon())
-    wire = sink._idle[0]
+    wire = next(iter(sink._idle))
     queries = (b"show statement_timeout", b"select count(*) from pg_prepared_statements")
     answers = wire.run([(query, ()) for query in queries], soon())
     assert [answer.get_value(0, 0) for answer in answers] == [b"0", b"0"]

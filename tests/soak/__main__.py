@@ -1,4 +1,5 @@
-"""Kill workers for so many minutes while the gateway goes wrong, then an outage of 200,000 events.
+"""Kill workers for so many minutes while the gateway goes wrong, then an outage of 200,000 events,
+then freeze functions after their answers.
 
 Every round has a table and an outbox directory of its own; the first that is found broken is kept, and ends
 the run with status 1. "0 failures in n" bounds the rate at about 3/n.
@@ -19,10 +20,13 @@ from tests.faults import scenario
 from tests.faults.events import BAD_ACTION
 from tests.faults.failpoints import FAILPOINTS
 from tests.faults.outages import NOT_STORED, PERHAPS_STORED, assert_outage_survived
+from tests.frozen.instances import SERVERS, SINKS, missing_after_freeze
 from tests.stack import Stack
+from tests.support.otlp_receiver import Receiver
 
 _KILLS_PER_ROUND = 60
 _OUTAGE_EVENTS = 200_000
+_FROZEN = 200
 
 
 @dataclass
@@ -57,7 +61,7 @@ def main() -> int:
             print(figures, flush=True)
         if options.outage:
             _outage(stack, options.outage)
-    return 0
+        return 0 if _frozen(stack, options.frozen) else 1
 
 
 def _parse_options() -> argparse.Namespace:
@@ -65,7 +69,30 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--outage", type=int, default=_OUTAGE_EVENTS, help="events of the outage; 0: none")
+    parser.add_argument("--frozen", type=int, default=_FROZEN, help="invocations of each server and sink; 0: none")
     return parser.parse_args()
+
+
+def _frozen(stack: Stack, invocations: int) -> bool:
+    """Freeze instances after their answer and kill them: none may be lost with the profile, some must be without."""
+    whole = True
+    for server in SERVERS if invocations else ():
+        for sink in SINKS:
+            table = stack.create_table()
+            with Receiver() as receiver:
+                with_it = {"OTEL_AUDIT_PROFILE": "ephemeral", "OTEL_AUDIT_RESPONSE_DEADLINE": "60000"}
+                without = {"OTEL_AUDIT_OUTBOX": "memory"}
+                lost, lost_without = (
+                    missing_after_freeze(server, sink, invocations, stack, table, receiver, **settings)
+                    for settings in (with_it, without)
+                )
+            table.drop()
+            print(
+                f"frozen, {server} to {sink}: {lost} of {invocations} lost, {lost_without} without the profile",
+                flush=True,
+            )
+            whole = whole and lost == 0 and lost_without > 0
+    return whole
 
 
 def _round(stack: Stack, seed: int, figures: Figures) -> list[str]:

@@ -6,7 +6,6 @@ that stores the same (:mod:`copy`).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -19,6 +18,7 @@ from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import register_renewed, renew_if_forked
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, not_stored, seconds_left, unproved
 from otel_audit_exporter.sinks.dns import Resolver
+from otel_audit_exporter.sinks.idle_connections import IdleConnections
 from otel_audit_exporter.sinks.known_rows import KnownRows
 from otel_audit_exporter.sinks.postgres.copy import TABLE_CHANGED, Copy, copy_for
 from otel_audit_exporter.sinks.postgres.dsn import read_dsn
@@ -131,8 +131,7 @@ class PostgresSink:
     def close(self) -> None:
         """Close every connection, those in use after their insert; a later insert opens a new one."""
         self._open.clear()
-        while self._idle:
-            self._idle.pop().close()
+        self._idle.close()
 
     def renew_after_fork(self) -> None:
         """Forget the parent's connections, which stay referenced so that nothing closes them."""
@@ -145,7 +144,7 @@ class PostgresSink:
     def _start(self) -> None:
         self._resolver = Resolver()
         self._open: set[PgConnection] = set()
-        self._idle: deque[PgConnection] = deque()
+        self._idle: IdleConnections[PgConnection] = IdleConnections(self._open.discard)
 
     def _copy_rows(self, rows: Sequence[bytes], deadline: float) -> _Copied:
         """Copy the rows; whatever the server has against it, they can be inserted."""
@@ -156,7 +155,7 @@ class PostgresSink:
         if copy is None or data is None:
             return _Copied()
         try:
-            connection = self._kept() or self._connect(deadline)
+            connection = self._idle.take() or self._connect(deadline)
         except ConnectError as error:
             raise connect_error(str(error)) from None
         try:
@@ -242,7 +241,7 @@ class PostgresSink:
         """Ask on a connection that was used before; None where there is none, or the server closed it."""
         from otel_audit_exporter.sinks.postgres.connection import ConnectionLostError, ServerError
 
-        connection = self._kept()
+        connection = self._idle.take()
         if connection is None:
             return None
         try:
@@ -263,12 +262,6 @@ class PostgresSink:
         finally:
             self._put_back(connection, deadline)
 
-    def _kept(self) -> PgConnection | None:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return None
-
     def _connect(self, deadline: float) -> PgConnection:
         from otel_audit_exporter.sinks.postgres.connection import connect
 
@@ -282,7 +275,7 @@ class PostgresSink:
         if not connection.usable:
             connection.roll_back(deadline)
         if connection.usable and connection in self._open:
-            self._idle.append(connection)
+            self._idle.keep(connection)
         else:
             self._open.discard(connection)
             connection.close()

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -20,6 +19,7 @@ from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import register_renewed, renew_if_forked
 from otel_audit_exporter.sinks.base import SinkError, seconds_left
+from otel_audit_exporter.sinks.idle_connections import IdleConnections
 from otel_audit_exporter.sinks.supabase.binding import is_answer_to
 from otel_audit_exporter.sinks.supabase.http_session import trusted_certificates
 from otel_audit_exporter.sinks.supabase.refusals import another_answer, not_postgrest, refusal, transport_error
@@ -143,8 +143,7 @@ class RestClient:
     def close(self) -> None:
         """Close every connection, those in use after their request; a later request opens a new one."""
         self._open.clear()
-        while self._idle:
-            self._idle.pop().close()
+        self._idle.close()
 
     def renew_after_fork(self) -> None:
         """Forget the parent's connections, which stay referenced so that nothing closes them."""
@@ -156,9 +155,8 @@ class RestClient:
         """Return a connection that nobody else uses: a kept one where there is one and that is wanted."""
         from otel_audit_exporter.sinks.supabase.http_connection import HttpConnection
 
-        if kept:
-            with suppress(IndexError):
-                return self._idle.pop()
+        if kept and (idle := self._idle.take()) is not None:
+            return idle
         if self._certificates is None:
             self._certificates = trusted_certificates()
         connection = HttpConnection(self._certificates)
@@ -168,7 +166,7 @@ class RestClient:
     def keep_connection(self, connection: HttpConnection) -> None:
         """Keep a connection for the next request; one that was closed meanwhile ends here."""
         if connection in self._open:
-            self._idle.append(connection)
+            self._idle.keep(connection)
         else:
             connection.close()
 
@@ -180,7 +178,7 @@ class RestClient:
     def _start(self) -> None:
         self._certificates = None
         self._open: set[HttpConnection] = set()
-        self._idle: deque[HttpConnection] = deque()
+        self._idle: IdleConnections[HttpConnection] = IdleConnections(self._open.discard)
         # A client that is dropped without close(), or that a late request opened again, leaves no connection behind.
         weakref.finalize(self, _close_all, os.getpid(), self._open).atexit = False
 

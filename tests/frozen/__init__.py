@@ -1,0 +1,1 @@
+"""Functions that are frozen after the answer, and removed later."""
