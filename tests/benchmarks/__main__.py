@@ -27,6 +27,7 @@ from tests.benchmarks.outages import OUTAGES
 from tests.benchmarks.pictures import draw
 from tests.benchmarks.project import Project
 from tests.benchmarks.report import show, write_into_readme, write_results
+from tests.benchmarks.responses import RESPONSES
 from tests.benchmarks.rows import Row
 from tests.benchmarks.servers import SERVERS
 from tests.benchmarks.sizes import FULL, QUICK, Sizes
@@ -34,7 +35,7 @@ from tests.benchmarks.sustained import SUSTAINED
 
 MEASUREMENTS: Final = (
     *(IMPORTS, CALLS, BUSY, SERVERS, DURABLE, HANDLERS, BACKLOGS),
-    *(HOT, SUSTAINED, DRAINS, OUTAGES),
+    *(HOT, SUSTAINED, DRAINS, OUTAGES, RESPONSES),
 )
 _ROOT: Final = Path(__file__).parents[2]
 _FILE_WIDTH: Final = 200

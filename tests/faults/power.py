@@ -39,7 +39,7 @@ def _keep(descriptor: int, status: os.stat_result, kept: Path) -> None:
             names = {entry.name: [entry.inode(), entry.is_dir()] for entry in entries}
         content = json.dumps(names).encode()
     else:
-        content = os.pread(descriptor, status.st_size, 0)
+        content = Path(f"/proc/self/fd/{descriptor}").read_bytes()  # it may be open for writing only
     new = kept / f"{status.st_ino}.{os.getpid()}.new"
     new.write_bytes(content)
     new.rename(kept / str(status.st_ino))

@@ -52,6 +52,7 @@ def test_every_metric_of_the_table_is_told(configured: Configure, metrics: Metri
         "audit.records.exported",
         "audit.records.dropped",
         "audit.records.recovered",
+        "audit.records.late",
         "audit.queue.depth",
         "audit.queue.held",
         "audit.queue.overdue",

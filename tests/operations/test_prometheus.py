@@ -62,6 +62,7 @@ def test_a_scrape_of_a_running_application_parses_and_holds_every_metric(scraped
         "audit_records_exported": "counter",
         "audit_records_dropped": "counter",
         "audit_records_recovered": "counter",
+        "audit_records_late": "counter",
         "audit_queue_depth": "gauge",
         "audit_queue_held": "gauge",
         "audit_queue_overdue": "gauge",

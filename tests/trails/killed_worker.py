@@ -55,7 +55,8 @@ def drain() -> bool:
     from otel_audit_exporter.outbox.inspection import orphans_under
     from tests.stack.waiting import wait_until
 
-    wait_until(lambda: not list(orphans_under(os.environ["OTEL_AUDIT_OUTBOX_DIR"])), "somebody has every log", 60)
+    # What the first look did not take comes with the next one, a minute later.
+    wait_until(lambda: not list(orphans_under(os.environ["OTEL_AUDIT_OUTBOX_DIR"])), "somebody has every log", 150)
     return flush_audit(60_000)
 
 

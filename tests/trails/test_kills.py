@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.support.rows import sqlite_rows
 from tests.trails.killed_worker import DESTINATIONS
 
@@ -25,6 +27,7 @@ def start(files: Path, ledger: Path, *more: str) -> subprocess.Popen[str]:
 _ROOT = str(Path(__file__).parents[2])
 
 
+@pytest.mark.timeout(300)
 def test_killed_processes_lose_double_and_mix_nothing(files: Path, tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -40,7 +43,7 @@ def test_killed_processes_lose_double_and_mix_nothing(files: Path, tmp_path: Pat
             worker.kill()
             worker.communicate()
     last = start(files, ledger, "drain")
-    assert last.communicate(timeout=120)[0] == "drained\n"
+    assert last.communicate(timeout=240)[0] == "drained\n"
     said: dict[tuple[str, str], set[str]] = {}
     for line in ledger.read_text().splitlines():
         record_id, *names = line.split(" ")
