@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +97,7 @@ def running(
             env={name: value.replace("{port}", str(port)) for name, value in environ.items()},
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     server = Server(process, log, port)
     try:
@@ -104,4 +105,8 @@ def running(
             wait_until(server.answers, f"{command[0]} answers", 60)
         yield server
     finally:
-        server.end()
+        try:
+            server.end()
+        finally:
+            with suppress(ProcessLookupError):  # workers that nobody ended: those of uWSGI without a master
+                os.killpg(process.pid, signal.SIGKILL)
