@@ -9,6 +9,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -40,9 +41,16 @@ def _keep(descriptor: int, status: os.stat_result, kept: Path) -> None:
         content = json.dumps(names).encode()
     else:
         content = Path(f"/proc/self/fd/{descriptor}").read_bytes()  # it may be open for writing only
+    with suppress(FileExistsError, FileNotFoundError, PermissionError):
+        # A disk gives no inode away whose removal is not synced: a link keeps this one from being used again.
+        os.link(_path_of(descriptor), kept / f"{status.st_ino}.held")
     new = kept / f"{status.st_ino}.{os.getpid()}.new"
     new.write_bytes(content)
-    new.rename(kept / str(status.st_ino))
+    new.rename(_kept_at(kept, status.st_ino, is_folder=stat.S_ISDIR(status.st_mode)))
+
+
+def _kept_at(kept: Path, inode: int, *, is_folder: bool) -> Path:
+    return kept / f"{inode}.{'folder' if is_folder else 'file'}"
 
 
 def restore(source: Path, kept: Path, to: Path) -> None:
@@ -52,9 +60,9 @@ def restore(source: Path, kept: Path, to: Path) -> None:
 
 def _restore_folder(inode: int, kept: Path, to: Path) -> None:
     to.mkdir(parents=True)
-    names = kept / str(inode)
+    names = _kept_at(kept, inode, is_folder=True)
     for name, (child, is_folder) in json.loads(names.read_bytes() if names.exists() else b"{}").items():
-        content = kept / str(child)
+        content = _kept_at(kept, child, is_folder=False)
         if is_folder:
             _restore_folder(child, kept, to / name)
         else:
