@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
+from otel_audit_exporter.delivery.awaited import AwaitedEvents, of_this_process
 from otel_audit_exporter.delivery.backoff import BackoffState
 from otel_audit_exporter.delivery.batch import Entry
 from otel_audit_exporter.delivery.channel import DeliveryChannel
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 FIRST_SECONDS: Final = 0.25  # for the first request to a sink that has not answered in this process
 _LOG_IDLE_SECONDS: Final = 60.0
 _CROWDED_IDLE_SECONDS: Final = 5.0
-_AWAITED_AT_ONCE: Final = 200
 
 
 class PoolMember:
@@ -42,7 +41,7 @@ class PoolMember:
     def _begin(self) -> None:
         self._queued = False
         self._first = Lock()  # one sender at a time for a sink that has not answered
-        self._awaited: SimpleQueue[EventRef] = SimpleQueue()
+        self._awaited = AwaitedEvents(self.channel)
         self._has_adopted = False
         self.urgent = False
         self._refused_too = False
@@ -85,12 +84,11 @@ class PoolMember:
 
     def deliver_together(self, refs: Sequence[EventRef]) -> None:
         """Do as :meth:`deliver_soon` does for several events, in one request as far as the sink takes it."""
-        waiting = [ref for ref in refs if not ref[0].log.released]
+        waiting = of_this_process(refs)
         if not waiting:
             return
         self._pool.start()
-        for ref in waiting:
-            self._awaited.put(ref)
+        self._awaited.put(waiting)
         self._pool.serve(self)
         if not self.channel.gate.is_open:
             self.urgent = True
@@ -141,7 +139,7 @@ class PoolMember:
 
     def _deliver(self, within: float | None) -> None:
         channel = self.channel
-        entries = [*self._take_awaited(), *channel.cursor.take(RUN_ROWS if within is None else PROBE_ROWS)]
+        entries = [*self._awaited.take(), *channel.cursor.take(RUN_ROWS if within is None else PROBE_ROWS)]
         if within is None and self._pool.has_free_senders and channel.cursor.has_more:
             self.deliver_more()  # somebody else goes on meanwhile
         self._offer(entries, within)
@@ -168,16 +166,6 @@ class PoolMember:
         if entries:
             with self._pool.connections.used_by(self.channel):
                 self.channel.deliver(entries, within=within)
-
-    def _take_awaited(self) -> list[Entry]:
-        entries: list[Entry] = []
-        while len(entries) < _AWAITED_AT_ONCE:
-            try:
-                ref = self._awaited.get_nowait()
-            except Empty:
-                break
-            entries += self.channel.cursor.take_one(ref) or self.channel.take_refused(ref)
-        return entries
 
     def _take_refused_too(self) -> bool:
         wanted, self._refused_too = self._refused_too, False
@@ -227,7 +215,7 @@ class PoolMember:
         channel, gate = self.channel, self.channel.gate
         self.urgent = False
         rows = PROBE_ROWS if gate.state is BackoffState.RETRYING else BATCH_ROWS
-        entries = [*self._take_awaited(), *channel.cursor.take(rows)]
+        entries = [*self._awaited.take(), *channel.cursor.take(rows)]
         if entries:
             self._offer([*entries, *channel.cursor.newest()], self.probe_seconds)
         if channel.gate.is_open or channel.gate is gate:

@@ -15,8 +15,8 @@ from typing import Final
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, create_key, get_value, set_value
 
+from otel_audit_exporter.delivery.awaited import AwaitedEvents, of_this_process
 from otel_audit_exporter.delivery.backoff import BackoffState
-from otel_audit_exporter.delivery.batch import Entry
 from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.delivery.housekeeper import ADOPT_SECONDS, housekeeper
 from otel_audit_exporter.errors import OutboxError
@@ -33,7 +33,6 @@ PROBE_ROWS: Final = 200
 HELPERS: Final = 3  # batches of a large backlog under way at once, beside the sender's own
 _SLOW_ROW_SECONDS: Final = 2e-4
 _TICK_SECONDS: Final = 1.0
-_AWAITED_AT_ONCE: Final = 200
 _COMPANIONS: Final = 20
 _DELIVERS: Final = create_key("otel-audit-delivers")
 
@@ -69,7 +68,7 @@ class Relay:
         self._start_lock = ForkSafeLock()
         self._calls: SimpleQueue[None] = SimpleQueue()
         self._called = False
-        self._awaited: SimpleQueue[EventRef] = SimpleQueue()
+        self._awaited = AwaitedEvents(self._channel)
         self._awaited_is_served = False
         self._urgent = False
         self._refused_too = False
@@ -124,15 +123,14 @@ class Relay:
 
     def deliver_together(self, refs: Sequence[EventRef]) -> None:
         """Do as :meth:`deliver_soon` does for several events, in one request as far as the sink takes it."""
-        waiting = [ref for ref in refs if not ref[0].log.released]
+        waiting = of_this_process(refs)
         if not waiting:
             return
         self._start_if_needed()
-        for ref in waiting:
-            self._awaited.put(ref)
+        self._awaited.put(waiting)
         if not self._awaited_is_served:
             self._awaited_is_served = True
-            self._awaited_is_served = not self._express.do(self._deliver_awaited).is_set() or self._awaited.empty()
+            self._awaited_is_served = not self._express.do(self._deliver_awaited).is_set() or self._awaited.is_empty
 
     def retry_held_now(self) -> None:
         """Do as :meth:`deliver_now` does, and offer what was refused by itself, whose own back-off may be long, too."""
@@ -303,13 +301,7 @@ class Relay:
         channel = self._channel
         while not self._stopping:
             self._awaited_is_served = False  # who comes from here on calls again
-            entries: list[Entry] = []
-            while len(entries) < _AWAITED_AT_ONCE:
-                try:
-                    ref = self._awaited.get_nowait()
-                except Empty:
-                    break
-                entries += channel.cursor.take_one(ref) or channel.take_refused(ref)
+            entries = self._awaited.take()
             if not entries:
                 return
             if Clock.monotonic() < channel.gate.asked_until:
