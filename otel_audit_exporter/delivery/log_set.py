@@ -136,7 +136,8 @@ class LogSet:
         own = self.own
         if own is not None and self.quota.left_bytes < FIRST_BYTES:  # what has ended may not be free yet
             own.free_segments()
-        left = self.quota.left_bytes
+        # Segments that are being made, or are empty and kept for the next use, hold no event: they count as room.
+        left = max(self.quota.max_bytes - sum(log.size_bytes for log in self), 0)
         with suppress(OSError):
             if self._directories:
                 left = min(left, self._directories[0].free_bytes())
