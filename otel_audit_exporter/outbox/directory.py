@@ -113,7 +113,7 @@ class OutboxDirectory:
         self.destination = destination
         self.root = Path(root)
         self.path = self.root / destination.folder_name
-        self._left_alone: set[Path] = set()
+        self.left_alone: set[Path] = set()  # logs that cannot be read, each told once
 
     # --- this process's own log -------------------------------------------------------------------------------
 
@@ -297,8 +297,8 @@ class OutboxDirectory:
         return LockedLog(log, lock, path, found)
 
     def _leave_alone(self, path: Path, error: Exception) -> None:
-        if path not in self._left_alone:
-            self._left_alone.add(path)
+        if path not in self.left_alone:
+            self.left_alone.add(path)
             logger.error("audit: an earlier process's log %s is left alone: %s", path, error)
 
     def cut_orphans(self) -> None:

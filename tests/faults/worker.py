@@ -108,11 +108,12 @@ def drain(job: Job, seconds: float) -> Mapping[str, Any]:
 
 
 def _is_alone(pipeline: audit.AuditPipeline) -> bool:
-    """Tell whether no log of a process that is gone is left; they are adopted a few at a time."""
+    """Tell whether no log is left that can be taken over from a process that is gone; it takes a few at a time."""
     lane = pipeline.exporters[0].lane
     lane.adopt_orphans()
     lane.drop_emptied()
-    return lane.logs.directory is None or len(lane.logs.directory.logs()) <= 1
+    directory = lane.logs.directory
+    return directory is None or len(set(directory.logs()) - directory.left_alone) <= 1
 
 
 def _left_in(outbox_dir: Path) -> list[Path]:
