@@ -8,7 +8,7 @@ import shutil
 import uuid
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +28,7 @@ from otel_audit_exporter.outbox.segment import (
     segment_name,
 )
 from otel_audit_exporter.runtime.clock import Clock
-from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
+from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.threads import RLock
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -41,8 +41,14 @@ class SharedQuota:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.lock = ForkSafeLock()
         self.members: weakref.WeakSet[Quota] = weakref.WeakSet()
+        self.renew_after_fork()
+        register_renewed(self)
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: a lock that nobody holds."""
+        # Python's own lock: an exception between its acquire and the block that it guards cannot leave it held.
+        self.lock = RLock()
 
     def allows(self, member: Quota, size: int) -> bool:
         """Tell whether a destination may take so many bytes more: half of all where others wait, too."""
@@ -63,12 +69,20 @@ class Quota:
         self.used_bytes = 0
         self.is_waiting = is_waiting
         self._shared: SharedQuota | None = None
-        self._lock = ForkSafeLock()
+        self.renew_after_fork()
+        register_renewed(self)
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: a lock that nobody holds."""
+        self._own_lock = RLock()
+
+    @property
+    def _lock(self) -> AbstractContextManager[object]:
+        return self._own_lock if self._shared is None else self._shared.lock
 
     def join(self, shared: SharedQuota) -> None:
         """Share a limit with other destinations, too."""
         with shared.lock:
-            self._lock = shared.lock
             shared.members.add(self)
             self._shared = shared
 

@@ -84,7 +84,9 @@ class _Turn:
 class ForkSafeLock:
     """A re-entrant lock that is free in a forked child, whoever held it in the parent.
 
-    For what is whole at every instant, or made anew in the child: a fork does not wait for this lock.
+    For what is whole at every instant, or made anew in the child: a fork does not wait for this lock. Not for what a
+    call takes in the thread of an application: an exception of a signal handler may come between its acquire and the
+    block that it guards, and leaves it held.
     """
 
     __slots__ = ("_lock", "_process")
