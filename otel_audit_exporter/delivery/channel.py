@@ -94,8 +94,7 @@ class DeliveryChannel:
         self.logs = LogSet(name, directories, log_options, options.outbox_max_bytes)
         self.wake: Callable[[], None] = lambda: None
         self.start_threads: Callable[[], None] = lambda: None
-        self.deliver_soon: Callable[[EventRef], None] = lambda ref: None
-        self.deliver_together: Callable[[Sequence[EventRef]], None] = lambda refs: None
+        self.deliver_soon: Callable[[Sequence[EventRef]], None] = lambda refs: None
         self.on_write: Callable[[float, str], None] = lambda seconds, outcome: None
         self._jitter = jitter or random.Random()
         self._begin()

@@ -71,4 +71,4 @@ def _is_over(channel: DeliveryChannel, ref: EventRef) -> bool:
 
 def _deliver(events: Sequence[AwaitedRef]) -> None:
     for channel in dict.fromkeys(channel for channel, _ in events):
-        channel.deliver_together([ref for of, ref in events if of is channel])
+        channel.deliver_soon([ref for of, ref in events if of is channel])

@@ -34,7 +34,6 @@ class PoolMember:
         channel.wake = self.wake
         channel.start_threads = self.start
         channel.deliver_soon = self.deliver_soon
-        channel.deliver_together = self.deliver_together
         register_renewed(self)
         pool.add(self)
 
@@ -78,12 +77,8 @@ class PoolMember:
         self._refused_too = True
         self.deliver_now()
 
-    def deliver_soon(self, ref: EventRef) -> None:
-        """Have one event offered to the sink next; one of another process is left to it."""
-        self.deliver_together([ref])
-
-    def deliver_together(self, refs: Sequence[EventRef]) -> None:
-        """Do as :meth:`deliver_soon` does for several events, in one request as far as the sink takes it."""
+    def deliver_soon(self, refs: Sequence[EventRef]) -> None:
+        """Have events offered to the sink next; those of another process are left to it."""
         waiting = of_this_process(refs)
         if not waiting:
             return
@@ -150,17 +145,9 @@ class PoolMember:
             return
         if len(channel.refusals):
             channel.deliver_refused(BATCH_ROWS, at_once=self._take_refused_too())
-        self._let_go_of_emptied()
+        channel.drop_emptied()  # the housekeeper takes over those that were left for want of room
         if channel.cursor.has_more:
             self.deliver_more()
-
-    def _let_go_of_emptied(self) -> None:
-        """Remove the adopted logs that are empty, and take over those that were left for want of room."""
-        channel = self.channel
-        if channel.logs.adopted:
-            channel.drop_emptied()
-        if channel.logs.wants_more:
-            channel.adopt_orphans()
 
     def _offer(self, entries: list[Entry], within: float | None) -> None:
         if entries:

@@ -108,7 +108,7 @@ class PendingReceipt:
         try:
             self._channel.completions.watch(self._ref, waiter)
             while not await self._is_over_by_now(self._channel, self._ref, waiter):
-                self._channel.deliver_soon(self._ref)
+                self._channel.deliver_soon([self._ref])
                 await notified.wait(_LOOK_AGAIN_SECONDS)
         finally:
             self._channel.completions.unwatch(self._ref, waiter)
@@ -145,7 +145,7 @@ class PendingReceipt:
             left = _LOOK_AGAIN_SECONDS if deadline is None else deadline - Clock.monotonic()
             if left <= 0:
                 return
-            channel.deliver_soon(ref)
+            channel.deliver_soon([ref])
             waiter.wait_until_settled(min(left, _LOOK_AGAIN_SECONDS))
 
     @staticmethod

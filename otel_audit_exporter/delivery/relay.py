@@ -55,7 +55,6 @@ class Relay:
         channel.wake = self.wake
         channel.start_threads = self.start
         channel.deliver_soon = self.deliver_soon
-        channel.deliver_together = self.deliver_together
         register_renewed(self)
 
     def _begin(self) -> None:
@@ -117,12 +116,8 @@ class Relay:
         self._start_if_needed()
         self.wake()
 
-    def deliver_soon(self, ref: EventRef) -> None:
-        """Have one event offered to the sink next, on a connection of its own; one of another process is left to it."""
-        self.deliver_together([ref])
-
-    def deliver_together(self, refs: Sequence[EventRef]) -> None:
-        """Do as :meth:`deliver_soon` does for several events, in one request as far as the sink takes it."""
+    def deliver_soon(self, refs: Sequence[EventRef]) -> None:
+        """Have events offered next, on a connection of their own; those of another process are left to it."""
         waiting = of_this_process(refs)
         if not waiting:
             return

@@ -290,7 +290,7 @@ class EventIntake:
         waiter = CompletionWaiter()
         lane.completions.watch(ticket, waiter)
         try:
-            lane.deliver_soon(ticket)
+            lane.deliver_soon([ticket])
             if not call_blocking(waiter.wait_for_attempt, self.settings.export_timeout_millis / 1000):
                 route.waited_in_vain_at = (
                     lane.completions.attempts_ended
