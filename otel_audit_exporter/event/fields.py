@@ -232,9 +232,6 @@ DEFAULT_COLUMNS: Final[Mapping[str, str]] = {field.column: field.name for field 
 # Fields whose value is a JSON document; as an attribute they are the text of that document.
 JSON_FIELDS: Final = frozenset(field.name for field in FIELD_TABLE if field.kind in ("document", "object"))
 
-# Fields that OpenTelemetry carries in the record itself, not in its attributes.
-RECORD_FIELDS: Final = frozenset(field.name for field in FIELD_TABLE if field.attribute is None)
-
 ATTRIBUTE_OF: Final[Mapping[str, str]] = {field.name: field.attribute for field in FIELD_TABLE if field.attribute}
 FIELD_OF: Final[Mapping[str, str]] = {attribute: name for name, attribute in ATTRIBUTE_OF.items()}
 

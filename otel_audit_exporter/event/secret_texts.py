@@ -72,7 +72,6 @@ def _may_name_secret(text: str, endings: frozenset[str]) -> bool:
 
 # --- secrets that are known by their form -----------------------------------------------------------------------------
 
-_RUN: Final = r"[A-Za-z0-9_\-]"
 _FORMS: Final = re.compile(
     r"""
     (?P<pem>-----BEGIN\ [A-Z0-9 ]*PRIVATE\ KEY(?:\ BLOCK)?-----)[\s\S]*?(?:(?=-----END)|\Z)
