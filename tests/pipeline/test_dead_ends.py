@@ -5,11 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,7 +19,7 @@ from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.testing import FaultySink
 from tests.stack.waiting import wait_until
 from tests.support.events import arguments
-from tests.support.logs import leave_log, logs_below, overwrite, segments_of
+from tests.support.logs import held_by_a_process, leave_log, logs_below, overwrite, segments_of
 from tests.support.rows import sqlite_rows
 
 UNREADABLE = [b"[]", b"[1,\n2]", b"[\xff,\n]", b'["\n"']
@@ -165,25 +162,8 @@ def test_damaged_dead_letters_are_set_aside_and_the_next_bad_row_is_parked(
         assert len(list(letters.parent.glob("dead-letters.db.damaged-*"))) == 1
 
 
-@contextmanager
-def a_stopped_process_that_holds(lock: Path) -> Iterator[None]:
-    program = (
-        "import sys\n"
-        "from otel_audit_exporter.outbox.file_lock import FileLock\n"
-        f"print(FileLock({os.fspath(lock)!r}).acquire(), flush=True)\n"
-        "sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "True\n"
-        yield
-        process.kill()
-
-
 def test_a_process_that_stands_still_while_it_holds_a_log_stops_no_other(tmp_path: Path, left: Path) -> None:
-    with a_stopped_process_that_holds(left / "lock"):
+    with held_by_a_process(left / "lock"):
         pipeline = in_a_thread(lambda: again(tmp_path))
         audit_event(**arguments()).result(60)
         assert in_a_thread(lambda: lane_of(pipeline).adopt_orphans()) == 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from otel_audit_exporter.outbox.directory import Destination, LogOptions, OutboxDirectory
-from otel_audit_exporter.outbox.inspection import read_log_status
 from otel_audit_exporter.outbox.space import Quota
 
 
@@ -28,10 +30,22 @@ def leave_log(folder: Path, bodies: Iterable[bytes]) -> Path:
     return held.path
 
 
-def waiting_in(path: Path) -> int:
-    """How many events wait in a log."""
-    status = read_log_status(path)
-    return 0 if status is None else status.events or 0
+@contextmanager
+def held_by_a_process(lock: Path) -> Iterator[None]:
+    """Have another process hold a log's lock, and do nothing."""
+    program = (
+        "import sys\n"
+        "from otel_audit_exporter.outbox.file_lock import FileLock\n"
+        f"lock = FileLock({os.fspath(lock)!r})\n"
+        "print(lock.acquire(), flush=True)\n"
+        "sys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        yield
+        process.kill()
 
 
 def segments_of(path: Path) -> list[Path]:

@@ -18,8 +18,7 @@ from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from tests.stack.waiting import wait_until
 from tests.support.events import arguments
 from tests.support.rows import sqlite_rows
-
-LEDGER = {"ledger": {"table": "ledger_events"}}
+from tests.trails.tables import LEDGER
 
 
 def run(*words: str) -> Result:

@@ -26,13 +26,7 @@ from otel_audit_exporter import (
 )
 from tests.stack.waiting import wait_until
 from tests.support.events import arguments
-from tests.support.rows import sqlite_rows
-
-LEDGER = {"ledger": {"table": "ledger_events"}}
-
-
-def actions(path: Path, table: str = "pms_audit_log") -> list[str]:
-    return [row["action"] for row in sqlite_rows(path, table)]
+from tests.trails.tables import LEDGER, actions
 
 
 @pytest.fixture

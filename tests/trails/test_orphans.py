@@ -10,8 +10,7 @@ from otel_audit_exporter.pipeline.configure import get_audit_pipeline
 from tests.stack.waiting import wait_until
 from tests.support.events import arguments
 from tests.support.rows import sqlite_rows
-
-LEDGER = {"ledger": {"table": "ledger_events"}}
+from tests.trails.tables import LEDGER
 
 
 def leave_events(files: Path, **named: Any) -> None:

@@ -20,8 +20,7 @@ from otel_audit_exporter import (
 )
 from tests.stack.waiting import wait_until
 from tests.support.events import arguments
-
-LEDGER = {"ledger": {"table": "ledger_events"}}
+from tests.trails.tables import LEDGER
 
 
 def configure(files: Path, **changes: Any) -> None:

@@ -27,13 +27,7 @@ from otel_audit_exporter.integrations.context_propagation import RemoteContext, 
 from otel_audit_exporter.testing import AuditLog
 from tests.stack import AuditTable, Stack
 from tests.support.events import arguments
-from tests.support.rows import sqlite_rows
-
-LEDGER = {"ledger": {"table": "ledger_events"}}
-
-
-def actions(path: Path, table: str = "pms_audit_log") -> list[str]:
-    return [row["action"] for row in sqlite_rows(path, table)]
+from tests.trails.tables import LEDGER, actions
 
 
 def attributes(action: str, **more: str) -> dict[str, Any]:

@@ -7,10 +7,7 @@ import logging
 import os
 import shutil
 import stat
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,6 +26,7 @@ from otel_audit_exporter.outbox.ended import STORED
 from otel_audit_exporter.outbox.inspection import orphans_elsewhere, read_log_status
 from otel_audit_exporter.outbox.segment import MappedSegment, WrittenSegment
 from otel_audit_exporter.outbox.space import Quota
+from tests.support.logs import held_by_a_process
 from tests.support.raw_logs import event_bytes, read_all, said
 from tests.support.running import in_threads, run_in_child
 from tests.unit.outbox.test_reader import flip
@@ -97,24 +95,6 @@ def test_a_log_that_another_living_process_holds_is_left_to_it(directory: Outbox
         assert adopt(directory) == []
     (held,) = adopt(directory)
     directory.release(held)
-
-
-@contextmanager
-def held_by_a_process(lock: Path) -> Iterator[None]:
-    program = (
-        "import sys\n"
-        "from otel_audit_exporter.outbox.file_lock import FileLock\n"
-        f"lock = FileLock({os.fspath(lock)!r})\n"
-        "print(lock.acquire(), flush=True)\n"
-        "sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "True\n"
-        yield
-        process.kill()
 
 
 def test_a_log_without_events_is_removed_and_its_room_comes_back(directory: OutboxDirectory, create: Create) -> None:
