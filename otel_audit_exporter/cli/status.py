@@ -25,9 +25,9 @@ from otel_audit_exporter.operations.destinations import (
     pending_in,
     seconds_since,
     unreadable_in,
-    utc_now,
 )
 from otel_audit_exporter.outbox.inspection import DestinationStatus, OutboxFileStatus, read_outbox_status
+from otel_audit_exporter.runtime.times import duration_words, utc_now
 
 _COLUMNS = ("destination", "process", "state", "pending", "oldest", "size", "parked")
 _NUMBERS = frozenset({"pending", "oldest", "size", "parked"})
@@ -132,8 +132,4 @@ def _row(file: OutboxFileStatus, now: datetime) -> tuple[str, ...]:
 
 
 def _age(since: datetime, now: datetime) -> str:
-    seconds = seconds_since(since, now)
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+    return duration_words(seconds_since(since, now), digits=1)

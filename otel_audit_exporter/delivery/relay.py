@@ -90,10 +90,8 @@ class Relay:
             self._thread = thread  # before its start: a signal handler in the middle of that starts no second one
             try:
                 thread.start()
-            except (
-                RuntimeError
-            ):  # the interpreter is ending, or there is no room for a thread: a later call tries again
-                self._thread = None
+            except RuntimeError:  # the interpreter is ending, or there is no room for a thread
+                self._thread = None  # a later call tries again
         housekeeper.look_after(self._channel)
 
     def wake(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from otel_audit_exporter.outbox.inspection import DestinationStatus, OutboxFileStatus
@@ -60,8 +60,3 @@ def unreadable_in(found: Sequence[DestinationStatus]) -> int:
 def seconds_since(at: datetime | None, now: datetime) -> float:
     """Return how long ago that was; 0.0 for None."""
     return 0.0 if at is None else max((now - at).total_seconds(), 0.0)
-
-
-def utc_now() -> datetime:
-    """Return the time."""
-    return datetime.now(UTC)

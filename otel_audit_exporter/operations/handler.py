@@ -21,7 +21,7 @@ from otel_audit_exporter.delivery.dead_letters import DeadLetters
 from otel_audit_exporter.errors import AuditConfigurationError, AuditDeliveryError, AuditError, OutboxError
 from otel_audit_exporter.observability.health import AuditHealth
 from otel_audit_exporter.observability.stats import stats_document
-from otel_audit_exporter.operations.destinations import destination_document, utc_now
+from otel_audit_exporter.operations.destinations import destination_document
 from otel_audit_exporter.operations.documents import (
     BadQueryError,
     causes_document,
@@ -33,6 +33,7 @@ from otel_audit_exporter.operations.page import NOTICES, PageData, render_page
 from otel_audit_exporter.outbox.inspection import read_outbox_status
 from otel_audit_exporter.pipeline.configure import get_audit_pipeline
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+from otel_audit_exporter.runtime.times import utc_now
 
 _RETRY: Final = re.compile(r"/dead-letters/([^/]+)/retry")
 _RETRY_SECONDS: Final = 20.0

@@ -22,6 +22,7 @@ from otel_audit_exporter.observability.health import AuditHealth
 from otel_audit_exporter.observability.health_monitor import SAMPLE_SECONDS, Sample
 from otel_audit_exporter.observability.stats import AuditStats, NotedError
 from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.times import duration_words
 from otel_audit_exporter.runtime.visible import visible
 
 _HOUR: Final = 3600.0
@@ -381,10 +382,7 @@ def _percent(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
+    return duration_words(seconds, digits=1, digits_of_seconds=1)
 
 
 def _clock(at: float) -> str:

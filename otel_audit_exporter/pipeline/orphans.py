@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from otel_audit_exporter.event.routing import DEFAULT_TRAIL, RouteName
@@ -16,6 +16,7 @@ from otel_audit_exporter.outbox.directory import Destination
 from otel_audit_exporter.outbox.inspection import OutboxFileStatus, orphans_under
 from otel_audit_exporter.pipeline.destinations import Destinations
 from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.times import duration_words
 from otel_audit_exporter.sinks.base import SinkError
 
 _RESOLVING_SECONDS: Final = 0.5
@@ -35,7 +36,8 @@ class Orphaned:
         """Return the reason that health gives."""
         where = f"database {self.name.database}"
         where += "" if self.name.trail == DEFAULT_TRAIL else f" (trail {self.name.trail})"
-        age = "" if self.oldest is None else f", the oldest for {_age((now - self.oldest).total_seconds())}"
+        waits = None if self.oldest is None else max((now - self.oldest).total_seconds(), 0)
+        age = "" if waits is None else f", the oldest for {duration_words(waits, digits=0)}"
         remedy = f"`otel-audit outbox drain --database {self.name.database}` delivers them"
         wait = "event waits" if self.events == 1 else "events wait"
         return f"{self.events:,} {wait} for {where}{age}; {self.why}. What to do: {remedy}"
@@ -85,15 +87,3 @@ class Orphanage:
 def _orphaned(name: RouteName, logs: Sequence[OutboxFileStatus], why: str) -> Orphaned:
     oldest = min((log.oldest for log in logs if log.oldest is not None), default=None)
     return Orphaned(name, sum(log.events or 0 for log in logs), oldest, why)
-
-
-def utc_now() -> datetime:
-    """Return the time."""
-    return datetime.now(UTC)
-
-
-def _age(seconds: float) -> str:
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"

@@ -31,7 +31,7 @@ from otel_audit_exporter.pipeline.destinations import Destinations
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.health import DestinationsHealth
 from otel_audit_exporter.pipeline.intake import EventIntake
-from otel_audit_exporter.pipeline.orphans import Orphanage, utc_now
+from otel_audit_exporter.pipeline.orphans import Orphanage
 from otel_audit_exporter.pipeline.trails import Trail
 from otel_audit_exporter.runtime.call_thread import CallThread
 from otel_audit_exporter.runtime.clock import Clock
@@ -39,6 +39,7 @@ from otel_audit_exporter.runtime.fork_safety import register_renewed, renew_if_f
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.runtime.process_exit import end_with_multiprocessing_child
 from otel_audit_exporter.runtime.threads import Event, RLock, call_blocking, get_ident
+from otel_audit_exporter.runtime.times import utc_now
 from otel_audit_exporter.sinks.base import deadline_after
 
 
