@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 from otel_audit_exporter.errors import AuditError
 from otel_audit_exporter.pipeline.reading import DEFAULT_TRAIL, check_names, open_trail, trail_settings
+from otel_audit_exporter.runtime.fork_safety import register_renewed, renew_if_forked
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.table.readers import EventCount, EventQuery, EventReader, StoredEvent
 from otel_audit_exporter.trail.filters import TrailFilter
@@ -29,8 +29,8 @@ class ScopedTrail:
 
     def __init__(self) -> None:
         self._idle: deque[tuple[object, EventReader]] = deque()
-        self._pid = os.getpid()
         self._inherited: list[object] = []
+        register_renewed(self)
 
     def events(
         self, reader: Reader, asked: TrailFilter, *, after: str | None = None, limit: int | None = None
@@ -68,9 +68,7 @@ class ScopedTrail:
     @contextmanager
     def _open(self, asked: TrailFilter) -> Iterator[EventReader]:
         trail, database = asked.given.get("trail"), asked.given.get("database")
-        if self._pid != os.getpid():  # the parent's connections are the parent's
-            self._inherited.append(list(self._idle))
-            self._idle, self._pid = deque(), os.getpid()
+        renew_if_forked()
         key = (trail, database, trail_settings(trail, database))
         table = self._take(key) or open_trail(trail, database)
         try:
@@ -82,6 +80,11 @@ class ScopedTrail:
             table.close()
             raise
         self._keep(key, table)
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: use none of the parent's connections, and keep them open for it."""
+        self._inherited.append(list(self._idle))
+        self._idle = deque()
 
     def _take(self, key: object) -> EventReader | None:
         while True:
