@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from otel_audit_exporter import (
     PendingReceipt,
     audit_event,
     configure_audit,
+    get_audit_stats,
     shutdown_audit,
 )
 from tests.faults import events, scenario
@@ -61,6 +63,13 @@ def emit() -> PendingReceipt:
     return audit_event(**{**events.arguments(new_id()), "new_values": {"long": "x" * 3000}})
 
 
+def emit_into_outage(count: int) -> list[PendingReceipt]:
+    """Emit so many events while the table is known to be away: nobody has more of them in hand than a probe."""
+    first = emit()
+    wait_until(lambda: get_audit_stats().last_error is not None, "the table is away")
+    return [first, *(emit() for _ in range(count - 1))]
+
+
 def assert_balanced(stats: AuditStats) -> None:
     assert stats.submitted + stats.recovered == stats.succeeded + stats.failed + stats.pending
 
@@ -98,7 +107,7 @@ def test_calls_go_on_and_what_is_lost_is_counted_and_logged(
     configured: Configured, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, outbox: str
 ) -> None:
     pipeline = configured(outbox=outbox)
-    before = [emit() for _ in range(2000)]
+    before = emit_into_outage(2000)
     with Emitting(4) as emitting:
         for segment in segments_left(tmp_path / "outbox"):
             damage(segment, kind)
@@ -127,21 +136,27 @@ def test_calls_go_on_and_what_is_lost_is_counted_and_logged(
 
 def test_who_waits_for_an_event_that_is_lost_is_notified(configured: Configured, tmp_path: Path) -> None:
     configured()
-    receipts = [emit() for _ in range(2000)]
+    receipts = emit_into_outage(2000)
     for segment in segments_left(tmp_path / "outbox"):
         damage(segment, "all")
-    refused: list[AuditDeliveryError] = []
-
-    def wait() -> None:
-        with pytest.raises(AuditDeliveryError) as caught:
-            receipts[100].result(60)
-        refused.append(caught.value)
-
-    waiting = threading.Thread(target=wait)
-    waiting.start()
-    heal(tmp_path)
-    waiting.join(60)
-    assert (refused[0].record_id, refused[0].state) == (receipts[100].record_id, "parked")
+    awaited = receipts[::100]  # some of them may be in hand already, and are delivered
+    with ThreadPoolExecutor(len(awaited)) as waiting:
+        outcomes = [waiting.submit(receipt.result, 60) for receipt in awaited]
+        heal(tmp_path)
+    stored = {row["id"] for row in sqlite_rows(tmp_path / "away" / "table.db")}
+    lost = [
+        (receipt, outcome)
+        for receipt, outcome in zip(awaited, outcomes, strict=True)
+        if receipt.record_id not in stored
+    ]
+    assert len(lost) > 0
+    assert [outcome.result().record_id for outcome in outcomes if outcome.exception() is None] == [
+        receipt.record_id for receipt in awaited if receipt.record_id in stored
+    ]
+    for receipt, outcome in lost:
+        refused = outcome.exception()
+        assert isinstance(refused, AuditDeliveryError)
+        assert (refused.record_id, refused.state) == (receipt.record_id, "parked")
 
 
 def test_a_process_whose_files_are_overwritten_from_outside_delivers_the_rest(tmp_path: Path) -> None:

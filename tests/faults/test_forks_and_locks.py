@@ -58,7 +58,7 @@ LOCKS: Final[dict[str, tuple[str, Callable[[audit.AuditPipeline], Any], bool]]] 
     ),
     "outbox.log.OutboxLog._ending": ("sqlite", lambda pipeline: own_log(pipeline)._ending, False),
     "outbox.log.OutboxLog._making": ("sqlite", lambda pipeline: own_log(pipeline)._making, False),
-    "outbox.space.Quota._lock": ("sqlite", lambda pipeline: lane_of(pipeline).logs.quota._lock, False),
+    "outbox.space.Quota._own_lock": ("sqlite", lambda pipeline: lane_of(pipeline).logs.quota._lock, False),
     "outbox.space.SegmentSpace._lock": ("sqlite", lambda pipeline: own_log(pipeline).space._lock, False),
     "pipeline.destinations.Destinations._lock": ("memory", lambda pipeline: pipeline.destinations._lock, False),
     "pipeline.pipeline.AuditPipeline._lock": ("memory", lambda pipeline: pipeline._lock, False),

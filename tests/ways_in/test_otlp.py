@@ -44,6 +44,8 @@ def test_one_event_that_is_refused_is_parked_and_the_others_arrive(
     receiver.judge = refusing(status, "bad")
     # Larger than the others: a 413 alone says nothing against one that fits.
     bad = audit_event(**arguments(action="bad", new_values={"text": "x" * 200_000}))
+    # Only what the receiver takes after its refusal proves that it is the event's own fault.
+    wait_until(lambda: get_audit_stats().last_error is not None, "the refusal is noted")
     good = [audit_event(**arguments()).record_id for _ in range(60)]
     assert flush_audit(60_000)
     assert receiver.ids == set(good)
