@@ -122,14 +122,14 @@ class _Row:
     def __init__(self, action: str, fields: EventFields) -> None:
         name, said = split_route(_with_context({"action": action, **fields}))
         exporter = _exporter()
-        self._books = None if exporter is None else exporter.lane.books
+        self._counters = None if exporter is None else exporter.channel.counters
         self._settings, self._mapping, rules = _shape_of(name.trail, exporter)
         self._spans = bool(said.pop("as_span_event", False))
         try:
             self.event: EncodedEvent = rules.compose(said)
         except AuditEventError:
-            if self._books is not None:
-                self._books.count(rejected=1)
+            if self._counters is not None:
+                self._counters.count(rejected=1)
             raise
 
     @property
@@ -152,8 +152,8 @@ class _Row:
 
     def finish(self) -> str:
         """Count the row, mark the span where that was asked for, and return the id."""
-        if self._books is not None:
-            self._books.count(transactional=1)
+        if self._counters is not None:
+            self._counters.count(transactional=1)
         if self._spans:
             mark_span(self.event.record_id, self.event.action)
         return self.event.record_id

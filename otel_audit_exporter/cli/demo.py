@@ -139,7 +139,7 @@ def _measure(pipeline: AuditPipeline, service: YachtService) -> Costs:
     start = time.perf_counter()
     for count in counts:
         row = exporter.mapping.row(exporter.rules.compose(count).body)
-        exporter.lane.sink.insert([row], time.monotonic() + 10)
+        exporter.channel.sink.insert([row], time.monotonic() + 10)
     blocking = time.perf_counter() - start
 
     start = time.perf_counter()

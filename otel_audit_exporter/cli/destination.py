@@ -79,7 +79,7 @@ def tell_undelivered(pipeline: AuditPipeline, stats: AuditStats, timeout: float)
     """Say how many events were not delivered in time, why, and what becomes of them."""
     reason = f" ({stats.last_error})" if stats.last_error else ""
     fate = "lost, as the outbox is in memory"
-    if pipeline.primary.lane.logs.on_disk:
+    if pipeline.primary.channel.logs.on_disk:
         fate = (
             "kept in the outbox, and delivered by the next process with this destination, or by otel-audit outbox drain"
         )
@@ -88,7 +88,7 @@ def tell_undelivered(pipeline: AuditPipeline, stats: AuditStats, timeout: float)
 
 def require_outbox_on_disk(pipeline: AuditPipeline) -> None:
     """Refuse to go on where the configured outbox is gone with its process, so that nothing can wait in it."""
-    if not pipeline.primary.lane.logs.on_disk:
+    if not pipeline.primary.channel.logs.on_disk:
         raise AuditConfigurationError(
             f"exporter {pipeline.name}, outbox {pipeline.settings.outbox}: nothing of it is on disk, so nothing waits "
             "there (see OTEL_AUDIT_EXPORTER and OTEL_AUDIT_OUTBOX)"

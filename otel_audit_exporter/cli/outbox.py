@@ -80,7 +80,7 @@ def _drain_named(arguments: Arguments, timeout: float, trail: str | None, databa
         deadline = Clock.monotonic() + timeout
         while not _all_delivered(pipeline, routes) and Clock.monotonic() < deadline:
             pass
-        parts = [route.primary.lane.stats() for route in routes]
+        parts = [route.primary.channel.stats() for route in routes]
     stats = summed(parts)
     talk.say(f"{talk.amount(stats.recovered, 'event')} found, {stats.succeeded:,} delivered, {stats.failed:,} parked")
     if stats.pending:
@@ -89,8 +89,8 @@ def _drain_named(arguments: Arguments, timeout: float, trail: str | None, databa
 
 
 def _all_delivered(pipeline: AuditPipeline, routes: list[Route]) -> bool:
-    adopted = sum(route.primary.lane.adopt_orphans() for route in routes)
-    left = any(route.primary.lane.logs.wants_more for route in routes)
+    adopted = sum(route.primary.channel.adopt_orphans() for route in routes)
+    left = any(route.primary.channel.logs.wants_more for route in routes)
     return pipeline.force_flush(_STEP_SECONDS * 1000) and not adopted and not left
 
 
@@ -117,14 +117,14 @@ def readdress(
 
 def _delivered(pipeline: AuditPipeline) -> bool:
     """Take over some logs and deliver what waits for a moment; tell whether nothing is left."""
-    channel = pipeline.primary.lane
+    channel = pipeline.primary.channel
     adopted = channel.adopt_orphans()
     return pipeline.force_flush(_STEP_SECONDS * 1000) and not adopted and not channel.logs.wants_more
 
 
 def _take_over_old(pipeline: AuditPipeline) -> int:
     """Bring the outboxes of versions before 0.2 into the log; return how many events were in them."""
-    channel, directory = pipeline.primary.lane, pipeline.primary.lane.logs.directory
+    channel, directory = pipeline.primary.channel, pipeline.primary.channel.logs.directory
     assert directory is not None
     found = 0
     for path in old_outboxes(directory.path):

@@ -18,7 +18,7 @@ REFUSED_MAX_SECONDS: Final = 300.0
 
 
 class BackoffState(enum.Enum):
-    """Whether a lane sends."""
+    """Whether a channel sends."""
 
     OPEN = "flowing"
     RETRYING = "backing off"
@@ -27,7 +27,7 @@ class BackoffState(enum.Enum):
 
 @dataclass(frozen=True)
 class Backoff:
-    """Whether a lane may send now, after ``failures`` attempts in a row that failed; times are monotonic seconds."""
+    """Whether a channel may send now, after ``failures`` attempts in a row that failed; times are monotonic seconds."""
 
     state: BackoffState = BackoffState.OPEN
     failures: int = 0
@@ -43,7 +43,7 @@ class Backoff:
         return now >= self.not_before
 
     def after_failure(self, verdict: Verdict, retry_after: float | None, now: float, jitter: random.Random) -> Backoff:
-        """Return the gate after a failed attempt: exponential back-off with jitter, never an end.
+        """Return the back-off after a failed attempt: exponential back-off with jitter, never an end.
 
         A server's ``retry_after`` (seconds) is kept to.
         """
@@ -52,7 +52,7 @@ class Backoff:
         longest = CONFIGURATION_MAX_SECONDS if held else TRANSIENT_MAX_SECONDS
         state = BackoffState.ON_HOLD if held else BackoffState.RETRYING
         failures = self.failures + 1 if state is self.state else 1
-        delay = backoff(failures, first, longest, jitter)
+        delay = backoff_delay(failures, first, longest, jitter)
         asked = 0.0 if retry_after is None else retry_after
         return replace(
             self,
@@ -63,7 +63,7 @@ class Backoff:
         )
 
     def after_success(self, now: float) -> Backoff:
-        """Return the gate after rows were stored: open, unless the server asked for a pause that is not over.
+        """Return the back-off after rows were stored: open, unless the server asked for a pause that is not over.
 
         Rows can be stored in such a pause by a request that was under way when another one was sent back.
         """
@@ -73,7 +73,7 @@ class Backoff:
 OPEN_BACKOFF: Final = Backoff()
 
 
-def backoff(attempts: int, first: float, longest: float, jitter: random.Random) -> float:
+def backoff_delay(attempts: int, first: float, longest: float, jitter: random.Random) -> float:
     """Return the seconds to wait after ``attempts`` (1 or more): doubled each time, between half and the whole."""
     ceiling = min(longest, first * 2.0 ** min(attempts - 1, 30))
     return ceiling * jitter.uniform(0.5, 1.0)
@@ -81,4 +81,4 @@ def backoff(attempts: int, first: float, longest: float, jitter: random.Random) 
 
 def refusal_delay(attempts: int, jitter: random.Random) -> float:
     """Return the seconds after which a row that was refused by itself is tried again."""
-    return backoff(attempts, REFUSED_FIRST_SECONDS, REFUSED_MAX_SECONDS, jitter)
+    return backoff_delay(attempts, REFUSED_FIRST_SECONDS, REFUSED_MAX_SECONDS, jitter)

@@ -103,11 +103,11 @@ class DeliveryChannel:
         register_renewed(self)
 
     def _begin(self) -> None:
-        self.books = DeliveryCounters(lambda: self.logs.accepted)
+        self.counters = DeliveryCounters(lambda: self.logs.accepted)
         self.write_timings = WriteTimings(self.options.slow_write_seconds)
-        self.announcer = DeliveryLog(self.name)
-        self.repeats = RateLimitedLogger()
-        self.gate: Backoff = OPEN_BACKOFF
+        self.delivery_log = DeliveryLog(self.name)
+        self.rate_limited_log = RateLimitedLogger()
+        self.backoff: Backoff = OPEN_BACKOFF
         self.closed = False
         self.hangs = False  # the last attempt had no answer in time
         self.awake = False  # whether the relay looks by itself soon; else the next event has to wake it
@@ -182,7 +182,7 @@ class DeliveryChannel:
 
     def deliver_refused(self, limit: int, *, at_once: bool = False) -> None:
         """Offer events again that were refused by themselves: those that are due, or (``at_once``) all of them."""
-        proved, due = self.refusals.due(self.books.accepted_by_sink, at_once=at_once)
+        proved, due = self.refusals.due(self.counters.accepted_by_sink, at_once=at_once)
         if proved:
             self.deliver(self.refusals.take(proved, limit), again=True, proved=True)
         else:  # what passes of the proved ones says more about the others than one more try
@@ -214,11 +214,11 @@ class DeliveryChannel:
                 self.sink.close()
 
     def _offer(self, entries: Sequence[Entry], deadline: float, *, again: bool, proved: bool) -> InsertOutcome[Entry]:
-        if again or not self.gate.is_open:
-            self.books.count(retried=len(entries))
+        if again or not self.backoff.is_open:
+            self.counters.count(retried=len(entries))
         sink = TimedSink(self.sink, self.write_timings, self.on_write)
-        accepted_before = self.books.accepted_by_sink
-        in_doubt = not (proved or self.gate.is_open)
+        accepted_before = self.counters.accepted_by_sink
+        in_doubt = not (proved or self.backoff.is_open)
         outcome = attempt(sink, entries, self._rows, deadline, self._store, doubts_sink=not proved)
         self.hangs = outcome.error is not None and Clock.monotonic() >= deadline - _CLOSE_TO_SECONDS
         self._judge(outcome, accepted_before, in_doubt=in_doubt)
@@ -234,9 +234,11 @@ class DeliveryChannel:
     def _store(self, entries: Sequence[Entry]) -> None:
         """Note that the sink has these. A kill before that means one more offer of ids that are known there."""
         ranges, now = ranges_of(entries), Clock.wall()
-        self.books.last_success = now
+        self.counters.last_success = now
         self._acknowledged.append((ranges, now))
-        self.end_events(STORED, ranges, lambda fresh: self.books.count(succeeded=fresh, accepted_by_sink=len(entries)))
+        self.end_events(
+            STORED, ranges, lambda fresh: self.counters.count(succeeded=fresh, accepted_by_sink=len(entries))
+        )
         self.refusals.forget(entries)
         self.completions.notify(entries, settled=True)
 
@@ -257,18 +259,20 @@ class DeliveryChannel:
         """Open the back-off, or close it, by what came of an attempt."""
         now = Clock.monotonic()
         self.has_answered |= bool(outcome.stored or outcome.refused)
-        if outcome.every_row_refused and again and self.gate.is_open:
+        if outcome.every_row_refused and again and self.backoff.is_open:
             pass  # rows that were refused before are refused again, while others pass: nothing new
         elif outcome.error is not None:
             example = outcome.waiting[0][4] if outcome.waiting else None
-            self.announcer.failing(outcome.error, self.books.pending, example)
-            self.books.note_error(str(outcome.error))
-            self.gate = self.gate.after_failure(outcome.error.verdict, outcome.error.retry_after, now, self._jitter)
+            self.delivery_log.failing(outcome.error, self.counters.pending, example)
+            self.counters.note_error(str(outcome.error))
+            self.backoff = self.backoff.after_failure(
+                outcome.error.verdict, outcome.error.retry_after, now, self._jitter
+            )
             self.completions.notify_all_of_attempt()
         elif outcome.stored:
-            self.gate = self.gate.after_success(now)
-            if self.gate.is_open:
-                self.announcer.delivering()
+            self.backoff = self.backoff.after_success(now)
+            if self.backoff.is_open:
+                self.delivery_log.delivering()
         self._give_back(outcome.waiting)
         self.completions.notify(outcome.waiting, settled=False)
 
@@ -284,11 +288,11 @@ class DeliveryChannel:
         """Park what is proved to be at fault by itself; let the rest wait for a proof."""
         if not outcome.refused:
             return
-        codes_count = self.books.accepted_by_sink > 0 and not (outcome.every_row_refused or in_doubt)
+        codes_count = self.counters.accepted_by_sink > 0 and not (outcome.every_row_refused or in_doubt)
         park, hold = self.refusals.judge(
             outcome.refused,
             accepted_before=accepted_before,
-            accepted_now=self.books.accepted_by_sink,
+            accepted_now=self.counters.accepted_by_sink,
             codes_count=codes_count,
         )
         if park:
@@ -298,8 +302,8 @@ class DeliveryChannel:
 
     def _hold(self, refused: Sequence[RejectedRow[Entry]]) -> None:
         example = refused[-1]
-        self.books.note_error(str(example.error))
-        self.announcer.holding(example.error, len(refused), example.item[4])
+        self.counters.note_error(str(example.error))
+        self.delivery_log.holding(example.error, len(refused), example.item[4])
         self.completions.notify([one.item for one in refused], settled=False)
 
     def _park(self, refused: Sequence[tuple[RejectedRow[Entry], Refusal]]) -> None:
@@ -321,10 +325,10 @@ class DeliveryChannel:
             self.completions.notify([one.item for one, _ in refused], settled=False)
             return
         last = refused[-1][0]
-        self.books.note_error(str(last.error))
-        self.announcer.parked(last.error, len(refused), last.item[4])  # who sees them parked finds the line
+        self.counters.note_error(str(last.error))
+        self.delivery_log.parked(last.error, len(refused), last.item[4])  # who sees them parked finds the line
         entries = [one.item for one, _ in refused]
-        self.end_events(PARKED, ranges_of(entries), lambda fresh: self.books.count(failed=fresh, parked_ever=fresh))
+        self.end_events(PARKED, ranges_of(entries), lambda fresh: self.counters.count(failed=fresh, parked_ever=fresh))
         self.refusals.forget(entries)
         self.completions.notify(entries, settled=True)
 
@@ -336,9 +340,9 @@ class DeliveryChannel:
         now = Clock.wall()
         letter = StoredDeadLetter(record_id_of(body), body, str(error), error.code, 1, now, now, self.identity, reasons)
         self.dead_letters.park([letter])
-        self.books.count(submitted_elsewhere=1, failed=1, parked_ever=1)
-        self.books.note_error(str(error))
-        self.announcer.parked(error, 1, body)
+        self.counters.count(submitted_elsewhere=1, failed=1, parked_ever=1)
+        self.counters.note_error(str(error))
+        self.delivery_log.parked(error, 1, body)
 
     # --- what is damaged --------------------------------------------------------------------------------------
 
@@ -353,8 +357,8 @@ class DeliveryChannel:
 
     def count_lost(self, lost: int, message: str) -> None:
         """Count lost events, and say so."""
-        self.books.count(failed=lost, lost=lost, parked_ever=lost)
-        self.books.note_error(message)
+        self.counters.count(failed=lost, lost=lost, parked_ever=lost)
+        self.counters.note_error(message)
         logger.critical("audit %s: %s. What to do: %s", self.name, message, WHAT_TO_DO_WITH_DAMAGE)
         self.completions.notify((), settled=True)
 
@@ -390,7 +394,7 @@ class DeliveryChannel:
         for ranges, at in reversed(list(self._acknowledged)):
             if any(stripe is ref[0] and first <= ref[1] <= last for stripe, first, last in ranges):
                 return at
-        return self.books.last_success
+        return self.counters.last_success
 
     def wait_until_settled(
         self, deadline: float, deliver_now: Callable[[], None], or_until: Callable[[], bool] = lambda: False
@@ -400,7 +404,7 @@ class DeliveryChannel:
         Nor is it where ``or_until``, which is asked after each attempt, ends the wait before.
         """
         if self.closed:
-            return self.books.pending <= 0
+            return self.counters.pending <= 0
         marks: list[tuple[Stripe, int]] = [(stripe, stripe.at[2]) for stripe in self.logs.stripes]
         return self.completions.wait_until_ended(marks, deadline, deliver_now, or_until)
 
@@ -411,7 +415,7 @@ class DeliveryChannel:
         found = 0
         for held in self.logs.adopt():
             count = held.log.pending
-            self.books.count(recovered=count + held.found.lost)
+            self.counters.count(recovered=count + held.found.lost)
             if held.found.lost:
                 exactly = "" if held.found.lost_exactly else "at least "
                 self.count_lost(

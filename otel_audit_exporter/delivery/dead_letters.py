@@ -51,7 +51,7 @@ class LetterChannel(Protocol):
         """What tells this channel's dead letters from those of others."""
 
     @property
-    def books(self) -> DeliveryCounters:
+    def counters(self) -> DeliveryCounters:
         """What a stored one is counted in."""
 
     @property
@@ -82,7 +82,7 @@ class StoredLetters:
         self.dead_letters = dead_letters
         self.options = options
         self.identity = uuid.uuid4().hex
-        self.books = DeliveryCounters()
+        self.counters = DeliveryCounters()
         self.dropped: set[str] = set()
         self.closed = False
         self._rows_of = rows_of
@@ -95,11 +95,11 @@ class StoredLetters:
 class DeadLetters:
     """The parked events of one destination, those of other processes included. Iterate for all, oldest first."""
 
-    def __init__(self, lane: LetterChannel, rules: EventValidator | None = None) -> None:
-        self._lane = lane
+    def __init__(self, channel: LetterChannel, rules: EventValidator | None = None) -> None:
+        self._channel = channel
         self._rules = rules
         self.passed_over = 0  # by the last retry: events that are wrong by themselves
-        self._letters = lane.dead_letters.waiting(_PATIENCE_SECONDS)
+        self._letters = channel.dead_letters.waiting(_PATIENCE_SECONDS)
 
     def __iter__(self) -> Iterator[DeadLetter]:
         return (self._letter(parked) for page in self._pages() for parked in page)
@@ -208,9 +208,9 @@ class DeadLetters:
             self._settle(offered)
 
         while left:
-            deadline = Clock.monotonic() + self._lane.options.export_timeout_seconds
+            deadline = Clock.monotonic() + self._channel.options.export_timeout_seconds
             try:
-                outcome = attempt(self._lane.sink, left, self._rows, deadline, settle, doubts_sink=False)
+                outcome = attempt(self._channel.sink, left, self._rows, deadline, settle, doubts_sink=False)
             finally:
                 self._close_after_shutdown()
             self._park_again(outcome.refused)
@@ -220,7 +220,7 @@ class DeadLetters:
         return stored
 
     def _rows(self, letters: Sequence[StoredDeadLetter]) -> list[bytes]:
-        return [self._lane.row_of(letter.body) for letter in letters]
+        return [self._channel.row_of(letter.body) for letter in letters]
 
     def _park_again(self, refused: Sequence[RejectedRow[StoredDeadLetter]]) -> None:
         if refused:
@@ -230,13 +230,13 @@ class DeadLetters:
             )
 
     def _settle(self, letters: Sequence[StoredDeadLetter]) -> None:
-        there = self._letters.settle_all(letters, self._lane.identity)
-        own = sum(one.parked_by == self._lane.identity for one in there)  # others have counted what is not there
-        self._lane.books.count(failed=-own, recovered=len(there) - own, succeeded=len(there))
+        there = self._letters.settle_all(letters, self._channel.identity)
+        own = sum(one.parked_by == self._channel.identity for one in there)  # others have counted what is not there
+        self._channel.counters.count(failed=-own, recovered=len(there) - own, succeeded=len(there))
 
     def _close_after_shutdown(self) -> None:
-        if self._lane.closed:  # nobody else closes what this has opened
-            self._lane.sink.close()
+        if self._channel.closed:  # nobody else closes what this has opened
+            self._channel.sink.close()
 
     def export(self, file: IO[str] | str | os.PathLike[str]) -> int:
         """Write every dead letter to ``file`` as a line of JSON; return how many there were.
@@ -257,14 +257,14 @@ class DeadLetters:
         """Remove one dead letter for good; tell whether it was there. Export it first if it may be asked for."""
         dropped = self._letters.remove(id)
         if dropped:
-            self._lane.dropped.add(id)  # its receipt must not take it for one that was stored
+            self._channel.dropped.add(id)  # its receipt must not take it for one that was stored
         return dropped
 
     def _letter(self, parked: StoredDeadLetter) -> DeadLetter:
         if parked.kind == "invalid":
             return parked.letter(None, _said(parked.body))
         try:
-            row = _shown(self._lane.row_of(parked.body))
+            row = _shown(self._channel.row_of(parked.body))
         except (ValueError, IndexError):  # no event: as its text
             row = parked.body.decode("utf-8", "backslashreplace")
         return parked.letter(row if isinstance(row, dict) else {"record": row})
@@ -283,11 +283,11 @@ class DeadLetters:
 
     def _offer(self, parked: StoredDeadLetter) -> None:
         try:
-            row = self._lane.row_of(parked.body)
+            row = self._channel.row_of(parked.body)
         except Exception as error:
             raise no_row(error) from error
         try:
-            self._lane.sink.insert([row], Clock.monotonic() + self._lane.options.export_timeout_seconds)
+            self._channel.sink.insert([row], Clock.monotonic() + self._channel.options.export_timeout_seconds)
         except SinkError:
             raise
         except Exception as error:

@@ -52,10 +52,12 @@ class Parking:
             channel.dead_letters.waiting(wait).park(letters)
         except OutboxError as error:
             self._patient_at = Clock.monotonic() + _IMPATIENT_SECONDS
-            channel.books.note_error(str(error))
+            channel.counters.note_error(str(error))
             message = "audit %s: %d event(s) cannot be parked now, and are tried again: %s. What to do: %s"
             remedy = "see which program has the file open, and whether the disk takes it"
-            channel.repeats.say(ERROR, ("park", type(error)), message, channel.name, len(letters), error, remedy)
+            channel.rate_limited_log.say(
+                ERROR, ("park", type(error)), message, channel.name, len(letters), error, remedy
+            )
             return False
         return True
 
@@ -73,10 +75,10 @@ class Parking:
             return
         for entry in entries:
             error = invalid_error(entry[4])
-            channel.books.note_error(str(error))
-            channel.announcer.parked(error, 1, entry[4], kind_of(_reasons(entry[4])))
+            channel.counters.note_error(str(error))
+            channel.delivery_log.parked(error, 1, entry[4], kind_of(_reasons(entry[4])))
         channel.end_events(
-            PARKED, ranges_of(entries), lambda fresh: channel.books.count(failed=fresh, parked_ever=fresh)
+            PARKED, ranges_of(entries), lambda fresh: channel.counters.count(failed=fresh, parked_ever=fresh)
         )
         channel.completions.notify(entries, settled=True)
 

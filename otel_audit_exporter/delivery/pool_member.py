@@ -85,7 +85,7 @@ class PoolMember:
         self._pool.start()
         self._awaited.put(waiting)
         self._pool.serve(self)
-        if not self.channel.gate.is_open:
+        if not self.channel.backoff.is_open:
             self.urgent = True
             self._pool.watch(self)
 
@@ -127,7 +127,7 @@ class PoolMember:
         if not self._has_adopted:  # here, as it may take its time
             self._has_adopted = True
             self.channel.adopt_orphans()
-        if self.channel.gate.is_open:
+        if self.channel.backoff.is_open:
             return True
         self._pool.watch(self)
         return False
@@ -138,7 +138,7 @@ class PoolMember:
         if within is None and self._pool.has_free_senders and channel.cursor.has_more:
             self.deliver_more()  # somebody else goes on meanwhile
         self._offer(entries, within)
-        if not channel.gate.is_open:
+        if not channel.backoff.is_open:
             if within is not None:
                 self.probe_seconds = 2 * within
             self._pool.watch(self)
@@ -164,7 +164,7 @@ class PoolMember:
         """Tell whether something waits here; else the next event wakes the pool again."""
         channel = self.channel
         channel.awake = False  # first said, then looked: an event that comes in between finds it said
-        if channel.closed or channel.books.pending <= 0:
+        if channel.closed or channel.counters.pending <= 0:
             self.urgent = False
             return False
         channel.awake = True
@@ -172,18 +172,18 @@ class PoolMember:
 
     def due_at(self, now: float) -> float:
         """Return when the prober has to look at this channel again (monotonic seconds)."""
-        gate = self.channel.gate
+        backoff = self.channel.backoff
         if self.urgent:
-            return max(now, gate.asked_until)
-        return now + self._pool.cold_after / 4 if gate.is_open else max(gate.not_before, self._rest_until)
+            return max(now, backoff.asked_until)
+        return now + self._pool.cold_after / 4 if backoff.is_open else max(backoff.not_before, self._rest_until)
 
     def look(self, now: float) -> bool:
         """Have the channel served where its turn has come; True: the prober has to try it."""
         channel = self.channel
         channel.marks.note(channel.logs.stripes)
-        if not channel.gate.is_open:
-            allowed = channel.gate.allows(now) and now >= self._rest_until
-            return now >= channel.gate.asked_until and (self.urgent or allowed)
+        if not channel.backoff.is_open:
+            allowed = channel.backoff.allows(now) and now >= self._rest_until
+            return now >= channel.backoff.asked_until and (self.urgent or allowed)
         if self.urgent or len(channel.refusals) or not self._pool.hot or self._is_cold(now):
             self.urgent = False
             self.deliver_more()
@@ -199,20 +199,20 @@ class PoolMember:
 
     def probe(self) -> None:
         """Try a channel that is away once, for a short time that grows with each try."""
-        channel, gate = self.channel, self.channel.gate
+        channel, backoff = self.channel, self.channel.backoff
         self.urgent = False
-        rows = PROBE_ROWS if gate.state is BackoffState.RETRYING else BATCH_ROWS
+        rows = PROBE_ROWS if backoff.state is BackoffState.RETRYING else BATCH_ROWS
         entries = [*self._awaited.take(), *channel.cursor.take(rows)]
         if entries:
             self._offer([*entries, *channel.cursor.newest()], self.probe_seconds)
-        if channel.gate.is_open or channel.gate is gate:
+        if channel.backoff.is_open or channel.backoff is backoff:
             with self._pool.connections.used_by(channel):
                 channel.deliver_refused(BATCH_ROWS, at_once=self._take_refused_too())
-        if channel.gate is gate:  # somebody else has everything in hand
+        if channel.backoff is backoff:  # somebody else has everything in hand
             self._rest_until = Clock.monotonic() + FIRST_SECONDS
         longest = channel.options.export_timeout_seconds
-        self.probe_seconds = FIRST_SECONDS if channel.gate.is_open else min(2 * self.probe_seconds, longest)
-        if channel.gate.is_open:
+        self.probe_seconds = FIRST_SECONDS if channel.backoff.is_open else min(2 * self.probe_seconds, longest)
+        if channel.backoff.is_open:
             self.deliver_more()
 
     def tidy(self, now: float, *, crowded: bool) -> None:
@@ -221,7 +221,7 @@ class PoolMember:
         if channel.closed:
             return
         accepted = channel.logs.accepted
-        if accepted != self._seen[0] or channel.books.pending:
+        if accepted != self._seen[0] or channel.counters.pending:
             self._seen = (accepted, now)
         elif now - self._seen[1] >= (_CROWDED_IDLE_SECONDS if crowded else _LOG_IDLE_SECONDS):
             channel.logs.retire_own()

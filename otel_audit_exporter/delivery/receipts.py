@@ -165,7 +165,7 @@ class PendingReceipt:
         if state == "stored":
             at = channel.acknowledged_at(ref) or Clock.wall()
             return AuditReceipt(self.record_id, datetime.fromtimestamp(at, UTC))
-        raise AuditDeliveryError(self.record_id, state, parked.error if parked else channel.books.last_error)
+        raise AuditDeliveryError(self.record_id, state, parked.error if parked else channel.counters.last_error)
 
     def __repr__(self) -> str:
         return f"<PendingReceipt {self.record_id}>"

@@ -194,14 +194,14 @@ class Relay:
     def _pause(self) -> float:
         if self._urgent:
             return 0.0
-        until_due = self._channel.gate.not_before - Clock.monotonic()
-        if not self._channel.gate.is_open and until_due > 0:
+        until_due = self._channel.backoff.not_before - Clock.monotonic()
+        if not self._channel.backoff.is_open and until_due > 0:
             return min(until_due, _TICK_SECONDS)
         if self._more and self._more_since is not None:
             return max(self._more_since + self._gather_seconds - Clock.monotonic(), 0.0)
         # First said, then looked: an event that comes in between finds it said, and wakes this thread.
         self._channel.awake = False
-        if self._channel.books.pending <= 0:
+        if self._channel.counters.pending <= 0:
             return ADOPT_SECONDS
         self._channel.awake = True
         return min(self._idle_after / 2, _TICK_SECONDS)
@@ -213,15 +213,15 @@ class Relay:
         channel.parking.park_invalid()
         urgent, self._urgent = self._urgent, False
         more = self._takes_more(now)
-        gate = channel.gate
-        if now < gate.asked_until or not (urgent or gate.allows(now)):
+        backoff = channel.backoff
+        if now < backoff.asked_until or not (urgent or backoff.allows(now)):
             return
         refused_too, self._refused_too = self._refused_too, False
-        self._until_empty = urgent or not gate.is_open or not self._hot or self._is_idle(now)
+        self._until_empty = urgent or not backoff.is_open or not self._hot or self._is_idle(now)
         if self._until_empty or more:
             self._deliver_everything()
         # Also where nothing else is left to try a closed back-off with: such a row may be the one that passes now.
-        if channel.gate.is_open or channel.gate is gate:
+        if channel.backoff.is_open or channel.backoff is backoff:
             channel.deliver_refused(BATCH_ROWS, at_once=refused_too)
         channel.parking.park_invalid()  # those that were read only now
         channel.drop_emptied()
@@ -254,14 +254,14 @@ class Relay:
     def _deliver_everything(self) -> None:
         channel = self._channel
         # After an outage a few tell whether it is over; of rows that were refused it takes more to see that.
-        probe = PROBE_ROWS if channel.gate.state is BackoffState.RETRYING else BATCH_ROWS
-        first = list(channel.cursor.take(probe)) if not channel.gate.is_open else channel.cursor.take(self._run_rows)
+        probe = PROBE_ROWS if channel.backoff.state is BackoffState.RETRYING else BATCH_ROWS
+        first = list(channel.cursor.take(probe)) if not channel.backoff.is_open else channel.cursor.take(self._run_rows)
         if not first:
             return
-        if not channel.gate.is_open:  # should the oldest all be refused, the newest may tell why
+        if not channel.backoff.is_open:  # should the oldest all be refused, the newest may tell why
             first = [*first, *channel.cursor.newest()]
         channel.deliver(first)
-        if channel.gate.is_open:
+        if channel.backoff.is_open:
             self._send_with_help()
 
     def _send_with_help(self) -> None:
@@ -274,7 +274,7 @@ class Relay:
             one.wait()
 
     def _send(self) -> None:
-        while not self._stopping and self._channel.gate.is_open:
+        while not self._stopping and self._channel.backoff.is_open:
             begun = Clock.monotonic()
             rows = self._channel.deliver_next(self._run_rows)
             if not rows:
@@ -297,7 +297,7 @@ class Relay:
             entries = self._awaited.take()
             if not entries:
                 return
-            if Clock.monotonic() < channel.gate.asked_until:
+            if Clock.monotonic() < channel.backoff.asked_until:
                 channel.cursor.give_back(entries)
                 return
             # Some others beside them: where one is refused, those that pass prove that it is the row's own fault.
@@ -365,6 +365,6 @@ class SenderThread:
                 work()
             except BaseException as error:
                 message = "audit %s: delivery stumbled and goes on: %s"
-                self._channel.repeats.say(ERROR, type(error), message, self._channel.name, words_of(error))
+                self._channel.rate_limited_log.say(ERROR, type(error), message, self._channel.name, words_of(error))
             finally:
                 done.set()

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 def channel_stats(channel: DeliveryChannel) -> AuditStats:
     """Return the counters of a channel at one instant."""
     _count_settled_by_others(channel)
-    return channel.books.stats(
+    return channel.counters.stats(
         held=len(channel.refusals),
-        all_held=channel.gate.state is BackoffState.ON_HOLD,
+        all_held=channel.backoff.state is BackoffState.ON_HOLD,
         oldest_pending_seconds=oldest_pending_seconds(channel),
     )
 
@@ -46,9 +46,9 @@ def oldest_pending_seconds(channel: DeliveryChannel) -> float:
 
 def _count_settled_by_others(channel: DeliveryChannel) -> None:
     with suppress(OutboxError):  # where they cannot be read, the health says so
-        settled = channel.dead_letters.settled_by_others(channel.identity) if channel.books.failed else 0
+        settled = channel.dead_letters.settled_by_others(channel.identity) if channel.counters.failed else 0
         if settled:
-            channel.books.count(failed=-settled, succeeded=settled)
+            channel.counters.count(failed=-settled, succeeded=settled)
 
 
 def channel_health(channel: DeliveryChannel, thresholds: HealthThresholds) -> AuditHealth:
@@ -62,7 +62,7 @@ def channel_health(channel: DeliveryChannel, thresholds: HealthThresholds) -> Au
     except (OutboxError, OSError) as error:
         known = assess(stats, thresholds, cycle_seconds=channel.options.cycle_seconds)
         return broken(known, f"the outbox or the dead letters cannot be read: {error}")
-    known = _assessed(channel, without_dropped(stats, channel.parked_seen, channel.books.lost), thresholds)
+    known = _assessed(channel, without_dropped(stats, channel.parked_seen, channel.counters.lost), thresholds)
     return uncertain(known, unknown) if unknown else known
 
 
@@ -75,7 +75,7 @@ def _assessed(channel: DeliveryChannel, stats: AuditStats, thresholds: HealthThr
         thresholds,
         overdue=overdue(channel) if stats.pending else 0,
         parked=channel.parked_seen,
-        lost=channel.books.lost,
+        lost=channel.counters.lost,
         outbox_bytes_left=None if closed else channel.logs.left_bytes,
         outbox_bytes_max=None if closed else quota.max_bytes,
         slow_write_seconds=channel.write_timings.slow_seconds(Clock.monotonic(), cycle_seconds),

@@ -78,7 +78,7 @@ class EventAttributes(MutableMapping[str, Any]):
 
 
 class AuditLogRecord(LogRecord):
-    """The log record of an event that is in the outbox already; ``tickets`` say where, for each lane.
+    """The log record of an event that is in the outbox already; ``tickets`` say where, for each channel.
 
     ``slim``: only our exporters look at it, so the content of a large event is not copied from the outbox. ``deliver``
     has an event of another destination than the first one delivered.

@@ -26,8 +26,8 @@ _NAME_LENGTH: Final = 120
 class DeliveryLog:
     """Logs that a sink's delivery fails, or that events are parked, when the cause changes; and that it is over."""
 
-    def __init__(self, lane: str) -> None:
-        self._lane = lane
+    def __init__(self, channel: str) -> None:
+        self._channel = channel
         self._lock = Lock()
         self._failing = _ComingAndGoing()
         self._held = _Alternating()
@@ -51,7 +51,7 @@ class DeliveryLog:
     def _log_waiting(self, error: SinkError, count: int, example: bytes | None) -> None:
         logger.error(
             "audit %s: %d event(s) wait: %s. What to do: %s. One of them: %s",
-            self._lane,
+            self._channel,
             count,
             error,
             _waiting_cause(error).remedy,
@@ -66,7 +66,7 @@ class DeliveryLog:
             return
         logger.error(
             "audit %s: %d event(s) parked in the dead letters: %s. What to do: %s. One of them: %s",
-            self._lane,
+            self._channel,
             count,
             error,
             remedy,
@@ -80,7 +80,7 @@ class DeliveryLog:
             if self._failing.logged is None:
                 return
             self._failing.logged = None
-        logger.info("audit %s: delivering again", self._lane)
+        logger.info("audit %s: delivering again", self._channel)
 
     def _is_news(self, story: _ComingAndGoing | _Alternating, error: SinkError, kind: tuple[str, ...] = ()) -> bool:
         cause = (error.verdict.fault, error.code, error.status, kind)

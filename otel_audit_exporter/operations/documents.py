@@ -63,25 +63,25 @@ def exporter_in(pipeline: AuditPipeline, query: Mapping[str, str]) -> AuditExpor
 def letters_in(pipeline: AuditPipeline, query: Mapping[str, str]) -> DeadLetters:
     """Return the dead letters of the trail and database in a query. Raises :class:`BadQueryError` as above."""
     exporter = exporter_in(pipeline, query)
-    return DeadLetters(exporter.lane, exporter.rules)
+    return DeadLetters(exporter.channel, exporter.rules)
 
 
 def letters_document(pipeline: AuditPipeline, query: Mapping[str, str], *, with_rows: bool) -> dict[str, Any]:
     """Return one page of the dead letters: ``next`` is the ``after`` of the page that follows, None at the end."""
     limit = limit_of(query)
-    lane = exporter_in(pipeline, query).lane
-    store = lane.dead_letters.waiting(_LOOK_SECONDS)
+    channel = exporter_in(pipeline, query).channel
+    store = channel.dead_letters.waiting(_LOOK_SECONDS)
     found = store.page(place_in(query), limit + 1)
     shown = found[:limit]
     more = len(found) > limit and bool(shown)
     return {
         "count": store.count(),
-        "dead_letters": [letter_document(lane, parked, with_row=with_rows) for parked in shown],
+        "dead_letters": [letter_document(channel, parked, with_row=with_rows) for parked in shown],
         "next": f"{place_of(shown[-1])[0].hex():s}_{shown[-1].record_id:s}" if more else None,
     }
 
 
-def letter_document(lane: DeliveryChannel, parked: StoredDeadLetter, *, with_row: bool) -> dict[str, Any]:
+def letter_document(channel: DeliveryChannel, parked: StoredDeadLetter, *, with_row: bool) -> dict[str, Any]:
     """Return one dead letter; where the event's bytes cannot be read, what is known of it."""
     letter = {
         "record_id": parked.record_id,
@@ -96,7 +96,7 @@ def letter_document(lane: DeliveryChannel, parked: StoredDeadLetter, *, with_row
     if parked.kind == "invalid":
         letter["reasons"] = parked.letter(None).reasons
     elif with_row:
-        letter["row"] = _row(lane, parked.body)
+        letter["row"] = _row(channel, parked.body)
     return letter
 
 
@@ -109,17 +109,17 @@ def _named(body: bytes) -> dict[str, Any]:
     return {**named, "unreadable": False}
 
 
-def _row(lane: DeliveryChannel, body: bytes) -> object:
+def _row(channel: DeliveryChannel, body: bytes) -> object:
     """Return the row as it was written: no encoder has to know its largest number or deepest value."""
     try:
-        return orjson.Fragment(lane.row_of(body))
+        return orjson.Fragment(channel.row_of(body))
     except (ValueError, IndexError):
         return {"record": body.decode("utf-8", "backslashreplace")}
 
 
 def causes_document(pipeline: AuditPipeline) -> list[dict[str, Any]]:
     """Return why events are parked, the most frequent cause first."""
-    causes = pipeline.primary.lane.dead_letters.waiting(_LOOK_SECONDS).causes(_CAUSES)
+    causes = pipeline.primary.channel.dead_letters.waiting(_LOOK_SECONDS).causes(_CAUSES)
     return [{**asdict(cause), "newest_at": _moment(cause.newest_at)} for cause in causes]
 
 

@@ -291,7 +291,7 @@ def _passed_over(letters: DeadLetters) -> dict[str, int]:
 
 def _destinations(pipeline: AuditPipeline) -> list[dict[str, Any]]:
     """Return every destination in this pipeline's outbox directory, with the processes that have files there."""
-    folder = pipeline.primary.lane.logs.directory
+    folder = pipeline.primary.channel.logs.directory
     now = utc_now()
     return [] if folder is None else [destination_document(one, now) for one in read_outbox_status(folder.root)]
 

@@ -41,7 +41,7 @@ def make_exporters(
         for one in chosen:
             alone = len(chosen) == 1
             made.append(_exporter(one, settings, resource, alone=alone, needs_address=needs_address or bool(made)))
-        names = [one.lane.name for one in made]
+        names = [one.channel.name for one in made]
         if len(set(names)) < len(names):
             raise AuditConfigurationError(f"exporter (OTEL_AUDIT_EXPORTER): each sink once, not {', '.join(names)}")
     except BaseException:
@@ -75,7 +75,7 @@ def _exporter(
     one: OneExporter, settings: Settings, resource: Resource | None, *, alone: bool, needs_address: bool
 ) -> AuditExporter:
     if isinstance(one, AuditExporter):
-        if one.lane.closed:
+        if one.channel.closed:
             raise AuditConfigurationError(f"{one!r} was shut down: make a new one")
         one.take_settings(settings, alone=alone)
         return one

@@ -44,7 +44,7 @@ class _Running:
     lock = ForkSafeLock()
     pipeline: AuditPipeline | None = None
     made_of: tuple[Any, ...] | None = None
-    repeats = RateLimitedLogger()  # for as long as there is none
+    rate_limited_log = RateLimitedLogger()  # for as long as there is none
     stand_in: Callable[[Settings], AuditPipeline] | None = None  # answers for configure_audit, in tests
 
 
@@ -197,7 +197,9 @@ def current_pipeline() -> AuditPipeline | None:
 def say_once(level: int, cause: object, message: str, *arguments: object) -> None:
     """Log something that may come with every event: once for each cause, then counted (see ``RateLimitedLogger``)."""
     pipeline = _Running.pipeline
-    (pipeline.repeats if pipeline is not None else _Running.repeats).say(level, cause, message, *arguments)
+    (pipeline.rate_limited_log if pipeline is not None else _Running.rate_limited_log).say(
+        level, cause, message, *arguments
+    )
 
 
 def _install(
@@ -271,7 +273,7 @@ def _refuse_process_without_threads() -> None:
 def _close_unused(chosen: Sequence[OneExporter], running: AuditPipeline) -> None:
     """Leave nothing of exporters that were made for a call that does not use them."""
     for one in chosen:
-        if isinstance(one, AuditExporter) and one not in running.exporters and not one.lane.books.submitted:
+        if isinstance(one, AuditExporter) and one not in running.exporters and not one.channel.counters.submitted:
             one.close(Clock.monotonic(), patient=False)
 
 

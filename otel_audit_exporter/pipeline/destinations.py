@@ -86,7 +86,7 @@ class Destinations:
         """What delivers for every destination but the first; made with the second one."""
         if self._pool is None:
             settings = self._settings
-            self._default.primary.lane.logs.quota.join(self._quota)
+            self._default.primary.channel.logs.quota.join(self._quota)
             self._pool = SenderPool(
                 max_connections=max(settings.max_connections - _OWN_CONNECTIONS, 1),
                 cold_after_seconds=cold_after_seconds(settings),
@@ -147,7 +147,7 @@ class Destinations:
     def adopt(self, name: RouteName) -> None:
         """Take over what processes that are gone have left for this destination, and have it delivered."""
         for exporter in self.find(name).exporters[:1]:
-            if exporter.lane.adopt_orphans():
+            if exporter.channel.adopt_orphans():
                 exporter.relay.deliver_now()
 
     def looks_after(self, destination: Destination) -> bool:

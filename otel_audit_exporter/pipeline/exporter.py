@@ -91,9 +91,9 @@ class AuditExporter(LogRecordExporter):
     def _start(self, parts: ExporterParts) -> None:
         self._lock = ForkSafeLock()
         self._parts = parts
-        self._lane, self._relay, self._rules = parts.lane, parts.relay, parts.rules
+        self._channel, self._relay, self._rules = parts.channel, parts.relay, parts.rules
         self.losses = parts.losses
-        self.rejections = Rejections(parts.lane, parts.losses)
+        self.rejections = Rejections(parts.channel, parts.losses)
         self._owned = False
         self._shut_down = False
         self.find_exporter: Callable[[RouteName], AuditExporter] | None = None  # of a pipeline's other destinations
@@ -104,9 +104,9 @@ class AuditExporter(LogRecordExporter):
     # --- what a pipeline needs ---------------------------------------------------------------------------------
 
     @property
-    def lane(self) -> DeliveryChannel:
+    def channel(self) -> DeliveryChannel:
         """The delivery channel behind this exporter."""
-        return self._lane
+        return self._channel
 
     @property
     def relay(self) -> Relay | PoolMember:
@@ -163,7 +163,7 @@ class AuditExporter(LogRecordExporter):
         new = {name for name in given.keys() & _OWN if given[name] != self.settings.values[name]}
         wrong = new & own.keys() if alone else set()
         new -= own.keys()
-        if not self._factory.restarts or self._lane.books.submitted:
+        if not self._factory.restarts or self._channel.counters.submitted:
             wrong |= new
         if wrong:
             raise AuditConfigurationError(
@@ -196,8 +196,8 @@ class AuditExporter(LogRecordExporter):
             self._deliver(rows)
         except BaseException as error:
             said = "audit %s: an export failed (%s); its events stay in the outbox"
-            self._lane.repeats.say(ERROR, type(error), said, self._lane.name, type(error).__name__)
-            logger.debug("audit %s: where the export failed", self._lane.name, exc_info=error)
+            self._channel.rate_limited_log.say(ERROR, type(error), said, self._channel.name, type(error).__name__)
+            logger.debug("audit %s: where the export failed", self._channel.name, exc_info=error)
             self._relay.wake()
             return LogRecordExportResult.FAILURE
         return LogRecordExportResult.FAILURE if refused else LogRecordExportResult.SUCCESS
@@ -207,7 +207,7 @@ class AuditExporter(LogRecordExporter):
         renew_if_forked()
         deadline = deadline_after(timeout_millis)
         self._relay.retry_held_now()
-        return self._lane.wait_until_settled(deadline, self._relay.deliver_now)
+        return self._channel.wait_until_settled(deadline, self._relay.deliver_now)
 
     def shutdown(self, timeout_millis: float | None = 10_000) -> None:
         """Deliver what waits within the time, and let go of the outbox; what is left is the next process's."""
@@ -224,27 +224,27 @@ class AuditExporter(LogRecordExporter):
         renew_if_forked()
         with self._lock:
             if self._shut_down:
-                return not self._lane.books.pending
+                return not self._channel.counters.pending
             self._shut_down = True
-        if not patient and self._lane.logs.on_disk:
+        if not patient and self._channel.logs.on_disk:
             deadline = self._attempt_once(deadline)
         self._relay.retry_held_now()
-        settled = self._lane.wait_until_settled(deadline, self._relay.deliver_now)
+        settled = self._channel.wait_until_settled(deadline, self._relay.deliver_now)
         self._relay.stop(deadline)
-        self._lane.close()
+        self._channel.close()
         self.losses.write()
         _standalone.pop(self, None)
         return settled
 
     def _attempt_once(self, deadline: float) -> float:
         """Deliver until an attempt fails; return the time for all that follows: none, where one has failed."""
-        lane = self._lane
-        if lane.gate.is_open:
-            lane.wait_until_settled(deadline, self._relay.deliver_now, or_until=lambda: not lane.gate.is_open)
-        elif lane.gate.asked_until <= Clock.monotonic():  # else the server has asked not to be tried
-            until = min(deadline, Clock.monotonic() + _HANGING_SECONDS) if lane.hangs else deadline
-            lane.completions.wait_for_attempt(until, self._relay.deliver_now, lambda: lane.books.pending <= 0)
-        return deadline if lane.gate.is_open else Clock.monotonic()
+        channel = self._channel
+        if channel.backoff.is_open:
+            channel.wait_until_settled(deadline, self._relay.deliver_now, or_until=lambda: not channel.backoff.is_open)
+        elif channel.backoff.asked_until <= Clock.monotonic():  # else the server has asked not to be tried
+            until = min(deadline, Clock.monotonic() + _HANGING_SECONDS) if channel.hangs else deadline
+            channel.completions.wait_for_attempt(until, self._relay.deliver_now, lambda: channel.counters.pending <= 0)
+        return deadline if channel.backoff.is_open else Clock.monotonic()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.target}>"
@@ -253,11 +253,11 @@ class AuditExporter(LogRecordExporter):
 
     def _deliver(self, rows: int) -> None:
         """Offer as many events as a batch covers, the oldest first; what the sink does not take is the relay's."""
-        if rows and self._lane.gate.is_open:
-            self._lane.deliver_next(rows)
-        if not self._lane.gate.is_open:
+        if rows and self._channel.backoff.is_open:
+            self._channel.deliver_next(rows)
+        if not self._channel.backoff.is_open:
             self._relay.wake()
-        self._lane.parking.park_invalid()
+        self._channel.parking.park_invalid()
 
     def _take(self, batch: Iterable[ReadableLogRecord]) -> tuple[int, int]:
         """Return how many events of the batch are in the outbox, and how many it refuses.
@@ -273,8 +273,8 @@ class AuditExporter(LogRecordExporter):
                 if record.deliver is not None:  # it is in the log of another destination
                     record.deliver()
                     continue
-            if refs is not None and self._lane.name in refs:
-                mine += refs[self._lane.name] is not None  # None: the outbox refused it, and it is counted
+            if refs is not None and self._channel.name in refs:
+                mine += refs[self._channel.name] is not None  # None: the outbox refused it, and it is counted
             elif is_audit_record(record):
                 try:
                     mine += self._take_foreign(record)
@@ -312,9 +312,9 @@ class AuditExporter(LogRecordExporter):
         try:
             body = self._rules.compose(given).body
         except AuditEventError as error:
-            self._lane.accept_invalid(self._rules.compose_invalid(given, error.problems)[1])
+            self._channel.accept_invalid(self._rules.compose_invalid(given, error.problems)[1])
             return 0
-        self._lane.accept(body)
+        self._channel.accept(body)
         return 1
 
 

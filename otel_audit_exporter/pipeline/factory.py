@@ -89,14 +89,14 @@ class ExporterParts:
     mapping: TableMapping
     rules: EventValidator
     sink: Sink
-    lane: DeliveryChannel
+    channel: DeliveryChannel
     relay: Relay | PoolMember
     losses: LossLedger
 
     def start(self) -> None:
         """Take over what earlier processes have left, and start to deliver."""
         if isinstance(self.relay, Relay):  # a sender of the pool does so when it comes to it
-            self.lane.adopt_orphans()
+            self.channel.adopt_orphans()
         self.relay.start()
 
 
@@ -131,9 +131,9 @@ def build_parts(
         missing = str(error).removeprefix(f"exporter {factory.name}: ")
         logger.error("audit %s: events are held in the outbox: %s", factory.name, missing)
         sink = UnconfiguredSink(factory.name, missing)
-    lane = _make_lane(factory, settings, sink, factory.rows_of(mapping), strict)
-    relay = Relay(lane, cold_after_seconds=cold_after_seconds(settings), hot=settings.mode == "batch")
-    return ExporterParts(settings, mapping, rules, sink, lane, relay, _make_losses(lane))
+    channel = _make_channel(factory, settings, sink, factory.rows_of(mapping), strict)
+    relay = Relay(channel, cold_after_seconds=cold_after_seconds(settings), hot=settings.mode == "batch")
+    return ExporterParts(settings, mapping, rules, sink, channel, relay, _make_losses(channel))
 
 
 def cold_after_seconds(settings: Settings) -> float:
@@ -150,9 +150,11 @@ def build_pooled_parts(
     """
     factory, settings = shape.factory, shape.settings
     options = delivery_options(factory, settings)
-    lane = _channel(name, sink, factory.rows_of(shape.mapping), folders, options)
-    lane.logs.quota.join(quota)
-    return ExporterParts(settings, shape.mapping, shape.rules, sink, lane, PoolMember(pool, lane), _make_losses(lane))
+    channel = _channel(name, sink, factory.rows_of(shape.mapping), folders, options)
+    channel.logs.quota.join(quota)
+    return ExporterParts(
+        settings, shape.mapping, shape.rules, sink, channel, PoolMember(pool, channel), _make_losses(channel)
+    )
 
 
 @dataclass(frozen=True)
@@ -185,19 +187,21 @@ def make_sink(factory: SinkFactory, settings: Settings, mapping: TableMapping, u
     raise AuditConfigurationError(f"exporter {factory.name}: {missing}")
 
 
-def _make_lane(factory: SinkFactory, settings: Settings, sink: Sink, rows_of: RowsOf, strict: bool) -> DeliveryChannel:
+def _make_channel(
+    factory: SinkFactory, settings: Settings, sink: Sink, rows_of: RowsOf, strict: bool
+) -> DeliveryChannel:
     options = delivery_options(factory, settings)
 
-    def lane_in(folders: Sequence[OutboxDirectory]) -> DeliveryChannel:
+    def channel_in(folders: Sequence[OutboxDirectory]) -> DeliveryChannel:
         return _channel(factory.name, sink, rows_of, folders, options)
 
     try:
-        return lane_in([] if options.outbox == "memory" else factory.folders(settings))
+        return channel_in([] if options.outbox == "memory" else factory.folders(settings))
     except AuditConfigurationError as error:
         if strict:
             raise
         logger.error("audit %s: events are kept in memory only: %s", factory.name, error)
-        return lane_in([])
+        return channel_in([])
 
 
 def _channel(
@@ -209,15 +213,15 @@ def _channel(
     )
 
 
-def _make_losses(lane: DeliveryChannel) -> LossLedger:
-    if lane.logs.directory is None:
-        return LossLedger(MemoryLosses(), lane.dead_letters)
-    file = LossFile(lane.logs.directory.path)
+def _make_losses(channel: DeliveryChannel) -> LossLedger:
+    if channel.logs.directory is None:
+        return LossLedger(MemoryLosses(), channel.dead_letters)
+    file = LossFile(channel.logs.directory.path)
     try:
         file.make()
     except OutboxError as error:
-        logger.warning("audit %s: %s", lane.name, error)
-    return LossLedger(file, lane.dead_letters)
+        logger.warning("audit %s: %s", channel.name, error)
+    return LossLedger(file, channel.dead_letters)
 
 
 def delivery_options(factory: SinkFactory, settings: Settings) -> DeliveryOptions:

@@ -43,16 +43,16 @@ class DestinationsHealth:
         self, default: Sequence[AuditExporter], others: Mapping[RouteName, AuditExporter], warnings: Sequence[str]
     ) -> AuditHealth:
         """Return the health of the whole: of the first destination's exporters, and of the others' primary ones."""
-        first = combine({exporter.lane.name: health_of(exporter, self._thresholds) for exporter in default})
+        first = combine({exporter.channel.name: health_of(exporter, self._thresholds) for exporter in default})
         parts = {RouteName(): first, **{name: self._of_route(name, exporter) for name, exporter in others.items()}}
-        succeeded = sum(exporter.lane.books.succeeded_recently() for exporter in (default[0], *others.values()))
+        succeeded = sum(exporter.channel.counters.succeeded_recently() for exporter in (default[0], *others.values()))
         return joined(parts, succeeded, warnings, self._thresholds)
 
     def _of_route(self, name: RouteName, exporter: AuditExporter) -> AuditHealth:
-        books, now = exporter.lane.books, Clock.monotonic()
-        figures = (books.submitted, books.recovered, books.failed, books.rejected, books.lost)
+        counters, now = exporter.channel.counters, Clock.monotonic()
+        figures = (counters.submitted, counters.recovered, counters.failed, counters.rejected, counters.lost)
         known = self._known.get(name)
-        is_quiet = not books.pending and known is not None and known[1] == figures and not known[2].pending
+        is_quiet = not counters.pending and known is not None and known[1] == figures and not known[2].pending
         if known is not None and is_quiet and now - known[0] < _QUIET_SECONDS:
             return known[2]
         health = health_of(exporter, self._thresholds)
@@ -62,7 +62,7 @@ class DestinationsHealth:
 
 def health_of(exporter: AuditExporter, thresholds: HealthThresholds) -> AuditHealth:
     """Return the health of one exporter at one instant."""
-    known = exporter.lane.health(thresholds)
+    known = exporter.channel.health(thresholds)
     _note_lost(exporter)
     exporter.losses.write()
     try:
@@ -71,15 +71,15 @@ def health_of(exporter: AuditExporter, thresholds: HealthThresholds) -> AuditHea
         return known if known.problem else uncertain(known, str(error))
     except OutboxError as error:
         return known if known.problem else broken(known, str(error))
-    log = exporter.lane.announcer
+    log = exporter.channel.delivery_log
     waiting = Waiting(log.waiting_cause, log.held_cause)
     accepting = exporter.rejections.accepting(known.outbox_bytes_left)
     return judge(known, thresholds, losses, waiting, accepting=accepting)
 
 
 def _recent_losses(exporter: AuditExporter) -> RecentLosses:
-    losses = exporter.losses.recent(exporter.lane.books.succeeded_recently())
-    parked = exporter.lane.announcer.parked_cause
+    losses = exporter.losses.recent(exporter.channel.counters.succeeded_recently())
+    parked = exporter.channel.delivery_log.parked_cause
     causes = dict(losses.causes)
     if parked is not None and "parked" in causes and causes["parked"].text == parked.text:
         causes["parked"] = parked  # which knows the remedy of its own
@@ -88,6 +88,6 @@ def _recent_losses(exporter: AuditExporter) -> RecentLosses:
 
 def _note_lost(exporter: AuditExporter) -> None:
     """Write down what the delivery has lost with a damaged file since the last look."""
-    lost = exporter.lane.books.take_unnoted_losses()
+    lost = exporter.channel.counters.take_unnoted_losses()
     if lost:
         exporter.losses.note("lost", _LOST, "unknown", lost)

@@ -67,7 +67,7 @@ class EventIntake:
         # others see the records too, none is kept from the SDK.
         self._most_in_sdk = 2**62 if attached else min(settings.max_queue_size, settings.max_export_batch_size) - 1
         self.late = LateEvents(settings) if settings.profile == "ephemeral" else None
-        self.repeats = RateLimitedLogger()
+        self.rate_limited_log = RateLimitedLogger()
         self._begin()
         if isinstance(sdk_logger, NoOpLogger) and not self._sync:
             self._do_without_sdk()
@@ -188,7 +188,7 @@ class EventIntake:
         if not tickets:
             return PendingReceipt(event.record_id, None, None)
         self._send(event, tickets, route)
-        receipt = PendingReceipt(event.record_id, primary.lane, tickets[primary.lane.name])
+        receipt = PendingReceipt(event.record_id, primary.channel, tickets[primary.channel.name])
         if self.late is not None:
             self._collect(self.late, receipt, event, tickets, route)
         return receipt
@@ -204,8 +204,8 @@ class EventIntake:
         """Have the response of the request wait for the event, where it was said in a request."""
         scope = current_scope()
         if scope is not None and scope.collector is not None:
-            refs = [(exporter.lane, tickets[exporter.lane.name]) for exporter in route.exporters]
-            accepted = [(lane, ref) for lane, ref in refs if ref is not None]
+            refs = [(exporter.channel, tickets[exporter.channel.name]) for exporter in route.exporters]
+            accepted = [(channel, ref) for channel, ref in refs if ref is not None]
             scope.collector.add(AwaitedEvent(receipt, event.body, accepted, late))
 
     def keep_invalid(
@@ -217,7 +217,7 @@ class EventIntake:
         for secondary in self._exporters[1:] if primary is self._primary else ():
             secondary.rejections.invalid(error, said)
         if self._sync:
-            primary.lane.parking.park_invalid()
+            primary.channel.parking.park_invalid()
         return receipt
 
     def _invalid_of(self, primary: AuditExporter) -> InvalidEvents:
@@ -226,9 +226,9 @@ class EventIntake:
     def _accept(self, event: EncodedEvent, route: Route) -> dict[str, EventRef | None]:
         """Commit an event to every sink's outbox; None where a secondary's refuses it, nothing where the primary's."""
         primary = route.primary
-        lane = primary.lane
+        channel = primary.channel
         try:
-            tickets: dict[str, EventRef | None] = {lane.name: lane.accept(event.body)}
+            tickets: dict[str, EventRef | None] = {channel.name: channel.accept(event.body)}
         except (AuditShutdownError, OutboxError) as error:
             primary.rejections.refused(error, event.body)
             if self.settings.on_outbox_error == "raise" or isinstance(error, AuditShutdownError):
@@ -238,9 +238,9 @@ class EventIntake:
             primary.rejections.refused_at = None
         for secondary in route.exporters[1:]:
             try:
-                tickets[secondary.lane.name] = secondary.lane.accept(event.body)
+                tickets[secondary.channel.name] = secondary.channel.accept(event.body)
             except AuditError as error:
-                tickets[secondary.lane.name] = None
+                tickets[secondary.channel.name] = None
                 secondary.rejections.passed_by(error, event.body)
         return tickets
 
@@ -280,23 +280,23 @@ class EventIntake:
     def _wait_for_first_attempt(self, tickets: Mapping[str, EventRef | None], route: Route) -> None:
         for exporter in route.exporters[1:]:
             exporter.relay.wake()
-        lane = route.primary.lane
-        waited_in_vain = lane.completions.attempts_ended == route.waited_in_vain_at
-        if delivers_here() or lane.closed or not lane.gate.is_open or waited_in_vain:
+        channel = route.primary.channel
+        waited_in_vain = channel.completions.attempts_ended == route.waited_in_vain_at
+        if delivers_here() or channel.closed or not channel.backoff.is_open or waited_in_vain:
             route.primary.relay.wake()
             return
-        ticket = tickets[lane.name]
+        ticket = tickets[channel.name]
         assert ticket is not None
         waiter = CompletionWaiter()
-        lane.completions.watch(ticket, waiter)
+        channel.completions.watch(ticket, waiter)
         try:
-            lane.deliver_soon([ticket])
+            channel.deliver_soon([ticket])
             if not call_blocking(waiter.wait_for_attempt, self.settings.export_timeout_millis / 1000):
                 route.waited_in_vain_at = (
-                    lane.completions.attempts_ended
+                    channel.completions.attempts_ended
                 )  # no call waits again before that attempt has ended
         finally:
-            lane.completions.unwatch(ticket, waiter)
+            channel.completions.unwatch(ticket, waiter)
 
     def _compare_with_earlier(self, event: EncodedEvent, route: Route) -> None:
         assert event.digest is not None
@@ -306,7 +306,7 @@ class EventIntake:
             with suppress(KeyError):
                 self._keys.popitem(last=False)
         if earlier != event.digest:
-            self.repeats.say(
+            self.rate_limited_log.say(
                 WARNING,
                 ("said before", event.action),
                 "audit: %s was said before under the id %s, and says something else now: the first one counts",

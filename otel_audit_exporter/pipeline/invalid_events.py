@@ -30,7 +30,7 @@ class InvalidEvents:
 
     def keep(self, error: AuditEventError, said: Mapping[str, Any]) -> PendingReceipt:
         """Accept an event that is wrong; never raises for its sake. One beyond the limit is rejected, and logged."""
-        channel, rejections = self._exporter.lane, self._exporter.rejections
+        channel, rejections = self._exporter.channel, self._exporter.rejections
         record_id, body = self._exporter.rules.compose_invalid(said, error.problems)
         if not self._has_room(error, len(body)):
             why = "too many events of this kind are among the dead letters of this process already"
@@ -45,7 +45,7 @@ class InvalidEvents:
         return PendingReceipt(record_id, channel, ref)
 
     def _has_room(self, error: AuditEventError, size: int) -> bool:
-        if self._bytes + size > self._exporter.lane.logs.quota.max_bytes // _PART_OF_QUOTA:
+        if self._bytes + size > self._exporter.channel.logs.quota.max_bytes // _PART_OF_QUOTA:
             return False
         if next(self._kept.setdefault(kind_of(error.problems), count(1))) > MOST_OF_ONE_CAUSE:
             return False

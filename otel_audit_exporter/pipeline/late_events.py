@@ -57,7 +57,7 @@ class LateEvents:
     def _note(self, event: AwaitedEvent) -> None:
         for channel, ref in event.refs:
             if channel.is_pending(ref):
-                channel.books.count(late=1)
+                channel.counters.count(late=1)
         if self._way == "stdout" and _print(event.body):
             return
         logger.error("audit: %s: %s %s", self._reason(event), event.receipt.record_id, describe(event.body))

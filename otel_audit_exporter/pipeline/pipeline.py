@@ -81,7 +81,7 @@ class AuditPipeline(EventIntake):
         self._watch = HealthMonitor(
             self.health,
             self.stats,
-            cycle_seconds=self._primary.lane.options.cycle_seconds,
+            cycle_seconds=self._primary.channel.options.cycle_seconds,
             on_change=settings.on_health_change,
         )
         register_renewed(self)
@@ -95,7 +95,7 @@ class AuditPipeline(EventIntake):
 
     def _look_for_orphans(self) -> Orphanage | None:
         """Have events found that other processes have left for destinations beside the first one."""
-        folder = self._primary.lane.logs.directory
+        folder = self._primary.channel.logs.directory
         if folder is None or not self.destinations.several:
             return None
         orphanage = Orphanage(self.destinations, str(folder.root))
@@ -115,24 +115,24 @@ class AuditPipeline(EventIntake):
     def stats(self) -> AuditStats:
         """Return the counters of this process at one instant: the total, and each trail, database and sink."""
         renew_if_forked()
-        sinks = {exporter.lane.name: exporter.lane.stats() for exporter in self._exporters}
-        first = sinks[self._primary.lane.name]
+        sinks = {exporter.channel.name: exporter.channel.stats() for exporter in self._exporters}
+        first = sinks[self._primary.channel.name]
         parts = {self._default.name: first}
-        parts |= {name: exporter.lane.stats() for name, exporter in self._others().items()}
+        parts |= {name: exporter.channel.stats() for name, exporter in self._others().items()}
         return replace(summed(parts.values()), sinks=sinks, trails=by_trail(parts), databases=by_database(parts))
 
     def counters(self) -> list[tuple[Series, DeliveryCounters]]:
         """Return the counters of each sink as they go on counting, by the attributes of its metrics."""
         renew_if_forked()
         everybody = self.destinations.exporters()
-        return [(_series(exporter, self.destinations), exporter.lane.books) for exporter in everybody]
+        return [(_series(exporter, self.destinations), exporter.channel.counters) for exporter in everybody]
 
     def series_of(self, health: AuditHealth) -> list[tuple[Series, AuditHealth]]:
         """Return the parts of a health by the attributes of their metrics."""
         if not self.destinations.several:
             return [((("sink", name),), part) for name, part in health.sinks.items()]
         sinks = {one.trail: one.exporter_name for one in (*self._others().values(), self._primary)}
-        secondaries = [(_series(one, self.destinations), health.sinks[one.lane.name]) for one in self._exporters[1:]]
+        secondaries = [(_series(one, self.destinations), health.sinks[one.channel.name]) for one in self._exporters[1:]]
         parts = (((("sink", sinks[trail]), ("trail", trail)), part) for trail, part in health.trails.items())
         return [*parts, *secondaries]
 
@@ -178,7 +178,7 @@ class AuditPipeline(EventIntake):
     @property
     def latest_errors(self) -> tuple[NotedError, ...]:
         """The primary sink's latest errors, the oldest first."""
-        return self._primary.lane.books.latest_errors
+        return self._primary.channel.counters.latest_errors
 
     def dead_letters(self, trail: str | None = None, database: str | None = None) -> DeadLetters:
         """Return the parked events of a destination's first sink.
@@ -187,7 +187,7 @@ class AuditPipeline(EventIntake):
         """
         renew_if_forked()
         exporter = self.exporter_of(trail, database)
-        return DeadLetters(exporter.lane, exporter.rules)
+        return DeadLetters(exporter.channel, exporter.rules)
 
     def exporter_of(self, trail: str | None = None, database: str | None = None) -> AuditExporter:
         """Return the primary exporter of a destination, which is opened where it is not.
@@ -200,7 +200,7 @@ class AuditPipeline(EventIntake):
     @property
     def name(self) -> str:
         """The primary sink's name."""
-        return self._primary.lane.name
+        return self._primary.channel.name
 
     @property
     def target(self) -> str:
@@ -240,7 +240,7 @@ class AuditPipeline(EventIntake):
         for exporter in self.destinations.exporters():
             exporter.relay.retry_held_now()
         primaries = dict.fromkeys(route.primary for route in self.destinations.opened)
-        settled = [one.lane.wait_until_settled(deadline, one.relay.deliver_now) for one in primaries]
+        settled = [one.channel.wait_until_settled(deadline, one.relay.deliver_now) for one in primaries]
         return all(settled)
 
     def shutdown(self, timeout_millis: float | None = 10_000) -> bool:
@@ -254,7 +254,7 @@ class AuditPipeline(EventIntake):
     def let_go(self) -> None:
         """Give what came after the shutdown to the pipeline that comes next."""
         for exporter in self.destinations.exporters():
-            exporter.lane.close()
+            exporter.channel.close()
 
     def end_with_process(self) -> None:
         """Shut down within ``OTEL_AUDIT_SHUTDOWN_TIMEOUT``, for the end of the process."""
@@ -273,7 +273,7 @@ class AuditPipeline(EventIntake):
         if not first:
             if self._closing_thread != get_ident():  # a signal handler would wait for what it interrupts
                 self._let_go_of.wait(max(deadline - Clock.monotonic(), 0.0))
-            return not any(exporter.lane.books.pending for exporter in self.destinations.exporters())
+            return not any(exporter.channel.counters.pending for exporter in self.destinations.exporters())
         if self._attached and not self._green:
             self._sdk.run([processor.force_flush for processor in self._processors], deadline)
         try:
@@ -324,8 +324,8 @@ class AuditPipeline(EventIntake):
 def _series(exporter: AuditExporter, destinations: Destinations) -> Series:
     """Return the attributes of an exporter's metrics."""
     name = ("sink", exporter.exporter_name)
-    return (name, ("trail", exporter.trail)) if destinations.several else (("sink", exporter.lane.name),)
+    return (name, ("trail", exporter.trail)) if destinations.several else (("sink", exporter.channel.name),)
 
 
 def _record_writes(exporter: AuditExporter, metrics: PipelineMetrics, destinations: Destinations) -> None:
-    exporter.lane.on_write = metrics.write_recorder(_series(exporter, destinations))
+    exporter.channel.on_write = metrics.write_recorder(_series(exporter, destinations))

@@ -29,8 +29,8 @@ _REMEDIES: Final[tuple[tuple[type[Exception], str], ...]] = (
 class Rejections:
     """The events that one exporter does not accept, and whether its outbox takes events just now."""
 
-    def __init__(self, lane: DeliveryChannel, losses: LossLedger) -> None:
-        self._lane = lane
+    def __init__(self, channel: DeliveryChannel, losses: LossLedger) -> None:
+        self._channel = channel
         self._losses = losses
         self.refused_at: float | None = None  # monotonic seconds: the outbox has taken none since
         self._full = False
@@ -55,20 +55,22 @@ class Rejections:
         self._note(ERROR, message, _cause_of(error), describe(body))
 
     def _note(self, level: int, message: str, cause: Cause, example: str) -> None:
-        name = self._lane.name
-        self._lane.books.count(rejected=1)
-        self._lane.books.note_error(cause.text)
+        name = self._channel.name
+        self._channel.counters.count(rejected=1)
+        self._channel.counters.note_error(cause.text)
         self._losses.note("rejected", cause, example)
         if caller_logs_rejections():
             return
-        self._lane.repeats.say(level, ("rejected", cause.text), message, name, cause.text, cause.remedy, example)
+        self._channel.rate_limited_log.say(
+            level, ("rejected", cause.text), message, name, cause.text, cause.remedy, example
+        )
 
     def accepting(self, outbox_bytes_left: int | None) -> bool:
         """Return whether the next event would be accepted, as far as is known.
 
         A full outbox takes events again when there is room in it; after any other refusal it is tried again soon.
         """
-        if self._lane.closed and not self._lane.logs.on_disk:
+        if self._channel.closed and not self._channel.logs.on_disk:
             return False
         if self.refused_at is None:
             return True

@@ -23,11 +23,11 @@ def say_where(pipeline: AuditPipeline, settings: Settings, *, chosen: bool) -> N
             " and ".join(unused),
         )
     else:
-        primary = pipeline.primary.lane
+        primary = pipeline.primary.channel
         outbox = "memory" if primary.logs.directory is None else primary.options.outbox
         logger.info("audit: exporter %s, mode %s, outbox %s", where, settings.mode, outbox)
     for exporter in pipeline.exporters:
-        _warn_of_orphans(exporter.lane.logs.directory, pipeline.destinations)
+        _warn_of_orphans(exporter.channel.logs.directory, pipeline.destinations)
 
 
 def _warn_of_orphans(folder: OutboxDirectory | None, mine: Destinations) -> None:

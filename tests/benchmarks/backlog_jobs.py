@@ -22,7 +22,7 @@ _ANSWER_SECONDS: Final = 30.0
 def answered(directory: Path, *, options: dict[str, Any], pending: int, answers: int) -> Result:
     """Wait for so many receipts, one after another, with so many events pending at the first of them."""
     pipeline = pipeline_in(directory, **options)
-    channel = pipeline.exporters[0].lane
+    channel = pipeline.exporters[0].channel
     _wait_for_one()
     sink, channel.sink = channel.sink, AwaySink()
     fill(pipeline, pending)
@@ -39,7 +39,7 @@ def answered(directory: Path, *, options: dict[str, Any], pending: int, answers:
 def left_full(directory: Path, *, options: dict[str, Any], pending: int) -> Result:
     """Leave a log with so many events pending, and end."""
     pipeline = pipeline_in(directory, **options)
-    pipeline.exporters[0].lane.sink = AwaySink()
+    pipeline.exporters[0].channel.sink = AwaySink()
     fill(pipeline, pending)
     return {}
 
@@ -58,7 +58,7 @@ def fill(pipeline: AuditPipeline, count: int) -> None:
     """Have ``count`` different events pending, sooner than calls would: copies of one event under other ids."""
     if not count:
         return
-    channel = pipeline.exporters[0].lane
+    channel = pipeline.exporters[0].channel
     known = audit_event(
         "create", entity_type="receiving", entity_id=ENTITY, yacht_id=YACHT, user_id=USER, new_values={"quantity": 3}
     ).record_id.encode()

@@ -44,7 +44,7 @@ def audited(
 def discard_rows(pipeline: AuditPipeline) -> None:
     """Have every sink take all and do nothing."""
     for exporter in pipeline.exporters:
-        exporter.lane.sink = DiscardingSink()
+        exporter.channel.sink = DiscardingSink()
 
 
 class DiscardingSink:

@@ -44,7 +44,7 @@ def drained(directory: Path, *, options: dict[str, Any], rows: int, keep: str | 
     ``keep``: a file for these very rows, one to a line, for those that write them without this library.
     """
     pipeline = pipeline_in(directory, **options)
-    channel = pipeline.exporters[0].lane
+    channel = pipeline.exporters[0].channel
     _connect(pipeline)
     sink, channel.sink = channel.sink, AwaySink()
     _say_different_events(rows)
@@ -63,7 +63,7 @@ def drained_into_file(directory: Path, *, rows: int, keep: str) -> Result:
 def left_behind(directory: Path, *, options: dict[str, Any], rows: int) -> Result:
     """Accept ``rows`` events while the sink is away, and end: the next process finds them."""
     pipeline = pipeline_in(directory, **options)
-    pipeline.exporters[0].lane.sink = AwaySink()
+    pipeline.exporters[0].channel.sink = AwaySink()
     _say_different_events(rows)
     return {}
 

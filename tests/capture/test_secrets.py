@@ -148,7 +148,7 @@ def test_a_record_that_cannot_become_a_row_is_parked_without_its_secrets(caplog:
         )
     )
     try:
-        (letter,) = exporter.lane.dead_letters.all()
+        (letter,) = exporter.channel.dead_letters.all()
         assert b"visible" in letter.body
         assert SECRET.encode() not in letter.body
         assert SECRET not in caplog.text

@@ -34,13 +34,16 @@ def violations(said: Said, rows: Iterable[Mapping[str, Any]], last: Mapping[str,
 
 def _of_the_last_process(last: Mapping[str, Any]) -> list[str]:
     found = []
-    books = last["books"]
+    counters = last["counters"]
     if not (last["drained"] and last["shut_down"]):
-        found.append(f"I5 the outbox does not drain: {books}")
-    if books["submitted"] + books["recovered"] != books["succeeded"] + books["failed"] + books["pending"]:
-        found.append(f"I6 the books do not add up: {books}")
-    if books["pending"] != 0 or books["failed"] > len(last["letters"]):
-        found.append(f"I6 the books do not tell what is left: {books}, {len(last['letters'])} dead letters")
+        found.append(f"I5 the outbox does not drain: {counters}")
+    if (
+        counters["submitted"] + counters["recovered"]
+        != counters["succeeded"] + counters["failed"] + counters["pending"]
+    ):
+        found.append(f"I6 the counters do not add up: {counters}")
+    if counters["pending"] != 0 or counters["failed"] > len(last["letters"]):
+        found.append(f"I6 the counters do not tell what is left: {counters}, {len(last['letters'])} dead letters")
     if last["left"]:
         found.append(f"I8 files are left behind: {last['left'][:5]}")
     return found

@@ -148,7 +148,7 @@ def parent_killed_before_its_child(job: Job, ledger: Ledger) -> None:
         os.kill(parent, signal.SIGKILL)
         while os.getppid() == parent:
             time.sleep(0.01)
-        while not (audit.get_audit_pipeline().exporters[0].lane.adopt_orphans() and audit.flush_audit(20_000)):
+        while not (audit.get_audit_pipeline().exporters[0].channel.adopt_orphans() and audit.flush_audit(20_000)):
             time.sleep(0.01)
         os._exit(0)
     signal.pause()

@@ -215,8 +215,8 @@ def test_a_flush_offers_what_was_refused_again_at_once(start: Start, audit_table
     running = start()
     audit_table.alter("add constraint c check (false) not valid")
     running.emit(1)
-    lane = running.pipeline.exporters[0].lane
-    wait_until(lambda: lane.refusals.most_attempts >= 3, "it has waited several times")
+    channel = running.pipeline.exporters[0].channel
+    wait_until(lambda: channel.refusals.most_attempts >= 3, "it has waited several times")
     audit_table.alter("drop constraint c")
     assert running.pipeline.force_flush()
     assert set(audit_table.ids()) == running.good

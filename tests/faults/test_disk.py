@@ -185,7 +185,7 @@ class TestDamaged:
             last = nursery.drain(damaged.job)
         assert last["drained"]
         assert "is damaged" in damaged.log.read_text()
-        assert last["books"]["failed"] > 0
+        assert last["counters"]["failed"] > 0
         return {str(row["id"]) for row in damaged.rows()} & damaged.said.accepted
 
 
@@ -198,7 +198,7 @@ def test_two_adopters_at_once_deliver_each_event_once(tmp_path: Path) -> None:
         with ThreadPoolExecutor(2) as pool:
             lasts = list(pool.map(lambda nursery: nursery.drain(shared.job), (one, other)))
     assert waiting > 0
-    assert sum(last["books"]["recovered"] for last in lasts) >= waiting
+    assert sum(last["counters"]["recovered"] for last in lasts) >= waiting
     assert shared.violations() == []
 
 

@@ -34,31 +34,31 @@ SECONDS: Final = 40
 # Each lock of the library: the pipeline it is looked at in, where it is, and whether a fork waits for it.
 LOCKS: Final[dict[str, tuple[str, Callable[[audit.AuditPipeline], Any], bool]]] = {
     "compat._Built.lock": ("memory", lambda pipeline: compat._Built.lock, False),
-    "delivery.channel.DeliveryChannel._ending": ("sqlite", lambda pipeline: lane_of(pipeline)._ending, False),
+    "delivery.channel.DeliveryChannel._ending": ("sqlite", lambda pipeline: channel_of(pipeline)._ending, False),
     "delivery.completion.Completions._progress": (
         "sqlite",
-        lambda pipeline: lane_of(pipeline).completions._progress,
+        lambda pipeline: channel_of(pipeline).completions._progress,
         False,
     ),
-    "delivery.cursor.DeliveryCursor._lock": ("sqlite", lambda pipeline: lane_of(pipeline).cursor._lock, False),
+    "delivery.cursor.DeliveryCursor._lock": ("sqlite", lambda pipeline: channel_of(pipeline).cursor._lock, False),
     "delivery.housekeeper.Housekeeper._adding": ("sqlite", lambda pipeline: housekeeper._adding, False),
     "delivery.housekeeper.Housekeeper._starting": ("sqlite", lambda pipeline: housekeeper._starting, False),
-    "delivery.log_set.LogSet._lock": ("sqlite", lambda pipeline: lane_of(pipeline).logs._lock, False),
-    "delivery.refusals.Refusals._lock": ("sqlite", lambda pipeline: lane_of(pipeline).refusals._lock, False),
+    "delivery.log_set.LogSet._lock": ("sqlite", lambda pipeline: channel_of(pipeline).logs._lock, False),
+    "delivery.refusals.Refusals._lock": ("sqlite", lambda pipeline: channel_of(pipeline).refusals._lock, False),
     "outbox.ended.EndedFile._lock": ("sqlite", lambda pipeline: own_log(pipeline)._ended.lock, False),
     "outbox.group_commit.GroupCommit._lock": (
         "fsync",
-        lambda pipeline: lane_of(pipeline).logs.append.__self__._lock,
+        lambda pipeline: channel_of(pipeline).logs.append.__self__._lock,
         False,
     ),
     "outbox.group_commit.GroupCommit._writing": (
         "fsync",
-        lambda pipeline: lane_of(pipeline).logs.append.__self__._writing,
+        lambda pipeline: channel_of(pipeline).logs.append.__self__._writing,
         False,
     ),
     "outbox.log.OutboxLog._ending": ("sqlite", lambda pipeline: own_log(pipeline)._ending, False),
     "outbox.log.OutboxLog._making": ("sqlite", lambda pipeline: own_log(pipeline)._making, False),
-    "outbox.space.Quota._own_lock": ("sqlite", lambda pipeline: lane_of(pipeline).logs.quota._lock, False),
+    "outbox.space.Quota._own_lock": ("sqlite", lambda pipeline: channel_of(pipeline).logs.quota._lock, False),
     "outbox.space.SegmentSpace._lock": ("sqlite", lambda pipeline: own_log(pipeline).space._lock, False),
     "pipeline.destinations.Destinations._lock": ("memory", lambda pipeline: pipeline.destinations._lock, False),
     "pipeline.pipeline.AuditPipeline._lock": ("memory", lambda pipeline: pipeline._lock, False),
@@ -66,16 +66,16 @@ LOCKS: Final[dict[str, tuple[str, Callable[[audit.AuditPipeline], Any], bool]]] 
     "event.context.ScopeTree.lock": ("memory", lambda pipeline: scope_lock(), False),
     "observability.delivery_log.DeliveryLog._lock": (
         "memory",
-        lambda pipeline: lane_of(pipeline).announcer._lock,
+        lambda pipeline: channel_of(pipeline).delivery_log._lock,
         False,
     ),
     "observability.losses.LossLedger._lock": ("memory", lambda pipeline: pipeline.primary.losses._lock, False),
     "observability.losses.LossLedger._writing": ("memory", lambda pipeline: pipeline.primary.losses._writing, False),
     "observability.metrics._Registry.lock": ("memory", lambda pipeline: metrics._registry.lock, False),
-    "observability.stats.DeliveryCounters.lock": ("memory", lambda pipeline: lane_of(pipeline).books.lock, False),
+    "observability.stats.DeliveryCounters.lock": ("memory", lambda pipeline: channel_of(pipeline).counters.lock, False),
     "outbox.dead_letter_store.MemoryDeadLetters._lock": (
         "memory",
-        lambda pipeline: lane_of(pipeline).dead_letters._lock,
+        lambda pipeline: channel_of(pipeline).dead_letters._lock,
         False,
     ),
     "pipeline.configure._Running.lock": ("memory", lambda pipeline: configure._Running.lock, False),
@@ -115,8 +115,8 @@ _at_fork: Final[list[Callable[[], object]]] = []
 os.register_at_fork(before=lambda: [call() for call in _at_fork])  # registered late, it runs before the library's
 
 
-def lane_of(pipeline: audit.AuditPipeline) -> Any:
-    return pipeline.exporters[0].lane
+def channel_of(pipeline: audit.AuditPipeline) -> Any:
+    return pipeline.exporters[0].channel
 
 
 def relay_of(pipeline: audit.AuditPipeline) -> Any:
@@ -124,11 +124,11 @@ def relay_of(pipeline: audit.AuditPipeline) -> Any:
 
 
 def own_log(pipeline: audit.AuditPipeline) -> Any:
-    return lane_of(pipeline).logs.own
+    return channel_of(pipeline).logs.own
 
 
 def sink_of(pipeline: audit.AuditPipeline) -> Any:
-    return lane_of(pipeline).sink
+    return channel_of(pipeline).sink
 
 
 def scope_lock() -> Any:

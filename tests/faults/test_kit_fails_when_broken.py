@@ -46,7 +46,7 @@ def test_accepting_before_the_store_loses_events_at_a_kill(tmp_path: Path) -> No
 
 def test_a_head_before_its_body_makes_a_kill_look_like_damage(tmp_path: Path) -> None:
     found = _killed(tmp_path, None, "the head before the body")
-    assert any(line.startswith("I6 the books") for line in found)
+    assert any(line.startswith("I6 the counters") for line in found)
 
 
 def test_a_checksum_that_is_not_checked_lets_altered_events_pass(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def _flipped(directory: Path, *breaks: str) -> list[str]:
     for path in Path(broken.job.options["outbox_dir"]).rglob("*.seg"):
         path.write_bytes(path.read_bytes().replace(b'"kind_', b'"kine_'))
     found = broken.violations(list(breaks))
-    return [line for line in found if not line.startswith(("I1", "I6 the books"))]  # they are lost, and counted
+    return [line for line in found if not line.startswith(("I1", "I6 the counters"))]  # they are lost, and counted
 
 
 def _delivered(broken: Scenario, *breaks: str) -> list[str]:

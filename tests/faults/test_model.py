@@ -78,8 +78,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.pipeline = configure_audit(
             "sqlite", path=str(self.table), outbox_dir=str(self.directory / "outbox"), schedule_delay_millis=5
         )
-        lane = self.pipeline.exporters[0].lane
-        lane.sink = SinkBehind(lane.sink, self.line)
+        channel = self.pipeline.exporters[0].channel
+        channel.sink = SinkBehind(channel.sink, self.line)
 
     @precondition(lambda self: self.pipeline is not None)
     @rule(count=st.integers(1, 20))
@@ -107,11 +107,11 @@ class DeliveryMachine(RuleBasedStateMachine):
         """Leave everything as a kill would: nothing flushed, nothing closed."""
         (exporter,) = self.running.exporters
         exporter.relay.stop(0)
-        lane = exporter.lane
-        lane.closed = True
-        housekeeper._channels.discard(lane)
-        _dropped.append(lane)
-        for held in (*lane.logs.adopted, lane.logs._held):
+        channel = exporter.channel
+        channel.closed = True
+        housekeeper._channels.discard(channel)
+        _dropped.append(channel)
+        for held in (*channel.logs.adopted, channel.logs._held):
             if held is not None:
                 held.lock.forget()
         self.running._closed = True

@@ -88,11 +88,11 @@ def run(job: Job) -> None:
     emit_many(Ledger(Path(job.ledgers)), job)
     while True:
         audit.flush_audit(1000)
-        audit.get_audit_pipeline().exporters[0].lane.adopt_orphans()
+        audit.get_audit_pipeline().exporters[0].channel.adopt_orphans()
 
 
 def drain(job: Job, seconds: float) -> Mapping[str, Any]:
-    """Be the last process: take over what is left, deliver it, and give the books."""
+    """Be the last process: take over what is left, deliver it, and give the counters."""
     failpoints.apply(job.failpoint, job.visits, job.breaks, reports=Path(job.ledgers))
     pipeline = audit.configure_audit(**job.options)
     deadline = time.monotonic() + seconds
@@ -100,19 +100,19 @@ def drain(job: Job, seconds: float) -> Mapping[str, Any]:
         # A row that is refused waits for the proof that others pass.
         emit_one(Ledger(Path(job.ledgers)), new_id())
     stats = pipeline.stats()
-    books = {name: getattr(stats, name) for name in ("submitted", "recovered", "succeeded", "failed", "pending")}
+    counters = {name: getattr(stats, name) for name in ("submitted", "recovered", "succeeded", "failed", "pending")}
     letters = [letter.record_id for letter in pipeline.dead_letters()]
     shut_down = pipeline.shutdown()
     left = [str(path) for path in _left_in(Path(job.options["outbox_dir"]))]
-    return {"drained": drained, "shut_down": shut_down, "books": books, "letters": letters, "left": left}
+    return {"drained": drained, "shut_down": shut_down, "counters": counters, "letters": letters, "left": left}
 
 
 def _is_alone(pipeline: audit.AuditPipeline) -> bool:
     """Tell whether no log is left that can be taken over from a process that is gone; it takes a few at a time."""
-    lane = pipeline.exporters[0].lane
-    lane.adopt_orphans()
-    lane.drop_emptied()
-    directory = lane.logs.directory
+    channel = pipeline.exporters[0].channel
+    channel.adopt_orphans()
+    channel.drop_emptied()
+    directory = channel.logs.directory
     return directory is None or len(set(directory.logs()) - directory.left_alone) <= 1
 
 

@@ -200,4 +200,4 @@ def test_a_file_of_an_earlier_version_gets_the_column_that_it_lacks(
     (letter,) = pipeline.dead_letters()
     assert (letter.record_id, letter.kind, letter.reasons) == (event.record_id, "refused", None)
     assert pipeline.dead_letters().retry() == 1
-    assert len(DeadLetters(stub.lane)) == 0
+    assert len(DeadLetters(stub.channel)) == 0

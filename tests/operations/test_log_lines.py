@@ -82,11 +82,11 @@ def test_a_sink_that_fails_and_answers_in_turns_gives_fewer_than_twenty_lines(
             raise error
 
     stub.sink.behaviour = fail_in_turns
-    lane = pipeline.exporters[0].lane
+    channel = pipeline.exporters[0].channel
     for _ in range(100):
         emit(1)
-        lane.completions.wait_for_attempt(
-            time.monotonic() + 30, pipeline.primary.relay.deliver_now, lambda: lane.books.pending == 0
+        channel.completions.wait_for_attempt(
+            time.monotonic() + 30, pipeline.primary.relay.deliver_now, lambda: channel.counters.pending == 0
         )
     assert 3 < len(lines(caplog)) < 20
 
@@ -111,17 +111,17 @@ def test_the_end_of_a_failure_is_told_however_often_it_came(
     caplog.set_level(logging.INFO)
     now = 1000.0
     monkeypatch.setattr("otel_audit_exporter.observability.delivery_log.Clock.monotonic", lambda: now)
-    announcer = DeliveryLog("stub")
+    delivery_log = DeliveryLog("stub")
     for _ in range(50):
-        announcer.failing(AWAY, 1, None)
-        announcer.delivering()
+        delivery_log.failing(AWAY, 1, None)
+        delivery_log.delivering()
     told = [line.partition(":")[2][:6] for line in lines(caplog)]
     assert told == [" 1 eve", " deliv"] * 5
     caplog.clear()
-    announcer.failing(AWAY, 1, None)
+    delivery_log.failing(AWAY, 1, None)
     assert not lines(caplog)
     now += 61.0
-    announcer.failing(AWAY, 7, None)  # it still fails: that is told now
+    delivery_log.failing(AWAY, 7, None)  # it still fails: that is told now
     assert ["7 event(s) wait" in line for line in lines(caplog)] == [True]
 
 

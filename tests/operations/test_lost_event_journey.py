@@ -62,7 +62,7 @@ def lost_with_a_damaged_file(pipeline: AuditPipeline) -> None:
     subprocess.run([sys.executable, "-c", DIES, pipeline.target.rsplit(" ", 1)[0]], check=False)
     for file in Path(os.environ["OTEL_AUDIT_OUTBOX_DIR"]).glob("*/*.log/*.seg"):
         file.write_bytes(file.read_bytes().replace(b'"damaged"', b'"damageD"'))
-    pipeline.primary.lane.adopt_orphans()
+    pipeline.primary.channel.adopt_orphans()
     flush_audit(60_000)
     wait_until(lambda: pipeline.stats().lost == 1, "it is lost", 60)
 

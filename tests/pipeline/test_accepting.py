@@ -195,7 +195,7 @@ class TestAfterShutdown:
 class TestOutbox:
     def test_a_disk_that_fails_raises_and_records_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pipeline = configure_audit("sqlite")
-        monkeypatch.setattr(pipeline.primary.lane.logs, "append", failing)
+        monkeypatch.setattr(pipeline.primary.channel.logs, "append", failing)
         with pytest.raises(OutboxError, match="the disk is gone"):
             audit_event(**arguments())
         assert (get_audit_stats().rejected, get_audit_stats().submitted) == (1, 0)
@@ -204,7 +204,7 @@ class TestOutbox:
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         pipeline = configure_audit("sqlite", on_outbox_error="log")
-        monkeypatch.setattr(pipeline.primary.lane.logs, "append", failing)
+        monkeypatch.setattr(pipeline.primary.channel.logs, "append", failing)
         receipt = audit_event(**arguments(new_values={"text": "S3CRET"}))
         assert (get_audit_stats().rejected, get_audit_stats().submitted) == (1, 0)
         assert [record.levelno for record in said_lines(caplog, "the disk is gone")] == [logging.CRITICAL]

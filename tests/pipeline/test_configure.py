@@ -257,7 +257,7 @@ class TestExporters:
         names = set()
         for url in ("http://127.0.0.1:9", "http://127.0.0.1:9/", "HTTP://127.0.0.1:9/rest/v1/"):
             pipeline = configure_audit("supabase", url=url, key="k")
-            folder = pipeline.primary.lane.logs.directory
+            folder = pipeline.primary.channel.logs.directory
             assert folder is not None
             names.add(folder.path)
             pipeline.shutdown(0)

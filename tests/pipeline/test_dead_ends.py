@@ -63,8 +63,8 @@ def test_what_cannot_be_read_is_parked_and_holds_nobody_up(tmp_path: Path, left:
     assert (tmp_path / "letters.jsonl").stat().st_mode & 0o777 == 0o600
 
 
-def lane_of(pipeline: AuditPipeline) -> DeliveryChannel:
-    return pipeline.exporters[0].lane
+def channel_of(pipeline: AuditPipeline) -> DeliveryChannel:
+    return pipeline.exporters[0].channel
 
 
 def in_a_thread(call: Callable[[], Any]) -> Any:
@@ -141,10 +141,10 @@ def test_damaged_dead_letters_are_set_aside_and_the_next_bad_row_is_parked(
     outbox_dir: str, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     pipeline = configure_audit("sqlite", path="t.db", schedule_delay_millis=10)
-    lane = lane_of(pipeline)
-    sink = FaultySink(lane.sink)
+    channel = channel_of(pipeline)
+    sink = FaultySink(channel.sink)
     sink.refuse_rows(lambda row: row["action"] == "bad")
-    lane.sink = sink
+    channel.sink = sink
     for _ in range(40):
         audit_event(**arguments(action="bad", new_values={"text": "x" * 2000}))
     wait_until(lambda: one_more_passes_and_all_is_settled(pipeline), "every bad row is parked")
@@ -166,19 +166,19 @@ def test_a_process_that_stands_still_while_it_holds_a_log_stops_no_other(tmp_pat
     with held_by_a_process(left / "lock"):
         pipeline = in_a_thread(lambda: again(tmp_path))
         audit_event(**arguments()).result(60)
-        assert in_a_thread(lambda: lane_of(pipeline).adopt_orphans()) == 0
+        assert in_a_thread(lambda: channel_of(pipeline).adopt_orphans()) == 0
         assert in_a_thread(lambda: pipeline.shutdown(600_000))
     assert again(tmp_path).force_flush()
     assert len(sqlite_rows(tmp_path / "away" / "rows.db")) == 2
 
 
 def test_the_quota_stays_below_what_the_disk_can_spare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    channel = lane_of(again(tmp_path))
+    channel = channel_of(again(tmp_path))
     logs = channel.logs
     most = logs.quota.max_bytes
     assert logs.directory is not None
     monkeypatch.setattr(type(logs.directory), "affordable_bytes", lambda folder: 2**22)
-    lane_of(
+    channel_of(
         configure_audit("sqlite", path=os.fspath(tmp_path / "away" / "rows.db"), schedule_delay_millis=10)
     ).limit_outbox()
     assert logs.quota.max_bytes < min(most, 2**22 + 2**20)

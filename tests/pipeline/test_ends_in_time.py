@@ -26,7 +26,7 @@ def emit():
     audit.audit_event("x", entity_type="t", entity_id="{ENTITY}", yacht_id="{ENTITY}", user_id="{ENTITY}")
 emit()
 if "known" in sys.argv:
-    while pipeline.primary.lane.gate.is_open:
+    while pipeline.primary.channel.backoff.is_open:
         time.sleep(0.01)
 begun = time.monotonic()
 import atexit
@@ -83,5 +83,5 @@ def test_the_end_of_a_process_delivers_what_waits_where_the_sink_is_there(
     for _ in range(3_000):
         audit_event(**arguments())
     pipeline.end_with_process()
-    assert exporter.lane.books.pending == 0
+    assert exporter.channel.counters.pending == 0
     forget_pipelines()

@@ -155,7 +155,7 @@ def test_a_frame_of_a_newer_version_is_kept_and_never_delivered(
     database: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipeline = configure_audit("sqlite", path=database)
-    channel = pipeline.primary.lane
+    channel = pipeline.primary.channel
     channel.accept(pipeline.primary.rules.compose({"action": "new", **RIGHT}).body, 9 * EVENT)
     audit_event("count", **RIGHT).result(30)
     wait_until(lambda: "newer version" in caplog.text, "it is told")

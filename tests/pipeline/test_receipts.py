@@ -306,8 +306,8 @@ def test_a_receipt_of_a_finished_event_costs_no_memory(pipeline: AuditPipeline) 
         audit_event(**arguments())
     assert flush_audit()
     (exporter,) = pipeline.exporters
-    assert exporter.lane.completions.watched == 0
-    wait_until(lambda: exporter.lane.delivering == 0, "the attempts have ended")
+    assert exporter.channel.completions.watched == 0
+    wait_until(lambda: exporter.channel.delivering == 0, "the attempts have ended")
 
 
 def test_a_receipt_shows_its_id_and_no_values(pipeline: AuditPipeline) -> None:

@@ -51,7 +51,7 @@ def test_a_pipeline_that_fails_tells_no_secret(
     pipeline.shutdown(100)
     said = [caplog.text, repr(pipeline), str(pipeline.stats()), repr(pipeline.settings), pipeline.target]
     said += [repr(exporter) for exporter in pipeline.exporters]
-    said += [repr(exporter.lane.sink) for exporter in pipeline.exporters]
+    said += [repr(exporter.channel.sink) for exporter in pipeline.exporters]
     check(*said, *(os.fspath(path) for path in Path(outbox_dir).rglob("*")))
     for path in Path(outbox_dir).rglob("*"):
         if path.is_file():

@@ -41,9 +41,9 @@ class Call:
 
 def configure(**options: Any) -> tuple[AuditPipeline, FaultySink]:
     pipeline = configure_audit("sqlite", path="t.db", schedule_delay_millis=10, **options)
-    lane = pipeline.exporters[0].lane
-    sink = FaultySink(lane.sink)
-    lane.sink = sink
+    channel = pipeline.exporters[0].channel
+    sink = FaultySink(channel.sink)
+    channel.sink = sink
     return pipeline, sink
 
 
@@ -107,7 +107,7 @@ def test_at_the_end_of_the_process_a_server_s_pause_is_not_waited_for(stack: Sta
     )
     asking = stack.gateway.inject(faults.too_many_requests("300"))
     audit_event(**arguments())
-    wait_until(lambda: not pipeline.exporters[0].lane.gate.is_open, "the pause is known")
+    wait_until(lambda: not pipeline.exporters[0].channel.backoff.is_open, "the pause is known")
     Call(pipeline.end_with_process).answer()
     assert (asking.hits, audit_table.count()) == (1, 0)
 
@@ -117,7 +117,7 @@ def test_at_the_end_of_the_process_a_sink_that_is_back_gets_everything() -> None
     sink.fail_next(Verdict(Fault.TRANSIENT), times=None)
     for _ in range(5000):
         audit_event(**arguments())
-    wait_until(lambda: not pipeline.exporters[0].lane.gate.is_open, "the sink is known to be away")
+    wait_until(lambda: not pipeline.exporters[0].channel.backoff.is_open, "the sink is known to be away")
     sink.heal()
     Call(pipeline.end_with_process).answer()
     assert len(sqlite_rows("t.db")) == 5000
@@ -185,7 +185,8 @@ if os.fork() == 0:
     state = a.audit_event(**arguments()).state
     pipeline.end_with_process()
     os._exit(0 if state == "pending" else 1)
-print(os.waitstatus_to_exitcode(os.wait()[1]), pipeline.exporters[0].lane.adopt_orphans(), pipeline.force_flush(60_000))
+channel = pipeline.exporters[0].channel
+print(os.waitstatus_to_exitcode(os.wait()[1]), channel.adopt_orphans(), pipeline.force_flush(60_000))
 """
     assert run_python(program, PYTHONPATH=os.fspath(PROJECT)) == "0 1 True\n"
     assert len(sqlite_rows("t.db")) == 1

@@ -84,7 +84,7 @@ class TestRecords:
     def test_a_missing_id_and_time_are_filled_in(self, behind: Behind, tmp_path: Path) -> None:
         exporter = SQLiteAuditExporter(os.fspath(tmp_path / "rows.db"))
         behind(exporter).emit(LogRecord(attributes=attributes()))
-        wait_until(lambda: exporter.lane.stats().succeeded == 1, "the row is stored")
+        wait_until(lambda: exporter.channel.stats().succeeded == 1, "the row is stored")
         (row,) = sqlite_rows(tmp_path / "rows.db")
         assert UUID(row["id"]).version == 7
         assert row["created_at"].utcoffset() is not None
@@ -95,8 +95,8 @@ class TestRecords:
         for number in range(100):
             logger.emit(LogRecord(body=f"ordinary {number}", attributes={"number": number}))
         logger.emit(LogRecord(attributes=attributes()))
-        wait_until(lambda: exporter.lane.stats().succeeded == 1, "the row is stored")
-        stats = exporter.lane.stats()
+        wait_until(lambda: exporter.channel.stats().succeeded == 1, "the row is stored")
+        stats = exporter.channel.stats()
         assert (stats.submitted, stats.failed, stats.rejected) == (1, 0, 0)
         assert len(sqlite_rows(tmp_path / "rows.db")) == 1
 
@@ -108,8 +108,10 @@ class TestRecords:
         logger.emit(LogRecord(attributes=attributes()))
         logger.emit(LogRecord(attributes=attributes(**{"audit.target.id": "no uuid", "audit.record.id": "0" * 32})))
         logger.emit(LogRecord(attributes=attributes()))
-        wait_until(lambda: exporter.lane.stats().pending == 0 and exporter.lane.stats().submitted == 3, "all settled")
-        stats = exporter.lane.stats()
+        wait_until(
+            lambda: exporter.channel.stats().pending == 0 and exporter.channel.stats().submitted == 3, "all settled"
+        )
+        stats = exporter.channel.stats()
         assert (stats.succeeded, stats.failed) == (2, 1)
         ((record_id, error),) = letters(outbox_dir)
         assert record_id == str(uuid.UUID("0" * 32))
@@ -124,8 +126,10 @@ class TestRecords:
         logger = behind(exporter)
         for timestamp in (None, time, None):
             logger.emit(LogRecord(timestamp=timestamp, attributes=attributes()))
-        wait_until(lambda: exporter.lane.stats().pending == 0 and exporter.lane.stats().submitted == 3, "all settled")
-        assert (exporter.lane.stats().succeeded, exporter.lane.stats().failed) == (2, 1)
+        wait_until(
+            lambda: exporter.channel.stats().pending == 0 and exporter.channel.stats().submitted == 3, "all settled"
+        )
+        assert (exporter.channel.stats().succeeded, exporter.channel.stats().failed) == (2, 1)
         ((_, error),) = letters(outbox_dir)
         assert "timestamp" in error
         assert len(sqlite_rows(tmp_path / "rows.db")) == 2
@@ -139,15 +143,17 @@ class TestRecords:
         records[1].trace_id, records[1].span_id = "none", 1.5  # type: ignore[assignment]
         for record in records:
             logger.emit(record)
-        wait_until(lambda: exporter.lane.stats().pending == 0 and exporter.lane.stats().submitted == 3, "all settled")
-        assert (exporter.lane.stats().succeeded, exporter.lane.stats().failed) == (2, 1)
+        wait_until(
+            lambda: exporter.channel.stats().pending == 0 and exporter.channel.stats().submitted == 3, "all settled"
+        )
+        assert (exporter.channel.stats().succeeded, exporter.channel.stats().failed) == (2, 1)
         assert len(sqlite_rows(tmp_path / "rows.db")) == 2
 
     def test_a_parked_record_s_secrets_are_redacted(self, tmp_path: Path, outbox_dir: str, behind: Behind) -> None:
         exporter = SQLiteAuditExporter(os.fspath(tmp_path / "rows.db"))
         secrets = {"audit.change.new_values": {"password": "S3CRET"}, "audit.metadata": '{"token": "S3CRET"}'}
         behind(exporter).emit(LogRecord(attributes=attributes(**secrets, **{"audit.outcome": "perhaps"})))
-        wait_until(lambda: exporter.lane.stats().failed == 1, "the record is parked")
+        wait_until(lambda: exporter.channel.stats().failed == 1, "the record is parked")
         (path,) = Path(outbox_dir).glob("*/dead-letters.db")
         assert b"[REDACTED]" in path.read_bytes()
         assert b"S3CRET" not in path.read_bytes()
@@ -158,7 +164,7 @@ class TestRecords:
         for _ in range(200):
             logger.emit(LogRecord(attributes=attributes(**{"audit.outcome": "perhaps"})))
             exporter.relay.deliver_now()
-        wait_until(lambda: exporter.lane.stats().failed == 200, "all parked")
+        wait_until(lambda: exporter.channel.stats().failed == 200, "all parked")
         assert sqlite_rows(tmp_path / "rows.db") == []
 
     def test_export_answers_success_once_the_outbox_has_it_or_the_dead_letters(
@@ -177,10 +183,10 @@ class TestRecords:
         provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
         provider.get_logger("application").emit(LogRecord(attributes=attributes()))
         assert answers == [LogRecordExportResult.SUCCESS]
-        assert exporter.lane.stats().pending == 1
+        assert exporter.channel.stats().pending == 1
         provider.get_logger("application").emit(LogRecord(attributes=attributes(**{"audit.outcome": "perhaps"})))
         assert answers == [LogRecordExportResult.SUCCESS] * 2
-        assert exporter.lane.stats().failed == 1
+        assert exporter.channel.stats().failed == 1
         exporter.shutdown(0)
 
     def test_structures_and_texts_of_json_are_the_same_documents(
@@ -210,10 +216,10 @@ class TestMissingSettings:
     ) -> None:
         exporter = SupabaseAuditExporter()
         behind(exporter).emit(LogRecord(attributes=attributes()))
-        wait_until(lambda: exporter.lane.stats().held == 1, "the event is held")
+        wait_until(lambda: exporter.channel.stats().held == 1, "the event is held")
         assert "SUPABASE_URL" in caplog.text
         assert "SUPABASE_SERVICE_ROLE_KEY" in caplog.text
-        assert exporter.lane.stats().pending == 1
+        assert exporter.channel.stats().pending == 1
 
     @pytest.mark.parametrize("given", [{}, {"url": "http://127.0.0.1:9"}, {"key": "k"}])
     def test_only_what_is_missing_is_named(self, given: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
@@ -229,7 +235,7 @@ class TestMissingSettings:
         for _ in range(5):
             logger.emit(LogRecord(attributes=attributes()))
         providers.pop().shutdown()
-        assert exporter.lane.stats().pending == 5
+        assert exporter.channel.stats().pending == 5
         pipeline = configure_audit("supabase", url=stack.url, key=stack.service_key, table=audit_table.name)
         assert pipeline.force_flush()
         stats = pipeline.stats()
@@ -241,7 +247,7 @@ class TestMissingSettings:
     ) -> None:
         exporter = PostgresAuditExporter(dsn="mysql://u:p@127.0.0.1/d", table=audit_table.name)
         behind(exporter).emit(LogRecord(attributes=attributes()))
-        wait_until(lambda: exporter.lane.stats().held == 1, "the event is held")
+        wait_until(lambda: exporter.channel.stats().held == 1, "the event is held")
         providers.pop().shutdown()
         pipeline = configure_audit("postgres", dsn=stack.dsn(), table=audit_table.name)
         assert pipeline.force_flush(60_000)
@@ -259,7 +265,7 @@ class TestMissingSettings:
         monkeypatch.setenv("OTEL_AUDIT_COLUMNS", "id=nonsense")
         exporter = SQLiteAuditExporter()
         behind(exporter).emit(LogRecord(attributes=attributes()))
-        wait_until(lambda: exporter.lane.stats().held == 1, "the event is held")
+        wait_until(lambda: exporter.channel.stats().held == 1, "the event is held")
         assert "OTEL_AUDIT_COLUMNS" in caplog.text
         providers.pop().shutdown()
         assert not (tmp_path / "pms_audit_log.db").exists()
@@ -284,7 +290,7 @@ class TestMissingSettings:
         (tmp_path / "file").write_text("in the way")
         exporter = SQLiteAuditExporter(os.fspath(tmp_path / "rows.db"), outbox_dir=os.fspath(tmp_path / "file"))
         behind(exporter).emit(LogRecord(attributes=attributes()))
-        wait_until(lambda: exporter.lane.stats().succeeded == 1, "the row is stored")
+        wait_until(lambda: exporter.channel.stats().succeeded == 1, "the row is stored")
         assert [record.levelno for record in caplog.records if "memory only" in record.message] == [logging.ERROR]
 
 
@@ -316,7 +322,7 @@ class TestAuditEvent:
     ) -> None:
         exporter = SQLiteAuditExporter(os.fspath(tmp_path / "missing" / "rows.db"))
         behind(exporter).emit(LogRecord(attributes=attributes()))
-        wait_until(lambda: exporter.lane.stats().pending == 1, "the record is accepted")
+        wait_until(lambda: exporter.channel.stats().pending == 1, "the record is accepted")
         assert not flush_audit(200)
         (tmp_path / "missing").mkdir()
         assert flush_audit(60_000)
@@ -328,7 +334,7 @@ class TestAuditEvent:
     ) -> None:
         exporter = SQLiteAuditExporter(os.fspath(tmp_path / "missing" / "rows.db"))
         behind(exporter).emit(LogRecord(attributes=attributes()))
-        wait_until(lambda: exporter.lane.stats().pending == 1, "the record is accepted")
+        wait_until(lambda: exporter.channel.stats().pending == 1, "the record is accepted")
         assert not shutdown_audit(200)
         assert get_audit_stats().pending == 1
 

@@ -90,7 +90,7 @@ def test_after_a_transient_failure_calls_do_not_wait_until_a_probe_succeeds(
 
 def test_calls_do_not_wait_behind_one_that_waited_in_vain_for_a_sink_that_hangs() -> None:
     (exporter,) = configure_audit("memory", mode="sync", export_timeout_millis=300).exporters
-    exporter.lane.sink = sink = FaultySink(MemorySink())
+    exporter.channel.sink = sink = FaultySink(MemorySink())
     sink.hang()
     assert audit_event(**arguments()).state == "pending"
     sink.wait_until_hanging()
@@ -112,7 +112,7 @@ def test_a_failure_lets_every_call_go_that_waits(stack: Stack, audit_table: Audi
     failing.wait()
     later = stack.gateway.inject(Hang(Place.REQUEST_BODY), times=None)
     calls[1].start()
-    wait_until(lambda: exporter.lane.completions.watched == 2, "both calls wait")
+    wait_until(lambda: exporter.channel.completions.watched == 2, "both calls wait")
     failing.release()
     for call in calls:
         call.join(60)

@@ -39,7 +39,7 @@ def emit_all(events: list[SaidEvent]) -> None:
         event.record_id = receipt.record_id
 
 
-def check_books(pipeline: AuditPipeline, count: int) -> None:
+def check_counters(pipeline: AuditPipeline, count: int) -> None:
     stats = pipeline.stats()
     assert (stats.submitted, stats.succeeded, stats.failed, stats.pending) == (count, count, 0, 0)
     assert stats.success_rate == 100.0
@@ -72,7 +72,7 @@ def test_they_land_in_postgresql_through_postgrest(
     assert pipeline.force_flush(60_000)
     check_all(events, plain_rows(audit_table))
     check_types(stack, audit_table, events)
-    check_books(pipeline, len(events))
+    check_counters(pipeline, len(events))
     assert pipeline.shutdown()
 
 
@@ -81,7 +81,7 @@ def test_they_land_in_the_embedded_default(tmp_path: Path, events: list[SaidEven
     emit_all(events)
     assert pipeline.shutdown(60_000)
     check_all(events, sqlite_rows(tmp_path / "pms_audit_log.db"))
-    check_books(pipeline, len(events))
+    check_counters(pipeline, len(events))
 
 
 def emit_records(exporter: LogRecordExporter, events: list[SaidEvent]) -> None:

@@ -21,7 +21,7 @@ def forget_pipelines() -> None:
         running.shutdown(0)
         running.let_go()
     configure._Running.pipeline = configure._Running.made_of = None
-    configure._Running.repeats = log.RateLimitedLogger()
+    configure._Running.rate_limited_log = log.RateLimitedLogger()
     for left in list(exporter._standalone):
         left.shutdown(0)
     compat._Built.without_client = None

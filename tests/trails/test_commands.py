@@ -67,11 +67,11 @@ def test_another_address_is_taken_after_it_was_said_to_be_meant(files: Path) -> 
 def test_dead_letters_are_those_of_the_destination_that_is_named(files: Path) -> None:
     configure(files, files / "acme.db")
     audit_event(**arguments(action="good", database="acme", trail="ledger")).result(30)
-    lane = get_audit_pipeline().exporter_of("ledger", "acme").lane
+    channel = get_audit_pipeline().exporter_of("ledger", "acme").channel
     body = get_audit_pipeline().exporter_of("ledger").rules.compose(arguments(action="parked")).body
     from otel_audit_exporter.sinks.base import SinkError
 
-    lane.park_unsent(body, SinkError(Verdict(Fault.RECORD), "is wrong"))
+    channel.park_unsent(body, SinkError(Verdict(Fault.RECORD), "is wrong"))
     assert len(get_audit_pipeline().dead_letters("ledger", "acme")) == 1
     assert len(get_audit_pipeline().dead_letters()) == 0
     handler = OperationsHandler(guarded=True)

@@ -66,7 +66,7 @@ def test_an_exporter_of_the_sdk_s_takes_its_own_trail_only(files: Path, caplog: 
     assert all(exporter.force_flush() for exporter in exporters)
     assert actions(files / "main.db") == ["plain"]
     assert actions(files / "main.db", "ledger_events") == ["booked"]
-    assert exporters[0].lane.stats().rejected == 3
+    assert exporters[0].channel.stats().rejected == 3
     assert caplog.text.count("no exporter takes records of nobody") == 1
     provider.shutdown()
 

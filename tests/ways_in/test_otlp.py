@@ -125,7 +125,7 @@ def test_a_key_in_the_address_is_in_no_log_no_name_and_no_path(
     audit_event(**arguments())
     wait_until(lambda: get_audit_stats().last_error is not None, "an attempt has failed")
     (exporter,) = pipeline.exporters
-    said = [caplog.text, pipeline.target, repr(pipeline.settings), repr(exporter), repr(exporter.lane.sink)]
+    said = [caplog.text, pipeline.target, repr(pipeline.settings), repr(exporter), repr(exporter.channel.sink)]
     said += [str(get_audit_stats()), *(os.fspath(path) for path in (tmp_path / "outbox").rglob("*"))]
     said += [path.read_text() for path in (tmp_path / "outbox").rglob("destination.json")]
     assert not [text for text in said if "S3CRET" in text]
@@ -141,7 +141,7 @@ def test_a_key_in_the_address_of_a_third_party_exporter_is_shown_nowhere() -> No
     theirs = OTLPLogExporter(endpoint="http://user:S3CRET@127.0.0.1:9/v1/logs?key=S3CRET")
     pipeline = configure_audit(theirs)
     assert pipeline.target == "http://127.0.0.1:9/v1/logs"
-    assert "S3CRET" not in str(pipeline.exporters[0].lane.logs.directory)
+    assert "S3CRET" not in str(pipeline.exporters[0].channel.logs.directory)
     shutdown_audit(0)
 
 

@@ -74,7 +74,7 @@ def test_every_event_goes_to_both_and_the_figures_tell_of_each(
     assert pipeline.force_flush(60_000)
     receiver.wait_for(ids)
     assert set(audit_table.ids()) == receiver.ids == ids
-    wait_until(lambda: pipeline.stats().sinks["otlp"].pending == 0, "the books of both are even")
+    wait_until(lambda: pipeline.stats().sinks["otlp"].pending == 0, "the counters of both are even")
     stats = pipeline.stats()
     assert list(stats.sinks) == ["supabase", "otlp"]
     for sink in (stats, *stats.sinks.values()):
@@ -97,7 +97,7 @@ def test_a_receiver_that_is_down_holds_back_nothing_and_gets_everything_when_it_
     away.start()
     away.wait_for(ids)
     assert away.ids == ids
-    wait_until(lambda: pipeline.stats().sinks["otlp"].pending == 0, "its books are even")
+    wait_until(lambda: pipeline.stats().sinks["otlp"].pending == 0, "its counters are even")
     assert pipeline.stats().sinks["otlp"].succeeded == 50
 
 
@@ -111,7 +111,7 @@ def test_the_next_process_brings_a_receiver_what_it_missed(
     away.start()
     later = both(stack, audit_table, away)
     away.wait_for(ids)
-    wait_until(lambda: later.stats().sinks["otlp"].pending == 0, "its books are even")
+    wait_until(lambda: later.stats().sinks["otlp"].pending == 0, "its counters are even")
     assert later.stats().sinks["otlp"].recovered == 20
     assert later.stats().recovered == 0
     assert set(audit_table.ids()) == ids

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from otel_audit_exporter.delivery.backoff import OPEN_BACKOFF, Backoff, BackoffState, backoff, refusal_delay
+from otel_audit_exporter.delivery.backoff import OPEN_BACKOFF, Backoff, BackoffState, backoff_delay, refusal_delay
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 
 TRANSIENT = Verdict(Fault.TRANSIENT)
@@ -26,10 +26,10 @@ class Shortest(random.Random):
 
 
 def after(failures: int, verdict: Verdict, now: float = 1000.0, retry_after: float | None = None) -> Backoff:
-    gate = OPEN_BACKOFF
+    backoff = OPEN_BACKOFF
     for _ in range(failures):
-        gate = gate.after_failure(verdict, retry_after, now, Longest())
-    return gate
+        backoff = backoff.after_failure(verdict, retry_after, now, Longest())
+    return backoff
 
 
 def test_an_open_gate_lets_everything_through() -> None:
@@ -41,43 +41,43 @@ def test_an_open_gate_lets_everything_through() -> None:
     ("failures", "delay"), [(1, 0.1), (2, 0.2), (3, 0.4), (8, 12.8), (9, 25.6), (10, 30.0), (10_000, 30.0)]
 )
 def test_a_transient_fault_backs_off_twice_as_long_each_time_up_to_30_seconds(failures: int, delay: float) -> None:
-    gate = after(failures, TRANSIENT)
-    assert gate.state is BackoffState.RETRYING
-    assert gate.failures == failures
-    assert gate.not_before == pytest.approx(1000.0 + delay)
-    assert not gate.is_open
+    backoff = after(failures, TRANSIENT)
+    assert backoff.state is BackoffState.RETRYING
+    assert backoff.failures == failures
+    assert backoff.not_before == pytest.approx(1000.0 + delay)
+    assert not backoff.is_open
 
 
 @pytest.mark.parametrize(("failures", "delay"), [(1, 1.0), (2, 2.0), (6, 32.0), (7, 60.0), (10_000, 60.0)])
 def test_a_fault_of_the_configuration_is_probed_slowly(failures: int, delay: float) -> None:
-    gate = after(failures, CONFIGURATION)
-    assert gate.state is BackoffState.ON_HOLD
-    assert gate.not_before == pytest.approx(1000.0 + delay)
+    backoff = after(failures, CONFIGURATION)
+    assert backoff.state is BackoffState.ON_HOLD
+    assert backoff.not_before == pytest.approx(1000.0 + delay)
 
 
 def test_a_gate_allows_an_attempt_when_its_time_has_come_and_not_before() -> None:
-    gate = after(3, TRANSIENT)
-    assert not gate.allows(1000.39)
-    assert gate.allows(1000.41)
+    backoff = after(3, TRANSIENT)
+    assert not backoff.allows(1000.39)
+    assert backoff.allows(1000.41)
 
 
 def test_another_kind_of_fault_starts_the_back_off_anew() -> None:
-    gate = after(9, TRANSIENT).after_failure(CONFIGURATION, None, 2000.0, Longest())
-    assert (gate.state, gate.failures, gate.not_before) == (BackoffState.ON_HOLD, 1, 2001.0)
-    gate = gate.after_failure(TRANSIENT, None, 3000.0, Longest())
-    assert (gate.state, gate.failures) == (BackoffState.RETRYING, 1)
+    backoff = after(9, TRANSIENT).after_failure(CONFIGURATION, None, 2000.0, Longest())
+    assert (backoff.state, backoff.failures, backoff.not_before) == (BackoffState.ON_HOLD, 1, 2001.0)
+    backoff = backoff.after_failure(TRANSIENT, None, 3000.0, Longest())
+    assert (backoff.state, backoff.failures) == (BackoffState.RETRYING, 1)
 
 
 def test_the_server_s_own_word_is_kept_to() -> None:
-    gate = after(1, TRANSIENT, retry_after=17.0)
-    assert gate.not_before == gate.asked_until == 1017.0
-    assert not gate.allows(1016.9)
+    backoff = after(1, TRANSIENT, retry_after=17.0)
+    assert backoff.not_before == backoff.asked_until == 1017.0
+    assert not backoff.allows(1016.9)
 
 
 def test_a_short_word_of_the_server_does_not_shorten_the_back_off() -> None:
-    gate = after(10, TRANSIENT, retry_after=0.0)
-    assert gate.not_before == 1030.0
-    assert gate.asked_until == 1000.0
+    backoff = after(10, TRANSIENT, retry_after=0.0)
+    assert backoff.not_before == 1030.0
+    assert backoff.asked_until == 1000.0
 
 
 def test_without_the_server_s_word_an_attempt_may_be_hurried() -> None:
@@ -90,16 +90,16 @@ def test_rows_that_are_stored_open_the_gate() -> None:
 
 
 def test_a_request_that_was_under_way_does_not_end_the_pause_that_the_server_asked_for() -> None:
-    gate = after(1, TRANSIENT, retry_after=2.0)
-    assert gate.after_success(1001.9) is gate
-    assert gate.after_success(1002.0) is OPEN_BACKOFF
+    backoff = after(1, TRANSIENT, retry_after=2.0)
+    assert backoff.after_success(1001.9) is backoff
+    assert backoff.after_success(1002.0) is OPEN_BACKOFF
 
 
 def test_jitter_takes_at_most_half() -> None:
-    assert backoff(5, 1.0, 300.0, Shortest()) == 8.0
-    assert backoff(5, 1.0, 300.0, Longest()) == 16.0
+    assert backoff_delay(5, 1.0, 300.0, Shortest()) == 8.0
+    assert backoff_delay(5, 1.0, 300.0, Longest()) == 16.0
     jitter = random.Random(1)
-    delays = {backoff(5, 1.0, 300.0, jitter) for _ in range(200)}
+    delays = {backoff_delay(5, 1.0, 300.0, jitter) for _ in range(200)}
     assert len(delays) > 190
     assert all(8.0 <= delay <= 16.0 for delay in delays)
 

@@ -62,16 +62,16 @@ def table() -> Table:
 def channel(table: Table) -> DeliveryChannel:
     options = DeliveryOptions(outbox="memory")
     return DeliveryChannel(
-        "lane", table, list, directories=[], dead_letters=MemoryDeadLetters(), options=options, identity="test"
+        "channel", table, list, directories=[], dead_letters=MemoryDeadLetters(), options=options, identity="test"
     )
 
 
 @pytest.fixture
 def on_disk(table: Table, tmp_path: Path) -> Iterator[DeliveryChannel]:
-    directory = OutboxDirectory(tmp_path, Destination("lane", "nowhere", "public", "table"))
+    directory = OutboxDirectory(tmp_path, Destination("channel", "nowhere", "public", "table"))
     table.broken = False
     made = DeliveryChannel(
-        "lane",
+        "channel",
         table,
         list,
         directories=[directory],
@@ -102,7 +102,7 @@ def test_a_row_that_is_refused_again_after_others_passed_is_parked(channel: Deli
     offer(channel, second)
     table.broken = True
     retry(channel)
-    assert (channel.books.failed, channel.books.succeeded, channel.books.pending) == (1, 1, 0)
+    assert (channel.counters.failed, channel.counters.succeeded, channel.counters.pending) == (1, 1, 0)
 
 
 def test_others_that_passed_while_the_refusal_was_on_its_way_prove_nothing(
@@ -119,9 +119,9 @@ def test_others_that_passed_while_the_refusal_was_on_its_way_prove_nothing(
     offer(channel, second)
     table.answers.set()
     slow.join()
-    assert (channel.books.failed, channel.books.pending) == (0, 1)
+    assert (channel.counters.failed, channel.counters.pending) == (0, 1)
     retry(channel)
-    assert (channel.books.failed, channel.books.succeeded) == (0, 2)
+    assert (channel.counters.failed, channel.counters.succeeded) == (0, 2)
     assert channel.stats().held == 0
 
 
@@ -134,8 +134,8 @@ def test_what_is_held_or_parked_is_said_before_anybody_can_see_it(
         stats = channel.stats()
         seen.append((stats.held, stats.failed, stats.last_error))
 
-    monkeypatch.setattr(channel.announcer, "holding", look)
-    monkeypatch.setattr(channel.announcer, "parked", look)
+    monkeypatch.setattr(channel.delivery_log, "holding", look)
+    monkeypatch.setattr(channel.delivery_log, "parked", look)
     test_a_row_that_is_refused_again_after_others_passed_is_parked(channel, table)
     assert [one[1:] for one in seen] == [(0, "refused (23514)"), (0, "refused (23514)")]
 
@@ -143,7 +143,7 @@ def test_what_is_held_or_parked_is_said_before_anybody_can_see_it(
 def test_a_batch_is_offered_at_once_and_ends(on_disk: DeliveryChannel, table: Table) -> None:
     refs = [accept(on_disk, f"act {number}") for number in range(5)]
     assert on_disk.deliver_next(100) == 5
-    assert (table.asked, len(table.stored), on_disk.books.succeeded, on_disk.books.pending) == (1, 5, 5, 0)
+    assert (table.asked, len(table.stored), on_disk.counters.succeeded, on_disk.counters.pending) == (1, 5, 5, 0)
     assert all(on_disk.acknowledged_at(ref) for ref in refs)
     assert not any(map(on_disk.is_pending, refs))
     assert on_disk.deliver_next(100) == 0
@@ -157,10 +157,10 @@ def test_what_the_sink_does_not_take_waits_and_is_offered_again(on_disk: Deliver
 
     table.meanwhile = away
     on_disk.deliver_next(100)
-    assert (on_disk.books.pending, on_disk.gate.is_open, on_disk.cursor.has_more) == (1, False, True)
+    assert (on_disk.counters.pending, on_disk.backoff.is_open, on_disk.cursor.has_more) == (1, False, True)
     table.meanwhile = lambda: None
     on_disk.deliver_next(100)
-    assert (on_disk.books.pending, on_disk.books.succeeded, on_disk.books.retried) == (0, 1, 1)
+    assert (on_disk.counters.pending, on_disk.counters.succeeded, on_disk.counters.retried) == (0, 1, 1)
 
 
 def test_an_error_of_the_library_s_own_gives_every_event_back(
@@ -171,7 +171,7 @@ def test_an_error_of_the_library_s_own_gives_every_event_back(
         broken.setattr(module, "attempt", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             on_disk.deliver_next(100)
-    assert (on_disk.deliver_next(100), on_disk.books.pending) == (1, 0)
+    assert (on_disk.deliver_next(100), on_disk.counters.pending) == (1, 0)
 
 
 # --- events that are damaged before they are delivered ----------------------------------------------------------
@@ -196,8 +196,14 @@ def test_a_damaged_event_is_counted_as_lost_and_told_and_the_others_are_delivere
     damage(refs[7])
     damage(refs[8])
     assert on_disk.deliver_next(100) == 18
-    books = on_disk.books
-    assert (books.submitted, books.succeeded, books.failed, books.lost, books.pending) == (20, 18, 2, 2, 0)
+    counters = on_disk.counters
+    assert (counters.submitted, counters.succeeded, counters.failed, counters.lost, counters.pending) == (
+        20,
+        18,
+        2,
+        2,
+        0,
+    )
     assert [on_disk.is_lost(ref) for ref in refs].count(True) == 2
     assert "2 event(s) cannot be read" in caplog.text
     assert "2 event(s) cannot be read" in str(on_disk.stats().last_error)
@@ -208,10 +214,10 @@ def test_a_damaged_newest_event_is_lost_and_the_next_ones_are_accepted_and_deliv
 ) -> None:
     damage(accept(on_disk, "damaged"))
     on_disk.deliver_next(100)
-    assert (on_disk.books.lost, on_disk.books.pending) == (1, 0)
+    assert (on_disk.counters.lost, on_disk.counters.pending) == (1, 0)
     accept(on_disk, "next")
     on_disk.deliver_next(100)
-    assert (on_disk.books.lost, on_disk.books.succeeded, on_disk.books.pending) == (1, 1, 0)
+    assert (on_disk.counters.lost, on_disk.counters.succeeded, on_disk.counters.pending) == (1, 1, 0)
 
 
 def test_a_row_that_was_refused_and_is_damaged_then_waits_for_no_more_tries(
@@ -222,8 +228,8 @@ def test_a_row_that_was_refused_and_is_damaged_then_waits_for_no_more_tries(
     assert channel.stats().held == 1
     damage(ref)
     retry(channel)
-    books = channel.books
-    assert (books.failed, books.lost, books.pending, channel.stats().held) == (1, 1, 0, 0)
+    counters = channel.counters
+    assert (counters.failed, counters.lost, counters.pending, channel.stats().held) == (1, 1, 0, 0)
     assert channel.is_lost(ref)
     assert "1 event(s) cannot be read" in caplog.text
 
@@ -240,10 +246,10 @@ def test_an_orphan_that_is_damaged_is_taken_over_told_and_counted(
 
     assert run_in_child(in_child, 60)
     assert on_disk.adopt_orphans() == 19
-    books = on_disk.books
-    assert (books.recovered, books.failed, books.lost, books.pending) == (20, 1, 1, 19)
+    counters = on_disk.counters
+    assert (counters.recovered, counters.failed, counters.lost, counters.pending) == (20, 1, 1, 19)
     on_disk.deliver_next(100)
-    assert (books.succeeded, books.lost, books.pending) == (19, 1, 0)
+    assert (counters.succeeded, counters.lost, counters.pending) == (19, 1, 0)
     on_disk.drop_emptied()
     assert "1 event(s) are lost" in caplog.text
     assert len(list(on_disk.logs)) == 1
@@ -254,8 +260,8 @@ def test_a_child_delivers_its_own_events_and_none_of_its_parent(on_disk: Deliver
 
     def in_child() -> None:
         accept(on_disk, "the child's")
-        assert (on_disk.books.submitted, on_disk.deliver_next(100), on_disk.books.pending) == (1, 1, 0)
+        assert (on_disk.counters.submitted, on_disk.deliver_next(100), on_disk.counters.pending) == (1, 1, 0)
         on_disk.close()
 
     assert run_in_child(in_child, 60)
-    assert (on_disk.deliver_next(100), on_disk.books.pending) == (1, 0)
+    assert (on_disk.deliver_next(100), on_disk.counters.pending) == (1, 0)

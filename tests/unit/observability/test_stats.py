@@ -1,4 +1,4 @@
-"""The books: their identity holds at every instant, whoever counts."""
+"""The counters: their identity holds at every instant, whoever counts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from otel_audit_exporter.observability.stats import AuditStats, DeliveryCounters
 
 
-def stats_of(books: DeliveryCounters, *, held: int = 0, all_held: bool = False, oldest: float = 0.0) -> AuditStats:
-    return books.stats(held=held, all_held=all_held, oldest_pending_seconds=oldest)
+def stats_of(counters: DeliveryCounters, *, held: int = 0, all_held: bool = False, oldest: float = 0.0) -> AuditStats:
+    return counters.stats(held=held, all_held=all_held, oldest_pending_seconds=oldest)
 
 
 def test_empty_books_are_all_zeros_and_a_hundred_percent() -> None:
@@ -22,69 +22,69 @@ def test_empty_books_are_all_zeros_and_a_hundred_percent() -> None:
 
 
 def test_pending_is_what_the_others_leave() -> None:
-    books = DeliveryCounters()
-    books.count(submitted_elsewhere=7, recovered=5, succeeded=4, failed=2)
-    stats = stats_of(books)
+    counters = DeliveryCounters()
+    counters.count(submitted_elsewhere=7, recovered=5, succeeded=4, failed=2)
+    stats = stats_of(counters)
     assert stats.pending == 6
     assert stats.submitted + stats.recovered == stats.succeeded + stats.failed + stats.pending
 
 
 @pytest.mark.parametrize(("succeeded", "failed", "rate"), [(0, 0, 100.0), (1, 0, 100.0), (3, 1, 75.0), (0, 2, 0.0)])
 def test_the_success_rate_is_a_percentage_of_what_is_settled(succeeded: int, failed: int, rate: float) -> None:
-    books = DeliveryCounters()
-    books.count(submitted_elsewhere=10, succeeded=succeeded, failed=failed)
-    assert stats_of(books).success_rate == rate
+    counters = DeliveryCounters()
+    counters.count(submitted_elsewhere=10, succeeded=succeeded, failed=failed)
+    assert stats_of(counters).success_rate == rate
 
 
 def test_a_dead_letter_that_is_delivered_moves_from_failed_to_succeeded() -> None:
-    books = DeliveryCounters()
-    books.count(submitted_elsewhere=2, succeeded=1, failed=1)
-    books.count(failed=-1, succeeded=1)
-    stats = stats_of(books)
+    counters = DeliveryCounters()
+    counters.count(submitted_elsewhere=2, succeeded=1, failed=1)
+    counters.count(failed=-1, succeeded=1)
+    stats = stats_of(counters)
     assert (stats.succeeded, stats.failed, stats.pending, stats.success_rate) == (2, 0, 0, 100.0)
 
 
 def test_held_is_never_more_than_pending() -> None:
-    books = DeliveryCounters()
-    books.count(submitted_elsewhere=3)
-    assert stats_of(books, held=1).held == 1
-    assert stats_of(books, held=9).held == 3
-    assert stats_of(books, all_held=True).held == 3
+    counters = DeliveryCounters()
+    counters.count(submitted_elsewhere=3)
+    assert stats_of(counters, held=1).held == 1
+    assert stats_of(counters, held=9).held == 3
+    assert stats_of(counters, all_held=True).held == 3
 
 
 def test_nothing_pending_is_not_old() -> None:
-    books = DeliveryCounters()
-    assert stats_of(books, oldest=5.0).oldest_pending_seconds == 0.0
-    books.count(submitted_elsewhere=1)
-    assert stats_of(books, oldest=5.0).oldest_pending_seconds == 5.0
+    counters = DeliveryCounters()
+    assert stats_of(counters, oldest=5.0).oldest_pending_seconds == 0.0
+    counters.count(submitted_elsewhere=1)
+    assert stats_of(counters, oldest=5.0).oldest_pending_seconds == 5.0
 
 
 def test_the_last_success_is_told_in_utc() -> None:
-    books = DeliveryCounters()
-    books.last_success = 1_767_225_600.5
-    assert stats_of(books).last_success_at == datetime(2026, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)
+    counters = DeliveryCounters()
+    counters.last_success = 1_767_225_600.5
+    assert stats_of(counters).last_success_at == datetime(2026, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)
 
 
 def test_the_identity_holds_at_every_instant_whoever_counts() -> None:
-    books = DeliveryCounters()
+    counters = DeliveryCounters()
     stop = threading.Event()
 
     def work(seed: int) -> None:
         draw = random.Random(seed)
         while not stop.is_set():
-            books.count(submitted_elsewhere=1)
-            books.count(**{draw.choice(["succeeded", "failed"]): 1})
+            counters.count(submitted_elsewhere=1)
+            counters.count(**{draw.choice(["succeeded", "failed"]): 1})
 
     workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for worker in workers:
         worker.start()
     try:
         for _ in range(3000):
-            stats = stats_of(books)
+            stats = stats_of(counters)
             assert stats.submitted + stats.recovered == stats.succeeded + stats.failed + stats.pending
             assert 0 <= stats.pending <= len(workers)
     finally:
         stop.set()
         for worker in workers:
             worker.join()
-    assert stats_of(books).pending == 0
+    assert stats_of(counters).pending == 0
