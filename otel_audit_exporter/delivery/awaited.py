@@ -38,7 +38,7 @@ class AwaitedEvents:
                 ref = self._refs.get_nowait()
             except Empty:
                 break
-            entries += self._channel.cursor.take_one(ref) or self._channel.take_refused(ref)
+            entries += self._channel.cursor.take_one(ref) or self._channel.refusals.take_one(ref)
         return entries
 
 

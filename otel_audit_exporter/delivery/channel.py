@@ -1,50 +1,43 @@
 """A delivery channel: one sink, the logs before it, and the counters of both.
 
 Accepting stores the event in this process's log, and takes no lock. Everything that delivers goes through
-:meth:`DeliveryChannel.deliver`, whoever calls it. An event ends only when the sink has it, or the dead letters.
+:attr:`DeliveryChannel.sender`, whoever calls it. An event ends only when the sink has it, or the dead letters.
 """
 
 from __future__ import annotations
 
 import random
 import uuid
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
 
 from otel_audit_exporter.delivery.age_marks import AgeMarks
-from otel_audit_exporter.delivery.backoff import OPEN_BACKOFF, Backoff
-from otel_audit_exporter.delivery.batch import Entry, bodies_of, ranges_of
-from otel_audit_exporter.delivery.bisect_insert import InsertOutcome, RejectedRow, attempt
 from otel_audit_exporter.delivery.completion import Completions
 from otel_audit_exporter.delivery.cursor import DeliveryCursor
+from otel_audit_exporter.delivery.event_sender import EventSender
 from otel_audit_exporter.delivery.log_set import LogSet, start_error
-from otel_audit_exporter.delivery.parking import Parking, record_id_of
-from otel_audit_exporter.delivery.refusals import Refusal, Refusals
+from otel_audit_exporter.delivery.parking import Parking
+from otel_audit_exporter.delivery.refusals import Refusals
 from otel_audit_exporter.delivery.reporting import channel_health, channel_stats
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.observability.delivery_log import DeliveryLog
 from otel_audit_exporter.observability.health import AuditHealth, HealthThresholds
 from otel_audit_exporter.observability.losses import WHAT_TO_DO_WITH_DAMAGE
 from otel_audit_exporter.observability.stats import AuditStats, DeliveryCounters
-from otel_audit_exporter.observability.write_timing import TimedSink, WriteTimings
-from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, StoredDeadLetter
+from otel_audit_exporter.observability.write_timing import WriteTimings
+from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore
 from otel_audit_exporter.outbox.directory import LogOptions, OutboxDirectory
-from otel_audit_exporter.outbox.ended import LOST, PARKED, STORED
+from otel_audit_exporter.outbox.ended import LOST
 from otel_audit_exporter.outbox.frames import EVENT, INVALID_EVENT
 from otel_audit_exporter.outbox.log import LogClosedError, OutboxLog, Range
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
-from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 from otel_audit_exporter.runtime.threads import RLock
-from otel_audit_exporter.sinks.base import Sink, SinkError
+from otel_audit_exporter.sinks.base import Sink
 
 RowsOf = Callable[[Sequence[bytes]], Sequence[bytes]]
-_REMEMBERED_BATCHES: Final = 256
-_CLOSE_TO_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -107,9 +100,7 @@ class DeliveryChannel:
         self.write_timings = WriteTimings(self.options.slow_write_seconds)
         self.delivery_log = DeliveryLog(self.name)
         self.rate_limited_log = RateLimitedLogger()
-        self.backoff: Backoff = OPEN_BACKOFF
         self.closed = False
-        self.hangs = False  # the last attempt had no answer in time
         self.awake = False  # whether the relay looks by itself soon; else the next event has to wake it
         self.completions = Completions()
         self.cursor = DeliveryCursor(self._lose)
@@ -117,12 +108,9 @@ class DeliveryChannel:
         self.marks = AgeMarks()
         self._ending = RLock()
         self.dropped: set[str] = set()  # dead letters that were removed for good, by hand
-        self._acknowledged: deque[tuple[list[Range], float]] = deque(maxlen=_REMEMBERED_BATCHES)
-        self.last_progress = Clock.monotonic()
-        self._at_work: set[object] = set()  # one for each sender
         self.parking = Parking(self)
+        self.sender = EventSender(self, self._jitter)
         self.parked_seen = 0  # in the dead letters, when they could be read last
-        self.has_answered = False  # the sink, in this process
 
     # --- accepting --------------------------------------------------------------------------------------------
 
@@ -161,86 +149,11 @@ class DeliveryChannel:
         append = self.logs.append
         return log.append(body, kind) if append is None else append(body, kind)
 
-    # --- delivering -------------------------------------------------------------------------------------------
-
-    @property
-    def delivering(self) -> int:
-        """How many senders are at work."""
-        return len(self._at_work)
-
-    def deliver_next(self, rows: int) -> int:
-        """Offer the next events to the sink, up to ``rows``; return how many were offered."""
-        entries = self.cursor.take(rows)
-        if entries:
-            self.deliver(entries)
-        self.parking.park_invalid()
-        return len(entries)
-
-    def take_refused(self, ref: EventRef) -> list[Entry]:
-        """Return one event that was refused by itself and waits, read again."""
-        return self.refusals.take_one(ref)
-
-    def deliver_refused(self, limit: int, *, at_once: bool = False) -> None:
-        """Offer events again that were refused by themselves: those that are due, or (``at_once``) all of them."""
-        proved, due = self.refusals.due(self.counters.accepted_by_sink, at_once=at_once)
-        if proved:
-            self.deliver(self.refusals.take(proved, limit), again=True, proved=True)
-        else:  # what passes of the proved ones says more about the others than one more try
-            self.deliver(self.refusals.take(due, limit), again=True)
-
-    def deliver(
-        self, entries: Sequence[Entry], *, again: bool = False, proved: bool = False, within: float | None = None
-    ) -> None:
-        """Offer these events once, ``within`` so many seconds, and note what became of each; the rest goes back."""
-        if not entries:
-            return
-        if self.closed:
-            self.cursor.give_back([] if again else entries)
-            return
-        work = object()
-        self._at_work.add(work)
-        try:
-            deadline = Clock.monotonic() + (within or self.options.export_timeout_seconds)
-            outcome = self._offer(entries, deadline, again=again, proved=proved)
-            self._conclude(outcome, again=again)
-        except BaseException:
-            self._give_back(entries)
-            raise
-        finally:
-            self._at_work.discard(work)
-            self.last_progress = Clock.monotonic()
-            self.completions.attempt_ended()
-            if self.closed:  # meanwhile, and the sink may have opened a new connection since
-                self.sink.close()
-
-    def _offer(self, entries: Sequence[Entry], deadline: float, *, again: bool, proved: bool) -> InsertOutcome[Entry]:
-        if again or not self.backoff.is_open:
-            self.counters.count(retried=len(entries))
-        sink = TimedSink(self.sink, self.write_timings, self.on_write)
-        accepted_before = self.counters.accepted_by_sink
-        in_doubt = not (proved or self.backoff.is_open)
-        outcome = attempt(sink, entries, self._rows, deadline, self._store, doubts_sink=not proved)
-        self.hangs = outcome.error is not None and Clock.monotonic() >= deadline - _CLOSE_TO_SECONDS
-        self._judge(outcome, accepted_before, in_doubt=in_doubt)
-        return outcome
-
-    def _rows(self, entries: Sequence[Entry]) -> Sequence[bytes]:
-        return self.rows_of(bodies_of(entries))
+    # --- what has ended ----------------------------------------------------------------------------------------
 
     def row_of(self, body: bytes) -> bytes:
         """Return the sink's row of one event's bytes."""
         return self.rows_of((body,))[0]
-
-    def _store(self, entries: Sequence[Entry]) -> None:
-        """Note that the sink has these. A kill before that means one more offer of ids that are known there."""
-        ranges, now = ranges_of(entries), Clock.wall()
-        self.counters.last_success = now
-        self._acknowledged.append((ranges, now))
-        self.end_events(
-            STORED, ranges, lambda fresh: self.counters.count(succeeded=fresh, accepted_by_sink=len(entries))
-        )
-        self.refusals.forget(entries)
-        self.completions.notify(entries, settled=True)
 
     def end_events(self, kind: int, ranges: Sequence[Range], count: Callable[[int], None]) -> None:
         """Note the end of events in the logs that they are in.
@@ -254,97 +167,6 @@ class DeliveryChannel:
                 mine = [one for one in ranges if one[0].log is log]
                 if mine:
                     log.end(kind, mine)
-
-    def _conclude(self, outcome: InsertOutcome[Entry], *, again: bool) -> None:
-        """Open the back-off, or close it, by what came of an attempt."""
-        now = Clock.monotonic()
-        self.has_answered |= bool(outcome.stored or outcome.refused)
-        if outcome.every_row_refused and again and self.backoff.is_open:
-            pass  # rows that were refused before are refused again, while others pass: nothing new
-        elif outcome.error is not None:
-            example = outcome.waiting[0][4] if outcome.waiting else None
-            self.delivery_log.failing(outcome.error, self.counters.pending, example)
-            self.counters.note_error(str(outcome.error))
-            self.backoff = self.backoff.after_failure(
-                outcome.error.verdict, outcome.error.retry_after, now, self._jitter
-            )
-            self.completions.notify_all_of_attempt()
-        elif outcome.stored:
-            self.backoff = self.backoff.after_success(now)
-            if self.backoff.is_open:
-                self.delivery_log.delivering()
-        self._give_back(outcome.waiting)
-        self.completions.notify(outcome.waiting, settled=False)
-
-    def _give_back(self, entries: Sequence[Entry]) -> None:
-        """Have the cursor hand out again what has not ended; what waits as refused is no longer the cursor's."""
-        self.cursor.give_back(
-            [one for one in entries if one[1] not in one[0].ended and not self.refusals.contains(one)]
-        )
-
-    # --- rows that are refused --------------------------------------------------------------------------------
-
-    def _judge(self, outcome: InsertOutcome[Entry], accepted_before: int, *, in_doubt: bool) -> None:
-        """Park what is proved to be at fault by itself; let the rest wait for a proof."""
-        if not outcome.refused:
-            return
-        codes_count = self.counters.accepted_by_sink > 0 and not (outcome.every_row_refused or in_doubt)
-        park, hold = self.refusals.judge(
-            outcome.refused,
-            accepted_before=accepted_before,
-            accepted_now=self.counters.accepted_by_sink,
-            codes_count=codes_count,
-        )
-        if park:
-            self._park(park)
-        if hold:
-            self._hold(hold)
-
-    def _hold(self, refused: Sequence[RejectedRow[Entry]]) -> None:
-        example = refused[-1]
-        self.counters.note_error(str(example.error))
-        self.delivery_log.holding(example.error, len(refused), example.item[4])
-        self.completions.notify([one.item for one in refused], settled=False)
-
-    def _park(self, refused: Sequence[tuple[RejectedRow[Entry], Refusal]]) -> None:
-        now = Clock.wall()
-        letters = [
-            StoredDeadLetter(
-                record_id_of(one.item[4]),
-                one.item[4],
-                refusal.error,
-                refusal.code,
-                refusal.attempts,
-                refusal.first_failed_at,
-                now,
-                self.identity,
-            )
-            for one, refusal in refused
-        ]
-        if not self.parking.keep(letters):  # they wait with the refused ones, and are tried again
-            self.completions.notify([one.item for one, _ in refused], settled=False)
-            return
-        last = refused[-1][0]
-        self.counters.note_error(str(last.error))
-        self.delivery_log.parked(last.error, len(refused), last.item[4])  # who sees them parked finds the line
-        entries = [one.item for one, _ in refused]
-        self.end_events(PARKED, ranges_of(entries), lambda fresh: self.counters.count(failed=fresh, parked_ever=fresh))
-        self.refusals.forget(entries)
-        self.completions.notify(entries, settled=True)
-
-    def park_unsent(self, body: bytes, error: SinkError, reasons: str | None = None) -> None:
-        """Park an event that cannot become a row. It never is in the outbox, from where it could be delivered.
-
-        Raises :class:`OutboxError` where the dead letters cannot take it.
-        """
-        now = Clock.wall()
-        letter = StoredDeadLetter(record_id_of(body), body, str(error), error.code, 1, now, now, self.identity, reasons)
-        self.dead_letters.park([letter])
-        self.counters.count(submitted_elsewhere=1, failed=1, parked_ever=1)
-        self.counters.note_error(str(error))
-        self.delivery_log.parked(error, 1, body)
-
-    # --- what is damaged --------------------------------------------------------------------------------------
 
     def _lose(self, log: OutboxLog, ranges: list[Range]) -> None:
         """Count events that cannot be read any more: they are parked nowhere, and never delivered."""
@@ -371,30 +193,6 @@ class DeliveryChannel:
     def health(self, thresholds: HealthThresholds) -> AuditHealth:
         """Return the health of this channel at one instant."""
         return channel_health(self, thresholds)
-
-    def is_pending(self, ref: EventRef) -> bool:
-        """Tell whether the event has not ended; of one in a log that was let go of, whether it has anywhere."""
-        log = ref[0].log
-        return ref[1] not in ref[0].ended and (not log.released or log.still_waits(ref[0], ref[1]))
-
-    def is_elsewhere(self, ref: EventRef) -> bool:
-        """Tell whether the event is in a log that this process has let go of, or its parent's."""
-        return ref[0].log.released
-
-    def was_parked(self, ref: EventRef) -> bool:
-        """Tell whether this process has parked the event."""
-        return ref[1] in ref[0].parked
-
-    def is_lost(self, ref: EventRef) -> bool:
-        """Tell whether the event was damaged, and cannot be read any more."""
-        return any(first <= ref[1] <= last for first, last in ref[0].lost)
-
-    def acknowledged_at(self, ref: EventRef) -> float | None:
-        """Return when the sink acknowledged the event (seconds since the epoch), as far as it is remembered."""
-        for ranges, at in reversed(list(self._acknowledged)):
-            if any(stripe is ref[0] and first <= ref[1] <= last for stripe, first, last in ranges):
-                return at
-        return self.counters.last_success
 
     def wait_until_settled(
         self, deadline: float, deliver_now: Callable[[], None], or_until: Callable[[], bool] = lambda: False

@@ -8,7 +8,7 @@ from typing import Final
 
 from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.delivery.completion import CompletionWaiter
-from otel_audit_exporter.outbox.stripe import EventRef
+from otel_audit_exporter.outbox.stripe import EventRef, is_elsewhere, is_pending
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.threads import Event, call_blocking
 
@@ -66,7 +66,7 @@ class JointWait:
 
 
 def _is_over(channel: DeliveryChannel, ref: EventRef) -> bool:
-    return channel.closed or (channel.is_elsewhere(ref) and not channel.is_pending(ref))
+    return channel.closed or (is_elsewhere(ref) and not is_pending(ref))
 
 
 def _deliver(events: Sequence[AwaitedRef]) -> None:

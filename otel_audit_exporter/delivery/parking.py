@@ -10,7 +10,9 @@ from logging import ERROR
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
-from otel_audit_exporter.delivery.batch import ranges_of
+from otel_audit_exporter.delivery.batch import Entry, ranges_of
+from otel_audit_exporter.delivery.bisect_insert import RejectedRow
+from otel_audit_exporter.delivery.refusals import Refusal
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import INDEX
@@ -77,10 +79,54 @@ class Parking:
             error = invalid_error(entry[4])
             channel.counters.note_error(str(error))
             channel.delivery_log.parked(error, 1, entry[4], kind_of(_reasons(entry[4])))
+        self._end_parked(entries)
+
+    def park_refused(self, refused: Sequence[tuple[RejectedRow[Entry], Refusal]]) -> None:
+        """Park events that the sink refused, as it is proved that each is at fault by itself."""
+        channel = self._channel
+        now = Clock.wall()
+        letters = [
+            StoredDeadLetter(
+                record_id_of(one.item[4]),
+                one.item[4],
+                refusal.error,
+                refusal.code,
+                refusal.attempts,
+                refusal.first_failed_at,
+                now,
+                channel.identity,
+            )
+            for one, refusal in refused
+        ]
+        if not self.keep(letters):  # they wait with the refused ones, and are tried again
+            channel.completions.notify([one.item for one, _ in refused], settled=False)
+            return
+        last = refused[-1][0]
+        channel.counters.note_error(str(last.error))
+        channel.delivery_log.parked(last.error, len(refused), last.item[4])  # who sees them parked finds the line
+        self._end_parked([one.item for one, _ in refused])
+
+    def _end_parked(self, entries: Sequence[Entry]) -> None:
+        channel = self._channel
         channel.end_events(
             PARKED, ranges_of(entries), lambda fresh: channel.counters.count(failed=fresh, parked_ever=fresh)
         )
+        channel.refusals.forget(entries)
         channel.completions.notify(entries, settled=True)
+
+    def park_unsent(self, body: bytes, error: SinkError, reasons: str | None = None) -> None:
+        """Park an event that cannot become a row. It never is in the outbox, from where it could be delivered.
+
+        Raises :class:`OutboxError` where the dead letters cannot take it.
+        """
+        now, channel = Clock.wall(), self._channel
+        letter = StoredDeadLetter(
+            record_id_of(body), body, str(error), error.code, 1, now, now, channel.identity, reasons
+        )
+        channel.dead_letters.park([letter])
+        channel.counters.count(submitted_elsewhere=1, failed=1, parked_ever=1)
+        channel.counters.note_error(str(error))
+        channel.delivery_log.parked(error, 1, body)
 
 
 def invalid_letter(body: bytes, identity: str) -> StoredDeadLetter:

@@ -85,7 +85,7 @@ class PoolMember:
         self._pool.start()
         self._awaited.put(waiting)
         self._pool.serve(self)
-        if not self.channel.backoff.is_open:
+        if not self.channel.sender.backoff.is_open:
             self.urgent = True
             self._pool.watch(self)
 
@@ -96,8 +96,8 @@ class PoolMember:
     def stop(self, deadline: float) -> bool:
         """Wait until nothing of this channel is under way; the pool's threads end with the pool."""
         channel = self.channel
-        channel.completions.wait_for_attempt(deadline, lambda: None, lambda: channel.delivering == 0)
-        return channel.delivering == 0
+        channel.completions.wait_for_attempt(deadline, lambda: None, lambda: channel.sender.delivering == 0)
+        return channel.sender.delivering == 0
 
     def renew_after_fork(self) -> None:
         """In a forked child: nothing is asked for yet."""
@@ -121,13 +121,13 @@ class PoolMember:
     @property
     def _limit(self) -> float | None:
         """The seconds that an attempt may take; None: the time of one export."""
-        return None if self.channel.has_answered else FIRST_SECONDS
+        return None if self.channel.sender.has_answered else FIRST_SECONDS
 
     def _may_deliver(self) -> bool:
         if not self._has_adopted:  # here, as it may take its time
             self._has_adopted = True
             self.channel.adopt_orphans()
-        if self.channel.backoff.is_open:
+        if self.channel.sender.backoff.is_open:
             return True
         self._pool.watch(self)
         return False
@@ -138,13 +138,13 @@ class PoolMember:
         if within is None and self._pool.has_free_senders and channel.cursor.has_more:
             self.deliver_more()  # somebody else goes on meanwhile
         self._offer(entries, within)
-        if not channel.backoff.is_open:
+        if not channel.sender.backoff.is_open:
             if within is not None:
                 self.probe_seconds = 2 * within
             self._pool.watch(self)
             return
         if len(channel.refusals):
-            channel.deliver_refused(BATCH_ROWS, at_once=self._take_refused_too())
+            channel.sender.deliver_refused(BATCH_ROWS, at_once=self._take_refused_too())
         channel.drop_emptied()  # the housekeeper takes over those that were left for want of room
         if channel.cursor.has_more:
             self.deliver_more()
@@ -152,7 +152,7 @@ class PoolMember:
     def _offer(self, entries: list[Entry], within: float | None) -> None:
         if entries:
             with self._pool.connections.used_by(self.channel):
-                self.channel.deliver(entries, within=within)
+                self.channel.sender.deliver(entries, within=within)
 
     def _take_refused_too(self) -> bool:
         wanted, self._refused_too = self._refused_too, False
@@ -172,7 +172,7 @@ class PoolMember:
 
     def due_at(self, now: float) -> float:
         """Return when the prober has to look at this channel again (monotonic seconds)."""
-        backoff = self.channel.backoff
+        backoff = self.channel.sender.backoff
         if self.urgent:
             return max(now, backoff.asked_until)
         return now + self._pool.cold_after / 4 if backoff.is_open else max(backoff.not_before, self._rest_until)
@@ -181,9 +181,9 @@ class PoolMember:
         """Have the channel served where its turn has come; True: the prober has to try it."""
         channel = self.channel
         channel.marks.note(channel.logs.stripes)
-        if not channel.backoff.is_open:
-            allowed = channel.backoff.allows(now) and now >= self._rest_until
-            return now >= channel.backoff.asked_until and (self.urgent or allowed)
+        if not channel.sender.backoff.is_open:
+            allowed = channel.sender.backoff.allows(now) and now >= self._rest_until
+            return now >= channel.sender.backoff.asked_until and (self.urgent or allowed)
         if self.urgent or len(channel.refusals) or not self._pool.hot or self._is_cold(now):
             self.urgent = False
             self.deliver_more()
@@ -195,24 +195,24 @@ class PoolMember:
         if any(held.log.pending for held in channel.logs.adopted):
             return True
         waits = channel.marks.oldest_seconds() > limit
-        return waits and channel.delivering == 0 and now - channel.last_progress > limit
+        return waits and channel.sender.delivering == 0 and now - channel.sender.last_progress > limit
 
     def probe(self) -> None:
         """Try a channel that is away once, for a short time that grows with each try."""
-        channel, backoff = self.channel, self.channel.backoff
+        channel, backoff = self.channel, self.channel.sender.backoff
         self.urgent = False
         rows = PROBE_ROWS if backoff.state is BackoffState.RETRYING else BATCH_ROWS
         entries = [*self._awaited.take(), *channel.cursor.take(rows)]
         if entries:
             self._offer([*entries, *channel.cursor.newest()], self.probe_seconds)
-        if channel.backoff.is_open or channel.backoff is backoff:
+        if channel.sender.backoff.is_open or channel.sender.backoff is backoff:
             with self._pool.connections.used_by(channel):
-                channel.deliver_refused(BATCH_ROWS, at_once=self._take_refused_too())
-        if channel.backoff is backoff:  # somebody else has everything in hand
+                channel.sender.deliver_refused(BATCH_ROWS, at_once=self._take_refused_too())
+        if channel.sender.backoff is backoff:  # somebody else has everything in hand
             self._rest_until = Clock.monotonic() + FIRST_SECONDS
         longest = channel.options.export_timeout_seconds
-        self.probe_seconds = FIRST_SECONDS if channel.backoff.is_open else min(2 * self.probe_seconds, longest)
-        if channel.backoff.is_open:
+        self.probe_seconds = FIRST_SECONDS if channel.sender.backoff.is_open else min(2 * self.probe_seconds, longest)
+        if channel.sender.backoff.is_open:
             self.deliver_more()
 
     def tidy(self, now: float, *, crowded: bool) -> None:

@@ -13,7 +13,7 @@ from otel_audit_exporter.delivery.loop_events import in_thread, loop_event, paus
 from otel_audit_exporter.delivery.relay import delivers_here
 from otel_audit_exporter.errors import AuditDeliveryError, OutboxError
 from otel_audit_exporter.outbox.letter_file import DeadLettersBusyError
-from otel_audit_exporter.outbox.stripe import EventRef
+from otel_audit_exporter.outbox.stripe import EventRef, is_elsewhere, is_lost, is_pending, was_parked
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import renew_if_forked
 from otel_audit_exporter.runtime.threads import Event, call_blocking
@@ -61,9 +61,9 @@ class PendingReceipt:
 
     def _state_now(self, channel: DeliveryChannel, ref: EventRef) -> ReceiptState:
         """Return the state. Raises :class:`OutboxError` where it is unknown as yet."""
-        if channel.is_pending(ref):
+        if is_pending(ref):
             return "pending"
-        if self.record_id in channel.dropped or channel.is_lost(ref):
+        if self.record_id in channel.dropped or is_lost(ref):
             return "parked"
         if not self._takes_a_look(channel, ref):
             return "stored"
@@ -72,7 +72,7 @@ class PendingReceipt:
     @staticmethod
     def _takes_a_look(channel: DeliveryChannel, ref: EventRef) -> bool:
         """Tell whether files have to be read for the state: another process may have what this one has let go of."""
-        return channel.was_parked(ref) or channel.is_elsewhere(ref)
+        return was_parked(ref) or is_elsewhere(ref)
 
     def result(self, timeout: float | None = None) -> AuditReceipt:
         """Have what is queued sent, wait until the row is in the table, and return the receipt.
@@ -115,7 +115,7 @@ class PendingReceipt:
         return await self._outcome_in_time(self._channel, self._ref)
 
     async def _is_over_by_now(self, channel: DeliveryChannel, ref: EventRef, waiter: CompletionWaiter) -> bool:
-        if channel.is_elsewhere(ref):  # which takes a look into files
+        if is_elsewhere(ref):  # which takes a look into files
             return await in_thread(self._is_over, channel, ref, waiter)
         return self._is_over(channel, ref, waiter)
 
@@ -151,7 +151,7 @@ class PendingReceipt:
     @staticmethod
     def _is_over(channel: DeliveryChannel, ref: EventRef, waiter: CompletionWaiter) -> bool:
         """Tell whether there is nothing to wait for. Of what another process delivers, nobody here is notified."""
-        return waiter.settled or channel.closed or not channel.is_pending(ref)
+        return waiter.settled or channel.closed or not is_pending(ref)
 
     def _outcome(self, channel: DeliveryChannel, ref: EventRef) -> AuditReceipt:
         """Return the receipt, or raise that there is none; :class:`DeadLettersBusyError` where that is unknown."""
@@ -163,7 +163,7 @@ class PendingReceipt:
         except OutboxError as error:
             raise AuditDeliveryError(self.record_id, "pending", str(error)) from error
         if state == "stored":
-            at = channel.acknowledged_at(ref) or Clock.wall()
+            at = channel.sender.acknowledged_at(ref) or Clock.wall()
             return AuditReceipt(self.record_id, datetime.fromtimestamp(at, UTC))
         raise AuditDeliveryError(self.record_id, state, parked.error if parked else channel.counters.last_error)
 

@@ -194,8 +194,8 @@ class Relay:
     def _pause(self) -> float:
         if self._urgent:
             return 0.0
-        until_due = self._channel.backoff.not_before - Clock.monotonic()
-        if not self._channel.backoff.is_open and until_due > 0:
+        until_due = self._channel.sender.backoff.not_before - Clock.monotonic()
+        if not self._channel.sender.backoff.is_open and until_due > 0:
             return min(until_due, _TICK_SECONDS)
         if self._more and self._more_since is not None:
             return max(self._more_since + self._gather_seconds - Clock.monotonic(), 0.0)
@@ -213,7 +213,7 @@ class Relay:
         channel.parking.park_invalid()
         urgent, self._urgent = self._urgent, False
         more = self._takes_more(now)
-        backoff = channel.backoff
+        backoff = channel.sender.backoff
         if now < backoff.asked_until or not (urgent or backoff.allows(now)):
             return
         refused_too, self._refused_too = self._refused_too, False
@@ -221,8 +221,8 @@ class Relay:
         if self._until_empty or more:
             self._deliver_everything()
         # Also where nothing else is left to try a closed back-off with: such a row may be the one that passes now.
-        if channel.backoff.is_open or channel.backoff is backoff:
-            channel.deliver_refused(BATCH_ROWS, at_once=refused_too)
+        if channel.sender.backoff.is_open or channel.sender.backoff is backoff:
+            channel.sender.deliver_refused(BATCH_ROWS, at_once=refused_too)
         channel.parking.park_invalid()  # those that were read only now
         channel.drop_emptied()
 
@@ -246,7 +246,7 @@ class Relay:
         if any(held.log.pending for held in channel.logs.adopted):
             return True
         waits = channel.marks.oldest_seconds() > self._idle_after
-        idle = channel.delivering == 0 and now - channel.last_progress > self._idle_after
+        idle = channel.sender.delivering == 0 and now - channel.sender.last_progress > self._idle_after
         if waits and idle and self._hot and not self._warned_of_idle_sdk and channel.cursor.has_more:
             self._warn_of_idle_sdk()
         return waits and idle
@@ -254,14 +254,15 @@ class Relay:
     def _deliver_everything(self) -> None:
         channel = self._channel
         # After an outage a few tell whether it is over; of rows that were refused it takes more to see that.
-        probe = PROBE_ROWS if channel.backoff.state is BackoffState.RETRYING else BATCH_ROWS
-        first = list(channel.cursor.take(probe)) if not channel.backoff.is_open else channel.cursor.take(self._run_rows)
+        is_open = channel.sender.backoff.is_open
+        probe = PROBE_ROWS if channel.sender.backoff.state is BackoffState.RETRYING else BATCH_ROWS
+        first = channel.cursor.take(self._run_rows if is_open else probe)
         if not first:
             return
-        if not channel.backoff.is_open:  # should the oldest all be refused, the newest may tell why
+        if not is_open:  # should the oldest all be refused, the newest may tell why
             first = [*first, *channel.cursor.newest()]
-        channel.deliver(first)
-        if channel.backoff.is_open:
+        channel.sender.deliver(first)
+        if channel.sender.backoff.is_open:
             self._send_with_help()
 
     def _send_with_help(self) -> None:
@@ -274,9 +275,9 @@ class Relay:
             one.wait()
 
     def _send(self) -> None:
-        while not self._stopping and self._channel.backoff.is_open:
+        while not self._stopping and self._channel.sender.backoff.is_open:
             begun = Clock.monotonic()
-            rows = self._channel.deliver_next(self._run_rows)
+            rows = self._channel.sender.deliver_next(self._run_rows)
             if not rows:
                 return
             self._fit_rows(rows, Clock.monotonic() - begun)
@@ -297,11 +298,11 @@ class Relay:
             entries = self._awaited.take()
             if not entries:
                 return
-            if Clock.monotonic() < channel.backoff.asked_until:
+            if Clock.monotonic() < channel.sender.backoff.asked_until:
                 channel.cursor.give_back(entries)
                 return
             # Some others beside them: where one is refused, those that pass prove that it is the row's own fault.
-            channel.deliver([*entries, *channel.cursor.take(_COMPANIONS)])
+            channel.sender.deliver([*entries, *channel.cursor.take(_COMPANIONS)])
 
     def _warn_of_idle_sdk(self) -> None:
         self._warned_of_idle_sdk = True

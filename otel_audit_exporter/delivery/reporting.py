@@ -31,7 +31,7 @@ def channel_stats(channel: DeliveryChannel) -> AuditStats:
     _count_settled_by_others(channel)
     return channel.counters.stats(
         held=len(channel.refusals),
-        all_held=channel.backoff.state is BackoffState.ON_HOLD,
+        all_held=channel.sender.backoff.state is BackoffState.ON_HOLD,
         oldest_pending_seconds=oldest_pending_seconds(channel),
     )
 

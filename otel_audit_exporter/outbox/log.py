@@ -183,10 +183,6 @@ class OutboxLog:
             self._ended.note(Record(kind, stripe.index, first, last) for stripe, first, last in ranges)
         return fresh
 
-    def is_lost(self, stripe: Stripe, number: int) -> bool:
-        """Tell whether an event was damaged."""
-        return any(first <= number <= last for first, last in stripe.lost)
-
     def note_slow_store(self, seconds: float) -> None:
         """Look into a store that took long: where the volume held it up, the next segments are written, not mapped."""
         if self.space.is_mapped and processor_clock.stood_still(seconds):

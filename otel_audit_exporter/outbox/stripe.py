@@ -195,3 +195,24 @@ class Stripe:
     def drop(self, segment: Segment) -> None:
         """Forget an emptied segment."""
         self.segments.remove(segment)
+
+
+def is_pending(ref: EventRef) -> bool:
+    """Tell whether the event has not ended; of one in a log that was let go of, whether it has anywhere."""
+    stripe, number, *_ = ref
+    return number not in stripe.ended and (not stripe.log.released or stripe.log.still_waits(stripe, number))
+
+
+def is_elsewhere(ref: EventRef) -> bool:
+    """Tell whether the event is in a log that this process has let go of, or its parent's."""
+    return ref[0].log.released
+
+
+def was_parked(ref: EventRef) -> bool:
+    """Tell whether this process has parked the event."""
+    return ref[1] in ref[0].parked
+
+
+def is_lost(ref: EventRef) -> bool:
+    """Tell whether the event was damaged, and cannot be read any more."""
+    return any(first <= ref[1] <= last for first, last in ref[0].lost)

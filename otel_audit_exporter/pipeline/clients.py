@@ -64,7 +64,7 @@ class ClientDatabases:
         sink = self._primary.sink
         if isinstance(sink, SupabaseSink) and key:
             sink.use_key(key)
-            if not self._primary.channel.backoff.is_open:
+            if not self._primary.channel.sender.backoff.is_open:
                 self._primary.relay.deliver_now()
 
     def _tell_once(self) -> None:

@@ -221,6 +221,11 @@ class Destinations:
         """Every destination that is open, the first one first."""
         return tuple(dict.fromkeys((self._default, *self.routes.values())))
 
+    def others(self) -> dict[RouteName, AuditExporter]:
+        """Return the primary exporters of the open destinations beside the first one."""
+        first = self._default.primary
+        return {route.name: route.primary for route in self.opened if route.primary is not first}
+
     def exporters(self) -> tuple[AuditExporter, ...]:
         """Every exporter of an open destination, once."""
         found: Iterable[AuditExporter] = (one for route in self.opened for one in route.exporters)

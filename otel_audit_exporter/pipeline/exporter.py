@@ -239,12 +239,14 @@ class AuditExporter(LogRecordExporter):
     def _attempt_once(self, deadline: float) -> float:
         """Deliver until an attempt fails; return the time for all that follows: none, where one has failed."""
         channel = self._channel
-        if channel.backoff.is_open:
-            channel.wait_until_settled(deadline, self._relay.deliver_now, or_until=lambda: not channel.backoff.is_open)
-        elif channel.backoff.asked_until <= Clock.monotonic():  # else the server has asked not to be tried
-            until = min(deadline, Clock.monotonic() + _HANGING_SECONDS) if channel.hangs else deadline
+        if channel.sender.backoff.is_open:
+            channel.wait_until_settled(
+                deadline, self._relay.deliver_now, or_until=lambda: not channel.sender.backoff.is_open
+            )
+        elif channel.sender.backoff.asked_until <= Clock.monotonic():  # else the server has asked not to be tried
+            until = min(deadline, Clock.monotonic() + _HANGING_SECONDS) if channel.sender.hangs else deadline
             channel.completions.wait_for_attempt(until, self._relay.deliver_now, lambda: channel.counters.pending <= 0)
-        return deadline if channel.backoff.is_open else Clock.monotonic()
+        return deadline if channel.sender.backoff.is_open else Clock.monotonic()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.target}>"
@@ -253,9 +255,9 @@ class AuditExporter(LogRecordExporter):
 
     def _deliver(self, rows: int) -> None:
         """Offer as many events as a batch covers, the oldest first; what the sink does not take is the relay's."""
-        if rows and self._channel.backoff.is_open:
-            self._channel.deliver_next(rows)
-        if not self._channel.backoff.is_open:
+        if rows and self._channel.sender.backoff.is_open:
+            self._channel.sender.deliver_next(rows)
+        if not self._channel.sender.backoff.is_open:
             self._relay.wake()
         self._channel.parking.park_invalid()
 

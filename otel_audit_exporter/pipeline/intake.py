@@ -282,7 +282,7 @@ class EventIntake:
             exporter.relay.wake()
         channel = route.primary.channel
         waited_in_vain = channel.completions.attempts_ended == route.waited_in_vain_at
-        if delivers_here() or channel.closed or not channel.backoff.is_open or waited_in_vain:
+        if delivers_here() or channel.closed or not channel.sender.backoff.is_open or waited_in_vain:
             route.primary.relay.wake()
             return
         ticket = tickets[channel.name]

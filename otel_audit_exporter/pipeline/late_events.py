@@ -15,6 +15,7 @@ from otel_audit_exporter.event.fields import FIELDS
 from otel_audit_exporter.event.serialization import split
 from otel_audit_exporter.event.surroundings import FOUND, GIVEN, MARKABLE
 from otel_audit_exporter.observability.delivery_log import describe
+from otel_audit_exporter.outbox.stripe import is_pending
 from otel_audit_exporter.runtime.log import logger
 
 _NOT_ASCII: Final = r"[^\x00-\x7f]"
@@ -31,7 +32,7 @@ class AwaitedEvent(NamedTuple):
     @property
     def stored(self) -> bool:
         """Whether every sink has the row."""
-        pending = any(channel.is_pending(ref) for channel, ref in self.refs)
+        pending = any(is_pending(ref) for channel, ref in self.refs)
         return not pending and self.receipt.state == "stored"
 
 
@@ -56,7 +57,7 @@ class LateEvents:
 
     def _note(self, event: AwaitedEvent) -> None:
         for channel, ref in event.refs:
-            if channel.is_pending(ref):
+            if is_pending(ref):
                 channel.counters.count(late=1)
         if self._way == "stdout" and _print(event.body):
             return

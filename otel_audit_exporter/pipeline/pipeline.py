@@ -13,13 +13,12 @@ from otel_audit_exporter.config.settings import Settings
 from otel_audit_exporter.delivery.dead_letters import DeadLetters
 from otel_audit_exporter.delivery.housekeeper import housekeeper
 from otel_audit_exporter.delivery.relay import delivers_here
-from otel_audit_exporter.event.routing import RouteName, split_route
+from otel_audit_exporter.event.routing import split_route
 from otel_audit_exporter.observability.health import AuditHealth
 from otel_audit_exporter.observability.health_monitor import HealthMonitor, Sample
-from otel_audit_exporter.observability.metrics import PipelineMetrics, Series, observe
+from otel_audit_exporter.observability.metrics import observe
 from otel_audit_exporter.observability.stats import (
     AuditStats,
-    DeliveryCounters,
     NotedError,
     by_database,
     by_trail,
@@ -27,11 +26,11 @@ from otel_audit_exporter.observability.stats import (
 )
 from otel_audit_exporter.outbox.loss_records import LossRecords
 from otel_audit_exporter.pipeline.databases import Databases
-from otel_audit_exporter.pipeline.destinations import Destinations
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.health import DestinationsHealth
 from otel_audit_exporter.pipeline.intake import EventIntake
 from otel_audit_exporter.pipeline.orphans import Orphanage
+from otel_audit_exporter.pipeline.series import PipelineSeries, record_writes
 from otel_audit_exporter.pipeline.trails import Trail
 from otel_audit_exporter.runtime.call_thread import CallThread
 from otel_audit_exporter.runtime.clock import Clock
@@ -85,22 +84,14 @@ class AuditPipeline(EventIntake):
             on_change=settings.on_health_change,
         )
         register_renewed(self)
-        self._metrics = observe(self, meter_provider)
-        for exporter in self._exporters:
-            _record_writes(exporter, self._metrics, self.destinations)
-        metrics, destinations = self._metrics, self.destinations  # so that nothing keeps this pipeline alive
-        destinations.on_open = lambda exporter: _record_writes(exporter, metrics, destinations)
+        self._series = PipelineSeries(self)
+        self._metrics = observe(self._series, meter_provider)
+        record_writes(self.destinations, self._metrics)
         self._watch.start()
-        self._orphanage = self._look_for_orphans()
-
-    def _look_for_orphans(self) -> Orphanage | None:
-        """Have events found that other processes have left for destinations beside the first one."""
         folder = self._primary.channel.logs.directory
-        if folder is None or not self.destinations.several:
-            return None
-        orphanage = Orphanage(self.destinations, str(folder.root))
-        housekeeper.visit(orphanage.look)
-        return orphanage
+        if folder is not None and self.destinations.several:
+            self._orphanage = Orphanage(self.destinations, str(folder.root))
+            housekeeper.visit(self._orphanage.look)
 
     def _begin(self) -> None:
         super()._begin()
@@ -118,23 +109,8 @@ class AuditPipeline(EventIntake):
         sinks = {exporter.channel.name: exporter.channel.stats() for exporter in self._exporters}
         first = sinks[self._primary.channel.name]
         parts = {self._default.name: first}
-        parts |= {name: exporter.channel.stats() for name, exporter in self._others().items()}
+        parts |= {name: exporter.channel.stats() for name, exporter in self.destinations.others().items()}
         return replace(summed(parts.values()), sinks=sinks, trails=by_trail(parts), databases=by_database(parts))
-
-    def counters(self) -> list[tuple[Series, DeliveryCounters]]:
-        """Return the counters of each sink as they go on counting, by the attributes of its metrics."""
-        renew_if_forked()
-        everybody = self.destinations.exporters()
-        return [(_series(exporter, self.destinations), exporter.channel.counters) for exporter in everybody]
-
-    def series_of(self, health: AuditHealth) -> list[tuple[Series, AuditHealth]]:
-        """Return the parts of a health by the attributes of their metrics."""
-        if not self.destinations.several:
-            return [((("sink", name),), part) for name, part in health.sinks.items()]
-        sinks = {one.trail: one.exporter_name for one in (*self._others().values(), self._primary)}
-        secondaries = [(_series(one, self.destinations), health.sinks[one.channel.name]) for one in self._exporters[1:]]
-        parts = (((("sink", sinks[trail]), ("trail", trail)), part) for trail, part in health.trails.items())
-        return [*parts, *secondaries]
 
     def health(self) -> AuditHealth:
         """Return the level, the reasons for it and the figures, at one instant.
@@ -145,12 +121,7 @@ class AuditPipeline(EventIntake):
         renew_if_forked()
         now = utc_now()
         warnings = [] if self._orphanage is None else [one.words(now) for one in self._orphanage.waiting]
-        return self._health.of(self._exporters, self._others(), warnings)
-
-    def _others(self) -> dict[RouteName, AuditExporter]:
-        """Return the primary exporters of the destinations beside the first one."""
-        routes = (route for route in self.destinations.opened if route.primary is not self._primary)
-        return {route.name: route.primary for route in routes}
+        return self._health.of(self._exporters, self.destinations.others(), warnings)
 
     def losses(self) -> LossRecords:
         """Return what was rejected, or lost with a damaged file, in the last 24 hours, by all processes.
@@ -288,13 +259,10 @@ class AuditPipeline(EventIntake):
         self._metrics.keep_totals()
         self._watch.stop(deadline)
         if self._begun or not self._forked:  # else nothing was handed over here, and the SDK's thread is the parent's
-            self._end_sdk(deadline)
+            if not self._green:
+                self._sdk.run([processor.shutdown for processor in self._processors], deadline)
+            self._sdk.end()
         return all(results)
-
-    def _end_sdk(self, deadline: float) -> None:
-        if not self._green:
-            self._sdk.run([processor.shutdown for processor in self._processors], deadline)
-        self._sdk.end()
 
     def __enter__(self) -> AuditPipeline:
         return self
@@ -319,13 +287,3 @@ class AuditPipeline(EventIntake):
             end_with_multiprocessing_child()
             if not self._closed:
                 self._watch.start()
-
-
-def _series(exporter: AuditExporter, destinations: Destinations) -> Series:
-    """Return the attributes of an exporter's metrics."""
-    name = ("sink", exporter.exporter_name)
-    return (name, ("trail", exporter.trail)) if destinations.several else (("sink", exporter.channel.name),)
-
-
-def _record_writes(exporter: AuditExporter, metrics: PipelineMetrics, destinations: Destinations) -> None:
-    exporter.channel.on_write = metrics.write_recorder(_series(exporter, destinations))

@@ -186,7 +186,7 @@ class TableMapping:
     def rows(self, bodies: Sequence[bytes]) -> Sequence[bytes]:
         """Return the rows of events, each as the bytes of one JSON object."""
         if isinstance(bodies, Joined) and self._is_default_row and not mentions_audit(bodies.text):
-            rows = as_rows(bodies, traces_too=self._may_lose_traces())
+            rows = as_rows(bodies, traces_too=_may_lose_traces(self))
             if rows is not None:
                 return rows
         return list(map(self.row, bodies))
@@ -194,7 +194,7 @@ class TableMapping:
     def row(self, body: bytes) -> bytes:
         """Return the row of an event as the bytes of one JSON object."""
         if self._is_of_default_row and not mentions_audit(body):
-            row = as_row(body, traces_too=self._may_lose_traces())
+            row = as_row(body, traces_too=_may_lose_traces(self))
             if row is not None:
                 return row if self._is_default_row else bytes(self._template % self._pick(row.split(b"\n")[1::2]))
         fragments = split(body)
@@ -259,9 +259,6 @@ class TableMapping:
         if any(fragments[at] != _NULL and not fragments[at].endswith(GIVEN) for at in self._watched):
             self._watched = frozenset()
             self._report(self.lost_surroundings)
-
-    def _may_lose_traces(self) -> bool:
-        return not self._folds_traces and _TRACE_AT.isdisjoint(self._watched)
 
     # --- and back ------------------------------------------------------------------------------------------------
 
@@ -391,3 +388,7 @@ def _document(value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def _may_lose_traces(mapping: TableMapping) -> bool:
+    return not mapping._folds_traces and _TRACE_AT.isdisjoint(mapping._watched)

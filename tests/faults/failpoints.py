@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 import otel_audit_exporter
-from otel_audit_exporter.delivery import bisect_insert, channel
+from otel_audit_exporter.delivery import bisect_insert, channel, event_sender
 from otel_audit_exporter.outbox import (
     adoption,
     directory,
@@ -276,12 +276,12 @@ def _value_changed_on_the_way(_: int) -> None:
 
 
 def _patch_rows(change: Callable[[bytes], bytes]) -> None:
-    original = channel.DeliveryChannel._rows
+    original = event_sender.EventSender._rows
 
     def changed(self: Any, entries: Any) -> list[bytes]:
         return list(map(change, original(self, entries)))
 
-    channel.DeliveryChannel._rows = changed  # type: ignore[method-assign]
+    event_sender.EventSender._rows = changed  # type: ignore[method-assign]
 
 
 BREAKS: dict[str, Patch] = {

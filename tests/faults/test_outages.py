@@ -60,7 +60,7 @@ def test_the_server_s_retry_after_is_kept_to_even_by_a_flush(stack: Stack, start
     stack.gateway.inject(faults.too_many_requests("2"), times=None, when=note)
     running.emit(1)
     channel = running.pipeline.exporters[0].channel
-    wait_until(lambda: not channel.backoff.is_open, "the first request is refused")
+    wait_until(lambda: not channel.sender.backoff.is_open, "the first request is refused")
     running.emit(4)
     assert not running.pipeline.force_flush(300) or len(asked) > 1
     running.wait_until_delivered()

@@ -301,7 +301,7 @@ def park(stub: StubExporter, count: int) -> list[str]:
     said = {"action": "refuse me", "entity_type": "part", "yacht_id": "y", "user_id": "u"}
     events = [stub.rules.compose({**said, "entity_id": f"part-{n}"}) for n in range(count)]
     for event in events:
-        stub.channel.park_unsent(event.body, BAD_ROW)
+        stub.channel.parking.park_unsent(event.body, BAD_ROW)
     return [event.record_id for event in events]
 
 
@@ -348,7 +348,7 @@ def test_what_is_refused_again_stays_while_the_others_land(configured: Configure
 
 def test_an_unreadable_dead_letter_is_shown_as_that(configured: Configure, stub: StubExporter) -> None:
     pipeline = configured()
-    pipeline.primary.channel.park_unsent(b"no event", BAD_ROW)
+    pipeline.primary.channel.parking.park_unsent(b"no event", BAD_ROW)
     _, page = ask("/dead-letters")
     assert (page["dead_letters"][0]["unreadable"], page["dead_letters"][0]["action"]) == (True, None)
     html = OperationsHandler(guarded=True).answer(OperationsRequest("GET", "/"))

@@ -26,7 +26,7 @@ def emit():
     audit.audit_event("x", entity_type="t", entity_id="{ENTITY}", yacht_id="{ENTITY}", user_id="{ENTITY}")
 emit()
 if "known" in sys.argv:
-    while pipeline.primary.channel.backoff.is_open:
+    while pipeline.primary.channel.sender.backoff.is_open:
         time.sleep(0.01)
 begun = time.monotonic()
 import atexit

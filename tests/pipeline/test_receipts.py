@@ -307,7 +307,7 @@ def test_a_receipt_of_a_finished_event_costs_no_memory(pipeline: AuditPipeline) 
     assert flush_audit()
     (exporter,) = pipeline.exporters
     assert exporter.channel.completions.watched == 0
-    wait_until(lambda: exporter.channel.delivering == 0, "the attempts have ended")
+    wait_until(lambda: exporter.channel.sender.delivering == 0, "the attempts have ended")
 
 
 def test_a_receipt_shows_its_id_and_no_values(pipeline: AuditPipeline) -> None:

@@ -107,7 +107,7 @@ def test_at_the_end_of_the_process_a_server_s_pause_is_not_waited_for(stack: Sta
     )
     asking = stack.gateway.inject(faults.too_many_requests("300"))
     audit_event(**arguments())
-    wait_until(lambda: not pipeline.exporters[0].channel.backoff.is_open, "the pause is known")
+    wait_until(lambda: not pipeline.exporters[0].channel.sender.backoff.is_open, "the pause is known")
     Call(pipeline.end_with_process).answer()
     assert (asking.hits, audit_table.count()) == (1, 0)
 
@@ -117,7 +117,7 @@ def test_at_the_end_of_the_process_a_sink_that_is_back_gets_everything() -> None
     sink.fail_next(Verdict(Fault.TRANSIENT), times=None)
     for _ in range(5000):
         audit_event(**arguments())
-    wait_until(lambda: not pipeline.exporters[0].channel.backoff.is_open, "the sink is known to be away")
+    wait_until(lambda: not pipeline.exporters[0].channel.sender.backoff.is_open, "the sink is known to be away")
     sink.heal()
     Call(pipeline.end_with_process).answer()
     assert len(sqlite_rows("t.db")) == 5000

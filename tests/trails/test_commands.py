@@ -71,7 +71,7 @@ def test_dead_letters_are_those_of_the_destination_that_is_named(files: Path) ->
     body = get_audit_pipeline().exporter_of("ledger").rules.compose(arguments(action="parked")).body
     from otel_audit_exporter.sinks.base import SinkError
 
-    channel.park_unsent(body, SinkError(Verdict(Fault.RECORD), "is wrong"))
+    channel.parking.park_unsent(body, SinkError(Verdict(Fault.RECORD), "is wrong"))
     assert len(get_audit_pipeline().dead_letters("ledger", "acme")) == 1
     assert len(get_audit_pipeline().dead_letters()) == 0
     handler = OperationsHandler(guarded=True)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit_exporter.delivery import channel as module
+from otel_audit_exporter.delivery import event_sender as module
 from otel_audit_exporter.delivery.channel import DeliveryChannel, DeliveryOptions
 from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.outbox.dead_letter_store import MemoryDeadLetters
 from otel_audit_exporter.outbox.directory import Destination, OutboxDirectory
 from otel_audit_exporter.outbox.segment import MemorySegment
-from otel_audit_exporter.outbox.stripe import EventRef
+from otel_audit_exporter.outbox.stripe import EventRef, is_lost, is_pending
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from tests.stack.waiting import wait_until
@@ -88,11 +88,11 @@ def accept(channel: DeliveryChannel, action: str) -> EventRef:
 
 
 def offer(channel: DeliveryChannel, ref: EventRef) -> None:
-    channel.deliver(channel.cursor.take_one(ref))
+    channel.sender.deliver(channel.cursor.take_one(ref))
 
 
 def retry(channel: DeliveryChannel) -> None:
-    channel.deliver_refused(10, at_once=True)
+    channel.sender.deliver_refused(10, at_once=True)
 
 
 def test_a_row_that_is_refused_again_after_others_passed_is_parked(channel: DeliveryChannel, table: Table) -> None:
@@ -142,11 +142,11 @@ def test_what_is_held_or_parked_is_said_before_anybody_can_see_it(
 
 def test_a_batch_is_offered_at_once_and_ends(on_disk: DeliveryChannel, table: Table) -> None:
     refs = [accept(on_disk, f"act {number}") for number in range(5)]
-    assert on_disk.deliver_next(100) == 5
+    assert on_disk.sender.deliver_next(100) == 5
     assert (table.asked, len(table.stored), on_disk.counters.succeeded, on_disk.counters.pending) == (1, 5, 5, 0)
-    assert all(on_disk.acknowledged_at(ref) for ref in refs)
-    assert not any(map(on_disk.is_pending, refs))
-    assert on_disk.deliver_next(100) == 0
+    assert all(on_disk.sender.acknowledged_at(ref) for ref in refs)
+    assert not any(map(is_pending, refs))
+    assert on_disk.sender.deliver_next(100) == 0
 
 
 def test_what_the_sink_does_not_take_waits_and_is_offered_again(on_disk: DeliveryChannel, table: Table) -> None:
@@ -156,10 +156,10 @@ def test_what_the_sink_does_not_take_waits_and_is_offered_again(on_disk: Deliver
         raise SinkError(Verdict(Fault.TRANSIENT), "away")
 
     table.meanwhile = away
-    on_disk.deliver_next(100)
-    assert (on_disk.counters.pending, on_disk.backoff.is_open, on_disk.cursor.has_more) == (1, False, True)
+    on_disk.sender.deliver_next(100)
+    assert (on_disk.counters.pending, on_disk.sender.backoff.is_open, on_disk.cursor.has_more) == (1, False, True)
     table.meanwhile = lambda: None
-    on_disk.deliver_next(100)
+    on_disk.sender.deliver_next(100)
     assert (on_disk.counters.pending, on_disk.counters.succeeded, on_disk.counters.retried) == (0, 1, 1)
 
 
@@ -170,8 +170,8 @@ def test_an_error_of_the_library_s_own_gives_every_event_back(
     with monkeypatch.context() as broken:
         broken.setattr(module, "attempt", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            on_disk.deliver_next(100)
-    assert (on_disk.deliver_next(100), on_disk.counters.pending) == (1, 0)
+            on_disk.sender.deliver_next(100)
+    assert (on_disk.sender.deliver_next(100), on_disk.counters.pending) == (1, 0)
 
 
 # --- events that are damaged before they are delivered ----------------------------------------------------------
@@ -195,7 +195,7 @@ def test_a_damaged_event_is_counted_as_lost_and_told_and_the_others_are_delivere
     refs = [accept(on_disk, f"act {number}") for number in range(20)]
     damage(refs[7])
     damage(refs[8])
-    assert on_disk.deliver_next(100) == 18
+    assert on_disk.sender.deliver_next(100) == 18
     counters = on_disk.counters
     assert (counters.submitted, counters.succeeded, counters.failed, counters.lost, counters.pending) == (
         20,
@@ -204,7 +204,7 @@ def test_a_damaged_event_is_counted_as_lost_and_told_and_the_others_are_delivere
         2,
         0,
     )
-    assert [on_disk.is_lost(ref) for ref in refs].count(True) == 2
+    assert [is_lost(ref) for ref in refs].count(True) == 2
     assert "2 event(s) cannot be read" in caplog.text
     assert "2 event(s) cannot be read" in str(on_disk.stats().last_error)
 
@@ -213,10 +213,10 @@ def test_a_damaged_newest_event_is_lost_and_the_next_ones_are_accepted_and_deliv
     on_disk: DeliveryChannel, table: Table
 ) -> None:
     damage(accept(on_disk, "damaged"))
-    on_disk.deliver_next(100)
+    on_disk.sender.deliver_next(100)
     assert (on_disk.counters.lost, on_disk.counters.pending) == (1, 0)
     accept(on_disk, "next")
-    on_disk.deliver_next(100)
+    on_disk.sender.deliver_next(100)
     assert (on_disk.counters.lost, on_disk.counters.succeeded, on_disk.counters.pending) == (1, 1, 0)
 
 
@@ -230,7 +230,7 @@ def test_a_row_that_was_refused_and_is_damaged_then_waits_for_no_more_tries(
     retry(channel)
     counters = channel.counters
     assert (counters.failed, counters.lost, counters.pending, channel.stats().held) == (1, 1, 0, 0)
-    assert channel.is_lost(ref)
+    assert is_lost(ref)
     assert "1 event(s) cannot be read" in caplog.text
 
 
@@ -248,7 +248,7 @@ def test_an_orphan_that_is_damaged_is_taken_over_told_and_counted(
     assert on_disk.adopt_orphans() == 19
     counters = on_disk.counters
     assert (counters.recovered, counters.failed, counters.lost, counters.pending) == (20, 1, 1, 19)
-    on_disk.deliver_next(100)
+    on_disk.sender.deliver_next(100)
     assert (counters.succeeded, counters.lost, counters.pending) == (19, 1, 0)
     on_disk.drop_emptied()
     assert "1 event(s) are lost" in caplog.text
@@ -260,8 +260,8 @@ def test_a_child_delivers_its_own_events_and_none_of_its_parent(on_disk: Deliver
 
     def in_child() -> None:
         accept(on_disk, "the child's")
-        assert (on_disk.counters.submitted, on_disk.deliver_next(100), on_disk.counters.pending) == (1, 1, 0)
+        assert (on_disk.counters.submitted, on_disk.sender.deliver_next(100), on_disk.counters.pending) == (1, 1, 0)
         on_disk.close()
 
     assert run_in_child(in_child, 60)
-    assert (on_disk.deliver_next(100), on_disk.counters.pending) == (1, 0)
+    assert (on_disk.sender.deliver_next(100), on_disk.counters.pending) == (1, 0)

@@ -113,7 +113,7 @@ def test_ranges_that_overlap_end_once(log: OutboxLog) -> None:
     stripe = only_stripe(log)
     assert log.end(STORED, [(stripe, 2, 5)]) == 4
     assert log.end(LOST, [(stripe, 4, 7)]) == 2
-    assert (log.pending, log.is_lost(stripe, 7), log.is_lost(stripe, 2)) == (4, True, False)
+    assert (log.pending, stripe.lost) == (4, [(4, 7)])
 
 
 def test_threads_that_end_events_at_once_end_each_once(log: OutboxLog) -> None:
