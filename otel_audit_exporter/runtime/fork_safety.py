@@ -8,16 +8,14 @@ new process. An object that has to begin anew is registered with :func:`register
 The order of locks, from the outside to the inside. Whoever holds one of them takes only those below it:
 
 1. ``compat._Built.lock``, then ``pipeline.configure._Running.lock``
-2. ``EventIntake._lock`` (the pipeline's), ``AuditExporter._lock``
-3. the lock of each ``SQLiteSink`` (``slow``: held for as long as a transaction takes, so a fork takes it first)
-4. the state lock of each ``Lane``
-5. the file locks of outbox directories, between processes
-6. ``quiet``, around the opening, closing and checkpointing of SQLite files
-7. the lock of each outbox store
-8. the lock of each ``DeliveryCounters``
+2. ``AuditPipeline._lock``, then ``AuditExporter._lock``
+3. ``DeliveryChannel._ending``, then ``OutboxLog._ending``
+4. ``GroupCommit._writing`` or ``OutboxLog._making``, then ``SegmentSpace._lock``, then the quota's lock
+5. the lock of each ``SQLiteSink``, held for as long as one transaction takes
+6. the file locks of outbox directories, between processes
+7. ``quiet``, around the opening and closing of SQLite files of dead letters
 
-A fork takes 3, 4, 6, 7 and 8, in this order. Every other lock of the package is a leaf: whoever holds it takes no
-other one of ours. ``tests/faults/test_forks_and_locks.py`` has the list of all locks.
+A fork takes 5 and 7, in this order. Whoever holds any other lock of the package takes none of another module's. ``tests/faults/test_forks_and_locks.py`` has the list of all locks.
 """
 
 from __future__ import annotations
@@ -55,12 +53,8 @@ class Renewable(Protocol):
 class ForkAware(Renewable, Protocol):
     """Something that a fork must not copy in the middle of a change."""
 
-    def locks_before_store(self) -> Iterable[Lock]:
-        """Return the locks under which ``quiet`` may be taken."""
-        ...
-
-    def locks_after_store(self) -> Iterable[Lock]:
-        """Return the locks that may be taken under ``quiet``, asked for when the outer ones are held."""
+    def locks_of_fork(self) -> Iterable[Lock]:
+        """Return the locks that a fork has to hold."""
         ...
 
 
@@ -121,24 +115,22 @@ class ForkSafeLock:
 _process = _Process()
 _pid = os.getpid()  # of the process for which everything here is renewed
 _turns: Final[dict[int, _Turn]] = {}
-_slow: Final[weakref.WeakSet[ForkAware]] = weakref.WeakSet()
 _held_still: Final[weakref.WeakSet[ForkAware]] = weakref.WeakSet()
 _renewed: Final[weakref.WeakSet[Renewable]] = weakref.WeakSet()
 _calls: Final[list[Callable[[], object]]] = []
 
-# Held by whoever opens, closes or checkpoints a SQLite file on a thread of ours: a fork in the middle of that would
+# Held by whoever opens or closes a SQLite file on a thread of ours: a fork in the middle of that would
 # leave SQLite's own locks held in the child for ever.
 quiet: Final = ForkSafeLock()
 
 
-def register_fork_aware(thing: ForkAware, *, slow: bool = False) -> None:
+def register_fork_aware(thing: ForkAware) -> None:
     """Have every fork of this process wait for the locks of ``thing``, and ``thing`` renewed in the child.
 
-    ``slow``: its locks can be held for long. A fork takes those first, while it holds up nobody else. ``thing`` is
-    not kept alive.
+    ``thing`` is not kept alive.
     """
     with _process.lock:
-        (_slow if slow else _held_still).add(thing)
+        _held_still.add(thing)
         _renewed.add(thing)
 
 
@@ -172,11 +164,9 @@ def renew_if_forked() -> bool:
 def _before() -> None:
     _process.forking.acquire()
     with _process.lock:  # not held below: whoever holds one of the others may be registering something
-        slow, things = list(_slow), list(_held_still)
-    everything = [*slow, *things]
-    _take(lock for thing in everything for lock in thing.locks_before_store())
+        things = list(_held_still)
+    _take(lock for thing in things for lock in thing.locks_of_fork())
     _take([quiet])
-    _take(lock for thing in everything for lock in thing.locks_after_store())
 
 
 def _take(locks: Iterable[Lock]) -> None:

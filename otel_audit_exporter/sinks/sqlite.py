@@ -77,7 +77,7 @@ class SQLiteSink:
         self._file: tuple[int, int] | None = None
         self._inherited: list[sqlite3.Connection] = []
         self._lock = RLock()
-        register_fork_aware(self, slow=True)
+        register_fork_aware(self)
 
     @property
     def target(self) -> str:
@@ -112,13 +112,9 @@ class SQLiteSink:
     # SQLite keeps the state of its locks in the process's memory: a child forked in the middle of a transaction
     # would take the parent's lock for its own, and write beside it. So a fork waits until no sink is writing.
 
-    def locks_before_store(self) -> list[Lock]:
+    def locks_of_fork(self) -> list[Lock]:
         """Return the lock that is held while the sink writes."""
         return [self._lock]
-
-    def locks_after_store(self) -> tuple[()]:
-        """There are no others."""
-        return ()
 
     def renew_after_fork(self) -> None:
         """Forget the parent's connection, which stays open: closing it here could free the parent's locks."""

@@ -47,11 +47,8 @@ class Locked(Part):
         super().__init__()
         self.lock = threading.Lock()
 
-    def locks_before_store(self) -> list[fork_safety.Lock]:
+    def locks_of_fork(self) -> list[fork_safety.Lock]:
         return [self.lock]
-
-    def locks_after_store(self) -> tuple[()]:
-        return ()
 
     def renew_after_fork(self) -> None:
         assert self.lock.locked()
