@@ -15,7 +15,8 @@ The order of locks, from the outside to the inside. Whoever holds one of them ta
 6. the file locks of outbox directories, between processes
 7. ``quiet``, around the opening and closing of SQLite files of dead letters
 
-A fork takes 5 and 7, in this order. Whoever holds any other lock of the package takes none of another module's. ``tests/faults/test_forks_and_locks.py`` has the list of all locks.
+A fork takes 5 and 7, in this order. Whoever holds any other lock of the package takes none of another
+module's. ``tests/faults/test_forks_and_locks.py`` has the list of all locks.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Kill workers for so many minutes while the gateway goes wrong, then an outage of 200,000 events,
-then freeze functions after their answers.
+then deliver what crowds of dead processes have left, then freeze functions after their answers.
 
 Every round has a table and an outbox directory of its own; the first that is found broken is kept, and ends
 the run with status 1. "0 failures in n" bounds the rate at about 3/n.
@@ -21,12 +21,15 @@ from tests.faults.events import BAD_ACTION
 from tests.faults.failpoints import FAILPOINTS
 from tests.faults.outages import NOT_STORED, PERHAPS_STORED, assert_outage_survived
 from tests.frozen.instances import SERVERS, SINKS, missing_after_freeze
+from tests.soak.left_behind import deliver_orphans, drain_full_volume
 from tests.stack import Stack
 from tests.support.otlp_receiver import Receiver
 
 _KILLS_PER_ROUND = 60
 _OUTAGE_EVENTS = 200_000
 _FROZEN = 200
+_ORPHANS = 2000
+_VOLUME_WORKERS = 32
 
 
 @dataclass
@@ -61,7 +64,17 @@ def main() -> int:
             print(figures, flush=True)
         if options.outage:
             _outage(stack, options.outage)
-        return 0 if _frozen(stack, options.frozen) else 1
+        whole = _left_behind(options.orphans, options.volume)
+        return 0 if _frozen(stack, options.frozen) and whole else 1
+
+
+def _left_behind(orphans: int, workers: int) -> bool:
+    """Deliver what crowds of killed processes have left; tell whether all of it came as it has to."""
+    shown = [deliver_orphans(orphans)] if orphans else []
+    shown += [drain_full_volume(workers)] if workers else []
+    for words, _ in shown:
+        print(words, flush=True)
+    return all(is_well for _, is_well in shown)
 
 
 def _parse_options() -> argparse.Namespace:
@@ -70,6 +83,8 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--outage", type=int, default=_OUTAGE_EVENTS, help="events of the outage; 0: none")
     parser.add_argument("--frozen", type=int, default=_FROZEN, help="invocations of each server and sink; 0: none")
+    parser.add_argument("--orphans", type=int, default=_ORPHANS, help="logs of killed processes; 0: none")
+    parser.add_argument("--volume", type=int, default=_VOLUME_WORKERS, help="workers that fill a volume; 0: none")
     return parser.parse_args()
 
 
