@@ -40,6 +40,14 @@ class InsertOutcome(Generic[T]):
     waiting: list[T] = field(default_factory=list)
     error: SinkError | None = None  # why the rest waits
     every_row_refused: bool = False  # the error is that: nothing is said against the rows that were refused
+    time_was_up: bool = False  # when the error came
+
+    @property
+    def sink_failed(self) -> bool:
+        """Whether the sink is at fault. It is not where it took rows until the time was up, and asks for no pause."""
+        if self.error is None:
+            return False
+        return self.error.retry_after is not None or not (self.time_was_up and self.stored)
 
 
 class _Stop(Exception):  # noqa: N818  # not an error: the end of an attempt
@@ -60,6 +68,7 @@ class _Run(Generic[T]):
         self._deadline = deadline
         self._on_stored = on_stored
         self._doubts_sink = doubts_sink
+        self._newest_first = False
         self._accepted = 0
         self._passed_over = 0
         self._attempt: InsertOutcome[T] = InsertOutcome()
@@ -84,6 +93,7 @@ class _Run(Generic[T]):
         if self._accepted:  # then it is the rows after all
             self._attempt.every_row_refused, self._attempt.error = False, None
             self._attempt.waiting = []
+            self._newest_first = True  # what is good in the rest may lie behind many that are refused
             with suppress(_Stop):
                 if rest:
                     self.narrow(rest)
@@ -120,12 +130,15 @@ class _Run(Generic[T]):
             if len(items) == 1 or not (by_record or error.verdict.halve):
                 self._stop(error, items)
         middle = len(items) // 2
+        first, second = items[:middle], items[middle:]
+        if self._newest_first:
+            first, second = second, first
         try:
-            left_stored = self.narrow(items[:middle], refused_at)
+            first_stored = self.narrow(first, refused_at)
         except _Stop:
-            self._attempt.waiting.extend(items[middle:])
+            self._attempt.waiting.extend(second)
             raise
-        self.narrow(items[middle:], refused_at, known_bad=left_stored and by_record)
+        self.narrow(second, refused_at, known_bad=first_stored and by_record)
         return False
 
     def _insert_all(self, items: Sequence[T]) -> tuple[Sequence[T], SinkError | None]:
@@ -181,6 +194,7 @@ class _Run(Generic[T]):
     def _stop(self, error: SinkError, waiting: Sequence[T]) -> NoReturn:
         self._attempt.waiting.extend(waiting)
         self._attempt.error = error
+        self._attempt.time_was_up = Clock.monotonic() >= self._deadline
         raise _Stop
 
 

@@ -93,7 +93,7 @@ class EventSender:
         accepted_before = self._channel.counters.accepted_by_sink
         in_doubt = not (proved or self.backoff.is_open)
         outcome = attempt(sink, entries, self._rows, deadline, self._store, doubts_sink=not proved)
-        self.hangs = outcome.error is not None and Clock.monotonic() >= deadline - _CLOSE_TO_SECONDS
+        self.hangs = outcome.sink_failed and Clock.monotonic() >= deadline - _CLOSE_TO_SECONDS
         self._judge(outcome, accepted_before, in_doubt=in_doubt)
         return outcome
 
@@ -117,7 +117,7 @@ class EventSender:
         self.has_answered |= bool(outcome.stored or outcome.refused)
         if outcome.every_row_refused and again and self.backoff.is_open:
             pass  # rows that were refused before are refused again, while others pass: nothing new
-        elif outcome.error is not None:
+        elif outcome.error is not None and outcome.sink_failed:
             example = outcome.waiting[0][4] if outcome.waiting else None
             self._channel.delivery_log.failing(outcome.error, self._channel.counters.pending, example)
             self._channel.counters.note_error(str(outcome.error))

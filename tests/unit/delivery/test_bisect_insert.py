@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from otel_audit_exporter.delivery.bisect_insert import REFUSALS_IN_A_ROW, InsertOutcome, attempt
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 
@@ -140,11 +141,18 @@ def test_where_every_row_is_refused_the_attempt_stops_early() -> None:
 
 def test_where_only_the_first_rows_are_refused_the_last_one_proves_it() -> None:
     run = Run(512, refuses(*range(100)))
-    assert run.refused == list(range(100))
+    assert sorted(run.refused) == list(range(100))
     assert len(run.result.stored) == 412
     assert all(one.proved for one in run.result.refused)
     assert run.result.error is None
     assert not run.result.every_row_refused
+
+
+def test_good_rows_behind_many_bad_ones_need_few_requests() -> None:
+    run = Run(512, refuses(*range(500)))
+    until_stored = next(at for at, rows in enumerate(run.sink.requests) if rows == [500]) + 1
+    assert len(run.result.stored) == 12
+    assert until_stored <= 2 + 2 * REFUSALS_IN_A_ROW + 4 * math.log2(512)
 
 
 def test_a_transient_fault_of_the_last_row_s_try_leaves_nothing_out() -> None:
@@ -235,6 +243,26 @@ def test_nothing_is_sent_when_the_time_is_up() -> None:
     assert run.sink.requests == []
     assert run.result.waiting == run.items
     assert run.result.error is not None
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_sink_that_took_rows_until_the_time_was_up_has_not_failed(
+    answered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(Clock, "monotonic", lambda: now)
+
+    def script(rows: Sequence[int], number: int) -> Exception | None:
+        nonlocal now
+        now = 1.0 * number
+        if now < 3:
+            return refuses(3)(rows, number)
+        return None if answered else fault(Fault.TRANSIENT)
+
+    run = Run(4, script, deadline=3.0)
+    assert run.result.stored == ([0, 1, 2] if answered else [0, 1])
+    assert (run.result.error is not None, run.result.sink_failed) == (True, False)
+    assert Run(4, lambda rows, _: fault(Fault.TRANSIENT), deadline=3.0).result.sink_failed
 
 
 def test_no_rows_are_no_trouble() -> None:

@@ -17,6 +17,7 @@ from otel_audit_exporter.outbox.dead_letter_store import MemoryDeadLetters
 from otel_audit_exporter.outbox.directory import Destination, OutboxDirectory
 from otel_audit_exporter.outbox.segment import MemorySegment
 from otel_audit_exporter.outbox.stripe import EventRef, is_lost, is_pending
+from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from tests.stack.waiting import wait_until
@@ -36,11 +37,13 @@ class Table:
         self.answers.set()
         self.asked = 0
         self.meanwhile: Callable[[], object] = lambda: None
+        self.look: Callable[[Sequence[bytes]], object] = lambda rows: None
 
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
         refused = self.broken
         self.asked += 1
         self.meanwhile()
+        self.look(rows)
         if refused:
             self.answers.wait(max(deadline - time.monotonic(), 0.0))
             raise SinkError(Verdict(Fault.RECORD), "refused", code="23514")
@@ -161,6 +164,27 @@ def test_what_the_sink_does_not_take_waits_and_is_offered_again(on_disk: Deliver
     table.meanwhile = lambda: None
     on_disk.sender.deliver_next(100)
     assert (on_disk.counters.pending, on_disk.counters.succeeded, on_disk.counters.retried) == (0, 1, 1)
+
+
+def test_a_channel_does_not_pause_where_only_the_time_was_up(
+    on_disk: DeliveryChannel, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for action in ("first", "second", "third", "fourth"):
+        accept(on_disk, action)
+    real, passed = Clock.monotonic, 0.0
+    monkeypatch.setattr(Clock, "monotonic", lambda: real() + passed)
+
+    def refuse_two_together(rows: Sequence[bytes]) -> None:
+        nonlocal passed
+        if len(rows) > 2:
+            raise SinkError(Verdict(Fault.RECORD), "refused", code="23514")
+        passed = on_disk.options.export_timeout_seconds
+
+    monkeypatch.setattr(table, "look", refuse_two_together)
+    on_disk.sender.deliver_next(100)
+    assert (on_disk.counters.pending, on_disk.sender.backoff.is_open, on_disk.sender.hangs) == (2, True, False)
+    on_disk.sender.deliver_next(100)
+    assert on_disk.counters.pending == 0
 
 
 def test_an_error_of_the_library_s_own_gives_every_event_back(
