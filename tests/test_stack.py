@@ -153,7 +153,7 @@ class TestRoles:
         unknown = post(http, stack, audit_table, new_row(), stack.token("nobody_knows"))
         assert (unknown.status_code, unknown.json()["code"]) == (400, "22023")
 
-    def test_the_gateway_knows_its_keys_and_turns_a_secret_key_into_a_token(
+    def test_the_gateway_knows_its_keys_and_makes_tokens_of_secret_keys(
         self, stack: Stack, audit_table: AuditTable, http: httpx.Client
     ) -> None:
         wrong = post(http, stack, audit_table, new_row(), "wrong")
@@ -168,7 +168,7 @@ class TestRoles:
 class TestInterruptions:
     @pytest.mark.parametrize("place", Place)
     @pytest.mark.parametrize("kind", [Reset, Close])
-    def test_a_connection_cut_on_the_way_stored_the_row_only_if_it_got_that_far(
+    def test_a_row_is_stored_only_if_it_passed_the_cut(
         self,
         stack: Stack,
         audit_table: AuditTable,
@@ -176,6 +176,7 @@ class TestInterruptions:
         kind: type[Reset] | type[Close],
         place: Place,
     ) -> None:
+        """A connection is cut at each place on the way."""
         stack.gateway.inject(kind(at=place))
         errors = [httpx.RemoteProtocolError if kind is Close else httpx.ReadError]
         if place is Place.REQUEST_HEAD:
@@ -358,7 +359,7 @@ class TestOutages:
 
 
 class TestStarting:
-    def test_a_port_that_one_process_has_taken_is_passed_over_by_the_others(self) -> None:
+    def test_a_port_taken_by_one_process_is_skipped_by_others(self) -> None:
         program = f"from tests.stack import ports; ports._RANGE = [{free_port()}]; ports.free_port()"
         other = subprocess.run(
             [sys.executable, "-c", program], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False

@@ -83,7 +83,7 @@ def test_callables_get_the_arguments_and_the_result(audit_log: AuditLog) -> None
     )
 
 
-def test_the_result_has_a_name_too_and_plain_values_stay_what_they_are(audit_log: AuditLog) -> None:
+def test_the_result_can_be_named_and_plain_values_stay_the_same(audit_log: AuditLog) -> None:
     @update(entity_id="result.id", new_values={"fixed": "name"}, old_values="not.a.parameter")
     def handler(name: str) -> Payload:
         return Payload(id=PART, name=name)
@@ -307,7 +307,7 @@ def test_arguments_among_the_keyword_arguments_are_taken_by_name_too(audit_log: 
     audit_log.assert_recorded(new_values="no such argument")
 
 
-def test_the_state_before_of_an_object_that_has_only_a_text_is_taken_before(audit_log: AuditLog) -> None:
+def test_an_object_recorded_as_text_is_read_before_the_call(audit_log: AuditLog) -> None:
     class Tank:
         level = 3
 

@@ -156,7 +156,7 @@ def test_configure_audit_checks_its_arguments_and_returns_the_fixtures_pipeline(
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_after_a_configuration_of_the_code_under_test_the_end_waits_for_nothing() -> None:
+def test_shutdown_does_not_wait_when_the_tested_code_configures_auditing() -> None:
     with AuditLog() as audit_log:
         for keys in (["pin"], ["iban"]):
             configure_audit("supabase", redact_keys=keys)

@@ -201,9 +201,9 @@ def test_a_list_of_ones_own_and_a_callable(audit_log: AuditLog) -> None:
     )
 
 
-def test_long_values_are_whole_by_default_and_cut_with_a_mark_on_request(
-    audit_log: AuditLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_values_are_kept_whole_unless_a_limit_is_set(audit_log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value beyond the limit is cut, and a mark says so."""
+
     def say() -> Any:
         audit_log.clear()
         audit_event(

@@ -66,9 +66,7 @@ def record(**more: Any) -> str:
     return audit_event("touch", entity_type="part", entity_id=PART, yacht_id=YACHT, user_id=USER, **more).record_id
 
 
-def test_an_event_asked_for_as_a_span_event_leaves_a_reference_without_values(
-    audit_log: AuditLog, spans: Spans
-) -> None:
+def test_an_event_emitted_as_span_event_leaves_a_reference_without_values(audit_log: AuditLog, spans: Spans) -> None:
     with spans.tracer.start_as_current_span("request") as span:
         record_id = record(as_span_event=True, new_values={"name": "impeller"})
     (event,) = spans.events()

@@ -257,9 +257,10 @@ def settings_in(done: Done) -> dict[str, str]:
     ],
     indirect=["kind"],
 )
-def test_it_says_what_is_the_matter_and_a_row_lands_by_the_settings_that_it_prints(
+def test_it_names_the_faults_and_prints_settings_that_work(
     stack: Stack, audit_table: AuditTable, workspace: Workspace, environment: Environment, kind: str, case: Case
 ) -> None:
+    """A row lands with the printed settings."""
     change(stack, audit_table, case.change)
     done = workspace.run("check")
     assert done.code == case.code, done
@@ -427,7 +428,7 @@ def on_the_description(request: Request) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["supabase"], indirect=True)
-def test_where_postgrest_does_not_describe_tables_an_insert_is_tried_all_the_same(
+def test_an_insert_is_tried_even_if_postgrest_describes_no_tables(
     stack: Stack, audit_table: AuditTable, workspace: Workspace, environment: Environment, kind: str
 ) -> None:
     stack.gateway.inject(not_found(), times=None, when=on_the_description)
@@ -504,7 +505,7 @@ def test_with_write_nothing_is_written_where_it_would_fail(
 # --- SQLite -------------------------------------------------------------------------------------------------------
 
 
-def test_a_sqlite_file_that_is_not_there_yet_fits_and_a_foreign_one_gets_its_settings(
+def test_a_missing_sqlite_file_fits_and_a_foreign_one_gets_settings(
     workspace: Workspace, environment: Environment
 ) -> None:
     assert workspace.run("check").code == 0

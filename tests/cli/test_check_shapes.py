@@ -249,9 +249,10 @@ def holds(row: dict[str, Any], place: str) -> bool:
     return True
 
 
-def test_a_field_that_the_settings_leave_out_is_lost_and_exit_code_1(
+def test_a_field_left_out_by_the_settings_means_exit_code_1(
     stack: Stack, workspace: Workspace, environment: Environment, table: str
 ) -> None:
+    """The report marks it as LOST."""
     run(stack, table, "create table {}(id uuid primary key, action text not null, new_values jsonb)")
     environment("OTEL_AUDIT_COLUMNS", "id=record_id,action=action,new_values=new_values")
     environment("OTEL_AUDIT_UNMAPPED", "drop")

@@ -176,7 +176,7 @@ def test_a_list_of_exporters_means_the_first_one(parked: Workspace, environment:
     assert len(_ids(parked)) == 2
 
 
-def test_one_with_a_huge_number_or_any_depth_is_listed_and_exported_with_the_others(workspace: Workspace) -> None:
+def test_dead_letters_with_huge_or_deep_values_are_listed_and_exported(workspace: Workspace) -> None:
     workspace.create_table("action NOT LIKE 'refused%'")
     values = ["[1" + "0" * 5000 + "]", *('{"a":' * depth + "1" + "}" * depth for depth in (400, 3_000))]
     refused = [{**workspace.event(f"refused_{index}"), "new_values": value} for index, value in enumerate(values)]

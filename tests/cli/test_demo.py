@@ -30,7 +30,8 @@ def test_it_ends_with_the_rows_of_every_handler_in_the_sqlite_file(workspace: Wo
     assert {"create_receiving", "approve_purchase", "update_part_stock", "attach_document"} < set(actions)
 
 
-def test_it_shows_costs_rows_stats_and_where_to_go_next_without_colours_in_a_pipe(workspace: Workspace) -> None:
+def test_it_shows_costs_rows_and_stats_without_colours_in_a_pipe(workspace: Workspace) -> None:
+    """It also says where to go next."""
     out = workspace.run("demo").out
     for part in ("insert, and wait for it", "audit_event()", "stock: 2 -> 14", "status: draft -> approved"):
         assert part in out

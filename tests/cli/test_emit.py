@@ -69,7 +69,7 @@ def test_a_timestamp_with_a_zone_is_when_it_happened(workspace: Workspace) -> No
         ({"actoin": "x"}, "actoin: is not an argument"),
     ],
 )
-def test_a_bad_line_is_reported_with_its_number_and_the_rest_is_written(
+def test_a_bad_line_is_reported_by_number_and_others_are_written(
     workspace: Workspace, line: str | dict[str, Any], fault: str
 ) -> None:
     bad = line if isinstance(line, str) else {**workspace.event(), **line}
@@ -101,7 +101,8 @@ def test_a_closed_stdin_is_said_in_words(workspace: Workspace) -> None:
     assert done.stderr == "otel-audit: stdin is closed: there is nothing to read\n"
 
 
-def test_a_dash_reads_stdin_and_blank_lines_and_a_byte_order_mark_are_passed_over(workspace: Workspace) -> None:
+def test_a_dash_reads_stdin_and_skips_blank_lines(workspace: Workspace) -> None:
+    """A byte order mark is skipped too."""
     lines = [orjson.dumps(workspace.event(action)) for action in ("first", "second")]
     done = workspace.run("emit", "-", stdin=b"\xef\xbb\xbf" + b"\n\n \r\n".join(lines))
     assert done.code == 0
@@ -214,7 +215,7 @@ def test_a_terminal_gets_a_progress_bar_and_a_pipe_does_not(workspace: Workspace
     assert b"\x1b[" in seen
 
 
-def test_an_interrupted_run_says_how_far_it_came_and_what_was_written_lands(workspace: Workspace) -> None:
+def test_an_interrupted_run_reports_its_progress_and_loses_no_written_event(workspace: Workspace) -> None:
     command = [sys.executable, "-m", "otel_audit_exporter.cli", "emit", "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -257,7 +258,8 @@ def test_lines_are_read_as_they_are_asked_for() -> None:
     assert [(line.number, line.end) for line in lines] == [(1, 3), (2, 6), (3, 9)]
 
 
-def test_of_a_line_that_is_too_long_only_the_beginning_is_kept_and_the_next_one_is_whole() -> None:
+def test_a_line_that_is_too_long_does_not_spoil_the_next() -> None:
+    """Only the beginning of the long line is kept."""
     file = BytesIO(b'{"a": 1}\n' + b"x" * 95 + b'\n{"b": 2}')
     first, long, last = read_lines(file, max_bytes=10)
     assert first.arguments() == {"a": 1}
@@ -267,7 +269,8 @@ def test_of_a_line_that_is_too_long_only_the_beginning_is_kept_and_the_next_one_
     assert (last.number, last.arguments(), last.end) == (3, {"b": 2}, 113)
 
 
-def test_null_is_as_good_as_nothing_said_and_other_values_keep_their_digits() -> None:
+def test_null_means_absent_and_numbers_keep_their_digits() -> None:
+    """A null inside a value stays."""
     said = parse_arguments(b'{"user_id": null, "new_values": {"big": 123456789012345678, "none": null}}')
     assert said == {"new_values": {"big": 123456789012345678, "none": None}}
 

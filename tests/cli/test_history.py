@@ -77,7 +77,7 @@ def test_history_answers_every_question(workspace: Workspace, kind: str) -> None
     assert (done.code, "is no UUID" in done.err) == (2, True)
 
 
-def test_pages_join_without_a_gap_and_without_a_double_where_times_are_equal(
+def test_pages_have_no_gap_and_no_double_at_equal_times(
     workspace: Workspace, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "PAGE", 7)
@@ -130,9 +130,10 @@ def add_columns(stack: Stack, audit_table: AuditTable, workspace: Workspace, kin
         stack.reload_schema_cache()
 
 
-def test_a_failed_action_never_reads_as_a_done_one_in_a_column_added_later(
+def test_a_failed_action_never_reads_as_success_in_a_later_column(
     stack: Stack, audit_table: AuditTable, workspace: Workspace, environment: Environment, kind: str
 ) -> None:
+    """The table got the column for the outcome after the row was written."""
     write({"outcome": "failure", "new_values": {"a": 1}, "metadata": {"m": 1}}, {"new_values": {"b": 1}})
     add_columns(stack, audit_table, workspace, kind)
     environment("OTEL_AUDIT_COLUMNS", columns_text({**DEFAULT_COLUMNS, "outcome": "outcome", "metadata": "metadata"}))

@@ -55,7 +55,7 @@ def test_status_changes_nothing(workspace: Workspace, late: Path) -> None:
     assert _contents(workspace.outbox) == before
 
 
-def test_status_shows_a_file_of_a_newer_version_and_one_that_cannot_be_read(workspace: Workspace, late: Path) -> None:
+def test_status_shows_logs_that_are_newer_or_cannot_be_read(workspace: Workspace, late: Path) -> None:
     workspace.leave_orphan(late, events=1)
     [folder] = [path for path in workspace.outbox.iterdir() if path.is_dir()]
     for name, text in (("1-aa.log", '{"format": 999, "id": ""}'), ("2-bb.log", "no description")):
@@ -110,9 +110,7 @@ def test_drain_delivers_what_dead_processes_left(workspace: Workspace, late: Pat
     assert [status["processes"] for status in _status(workspace)] == [[]]
 
 
-def test_drain_that_cannot_deliver_leaves_everything_and_says_so_with_exit_code_1(
-    workspace: Workspace, late: Path
-) -> None:
+def test_a_failed_drain_keeps_every_event_and_has_exit_code_1(workspace: Workspace, late: Path) -> None:
     workspace.leave_orphan(late, events=3)
     done = workspace.run("outbox", "drain", "--path", late, "--timeout", 0.1)
     assert done.code == 1

@@ -28,7 +28,7 @@ def named_settings(script: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("exporter", ["supabase", "postgres"])
 @pytest.mark.parametrize("flags", [("--writer-role", "audit_writer"), EVERYTHING], ids=["nine", "everything"])
-def test_the_script_runs_and_an_application_with_the_settings_that_it_names_writes(
+def test_the_script_runs_and_its_settings_let_an_application_write(
     stack: Stack, workspace: Workspace, environment: Environment, flags: tuple[str, ...], exporter: str
 ) -> None:
     table = new_name()
@@ -55,9 +55,7 @@ def test_the_script_runs_and_an_application_with_the_settings_that_it_names_writ
     assert said == "failure"
 
 
-def test_table_schema_and_ids_come_from_the_environment_where_no_option_says_otherwise(
-    workspace: Workspace, environment: Environment
-) -> None:
+def test_table_schema_and_ids_default_to_the_environment(workspace: Workspace, environment: Environment) -> None:
     environment("OTEL_AUDIT_TABLE", "from_env")
     environment("OTEL_AUDIT_SCHEMA", "audit")
     environment("OTEL_AUDIT_IDS", "text")

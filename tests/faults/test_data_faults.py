@@ -63,9 +63,10 @@ DATA_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", DATA_FAULTS.values(), ids=DATA_FAULTS)
-def test_one_bad_row_in_500_is_parked_with_its_reason_and_the_others_are_stored(
+def test_one_bad_row_in_500_is_parked_and_the_rest_stored(
     stack: Stack, start: Start, audit_table: AuditTable, fault: DataFault
 ) -> None:
+    """The dead letter has the reason."""
     if fault.alter:
         audit_table.alter(fault.alter)
         stack.reload_schema_cache()
@@ -95,9 +96,10 @@ def test_a_row_that_a_trigger_drops_without_a_word_is_parked(
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-def test_rows_that_a_trigger_drops_all_wait_until_it_is_gone_and_what_to_do_is_said_once(
+def test_rows_dropped_by_a_trigger_wait_until_it_is_gone(
     stack: Stack, start: Start, audit_table: AuditTable, exporter: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The trigger drops every row. One log line says what to do."""
     running = start(**to(stack, exporter))
     running.emit(10)
     assert running.pipeline.force_flush()
@@ -178,9 +180,10 @@ EVERY_ROW = {
 
 
 @pytest.mark.parametrize(("stored_before", "broken", "mended"), EVERY_ROW.values(), ids=EVERY_ROW)
-def test_a_table_that_refuses_every_row_parks_none_and_gets_all_once_it_is_mended(
+def test_a_table_that_refuses_every_row_gets_all_after_repair(
     stack: Stack, start: Start, audit_table: AuditTable, stored_before: int, broken: tuple[str, ...], mended: str
 ) -> None:
+    """No row is parked meanwhile."""
     running = start()
     running.emit(stored_before)
     assert running.pipeline.force_flush()
@@ -222,9 +225,7 @@ def test_a_flush_offers_what_was_refused_again_at_once(start: Start, audit_table
     assert set(audit_table.ids()) == running.good
 
 
-def test_more_bad_rows_than_good_ones_are_all_parked_as_soon_as_good_ones_pass(
-    start: Start, audit_table: AuditTable
-) -> None:
+def test_many_bad_rows_are_parked_once_a_few_good_ones_pass(start: Start, audit_table: AuditTable) -> None:
     audit_table.alter("add constraint c check (action <> 'bad')")
     running = start()
     for _ in range(3 * REFUSALS_IN_A_ROW):
@@ -261,9 +262,10 @@ def settled_with_one_more(running: Running) -> bool:
     return running.pipeline.force_flush(5000)
 
 
-def test_a_code_that_is_nearly_always_the_value_s_parks_nothing_where_every_row_has_it(
+def test_a_code_for_bad_values_parks_nothing_if_every_row_fails(
     stack: Stack, start: Start, audit_table: AuditTable
 ) -> None:
+    """The code nearly always means a bad value. Here a column has another type."""
     running = start(schedule_delay_millis=_A_MINUTE)
     running.emit(10)
     assert running.pipeline.force_flush()

@@ -24,9 +24,8 @@ from tests.stack import Stack
 
 
 class TestFull:
-    def test_past_its_quota_it_says_so_and_takes_events_again_once_it_has_drained(
-        self, stack: Stack, start: Start
-    ) -> None:
+    def test_a_full_outbox_refuses_events_until_it_has_drained(self, stack: Stack, start: Start) -> None:
+        """The error names the setting for the quota."""
         running = start(outbox_max_bytes=300_000)
         with stack.gateway.refusing():
             with pytest.raises(OutboxFullError, match="OTEL_AUDIT_OUTBOX_MAX_BYTES"):
@@ -87,7 +86,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path | None]:
 
 
 class TestUnusable:
-    def test_a_directory_that_cannot_be_made_is_an_error_that_names_both_remedies(self, tmp_path: Path) -> None:
+    def test_the_error_for_an_impossible_directory_names_both_remedies(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(AuditConfigurationError, match=r"OTEL_AUDIT_OUTBOX_DIR.*OTEL_AUDIT_OUTBOX=memory"):
             configure_audit("sqlite", path=str(tmp_path / "t.db"), outbox_dir=str(tmp_path / "file" / "outbox"))

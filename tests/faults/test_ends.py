@@ -116,7 +116,8 @@ class TestChildren:
 
 
 class TestShutdown:
-    def test_it_delivers_and_says_so_and_later_events_come_with_the_next_process(self, ending: Scenario) -> None:
+    def test_it_delivers_and_later_events_come_with_the_next_process(self, ending: Scenario) -> None:
+        """The call returns True."""
         status, said = run("shutdown_call", ending, visits=60)
         assert (status, said.split()[0]) == (0, "True")
         assert len(undelivered(ending)) == 1
@@ -126,9 +127,10 @@ class TestShutdown:
         assert run("shutdown_under_load", ending)[0] == 0
         assert ending.violations() == []
 
-    def test_with_the_sink_away_it_keeps_to_its_time_and_the_next_process_delivers(
+    def test_it_returns_in_time_while_the_sink_is_away(
         self, stack: Stack, audit_table: AuditTable, tmp_path: Path
     ) -> None:
+        """The call returns False, and the next process delivers."""
         away = scenario.on_stack(tmp_path, stack, audit_table)
         with stack.gateway.refusing():
             status, said = run("shutdown_call", away, visits=2)

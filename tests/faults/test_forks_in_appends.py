@@ -19,10 +19,8 @@ MODULES = (log_module, stripe_module, segment_module)
 
 
 @pytest.mark.parametrize("write", ["mapped", "written"])
-def test_a_fork_between_any_two_steps_of_an_append_never_writes_into_the_parent_s_log(
-    tmp_path: Path, write: str
-) -> None:
-    """The child goes on with the call that it was forked in, and emits: the parent's bytes stay as they are."""
+def test_a_fork_during_an_append_never_writes_into_the_parents_log(tmp_path: Path, write: str) -> None:
+    """A fork between any two steps. The child goes on with the call and emits; the parent's bytes stay the same."""
     log = raw_logs.make_log(write, tmp_path / "own.log")
     written = raw_logs.said(log, [raw_logs.event_bytes(number) for number in range(5)])
     steps, more = 0, True

@@ -14,9 +14,10 @@ from tests.stack import AuditTable, Stack
 
 
 @pytest.mark.timeout(240)
-def test_forty_killed_workers_leave_every_event_once_in_the_table_of_the_real_stack(
+def test_forty_killed_workers_leave_every_event_once_in_the_table(
     stack: Stack, audit_table: AuditTable, tmp_path: Path
 ) -> None:
+    """The table is on the real PostgreSQL and PostgREST."""
     stack.gateway.keep_requests(False)
     audit_table.alter(f"add constraint no_bad_action check (action <> '{BAD_ACTION}')")
     kills = scenario.on_stack(tmp_path, stack, audit_table)
@@ -48,7 +49,7 @@ def test_every_failpoint_is_reached_and_loses_nothing(failpoint: str, tmp_path: 
     assert kills.violations() == []
 
 
-def test_a_worker_killed_while_it_makes_its_log_leaves_nothing_that_holds_up_the_next(tmp_path: Path) -> None:
+def test_a_worker_killed_while_making_its_log_does_not_block_others(tmp_path: Path) -> None:
     kills = scenario.on_sqlite(tmp_path)
     job = replace(kills.job, failpoint="before a new log has a segment")
     with kills.nursery() as nursery:

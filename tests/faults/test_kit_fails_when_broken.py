@@ -55,9 +55,7 @@ def test_a_checksum_that_is_not_checked_lets_altered_events_pass(tmp_path: Path)
     assert any(line.startswith(("I3", "I6 parked", "I7")) for line in found), found
 
 
-def test_a_checksum_without_a_seed_gives_old_frames_of_a_file_that_is_used_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_seed_a_reused_file_gives_old_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _used_again(tmp_path / "whole") == (2, 0)
     monkeypatch.setattr(segment, "crc32", lambda data: 0)
     assert _used_again(tmp_path / "broken") != (2, 0)

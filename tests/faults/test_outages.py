@@ -15,9 +15,7 @@ from tests.stack.waiting import wait_until
 
 
 @pytest.mark.parametrize("fault", NOT_STORED.values(), ids=NOT_STORED)
-def test_what_was_not_stored_counts_as_nothing_and_lands_once_the_fault_is_gone(
-    stack: Stack, start: Start, fault: Fault
-) -> None:
+def test_events_not_stored_in_an_outage_are_stored_once_afterwards(stack: Stack, start: Start, fault: Fault) -> None:
     running = start(export_timeout_millis=1000)
     injection = stack.gateway.inject(fault, times=None)
     running.emit(20)
@@ -114,9 +112,8 @@ class TestServersThatAreAway:
         running.assert_each_good_one_stored_once()
 
 
-def test_calls_return_while_the_sink_hangs_and_what_overflows_the_queue_is_delivered(
-    stack: Stack, start: Start
-) -> None:
+def test_calls_return_while_the_sink_hangs_and_everything_is_delivered_later(stack: Stack, start: Start) -> None:
+    """There are more events than the SDK's queue takes."""
     running = start(export_timeout_millis=300_000, max_queue_size=32, max_export_batch_size=8)
     injection = stack.gateway.inject(Hang(Place.REQUEST_BODY), times=None)
     running.emit(1)

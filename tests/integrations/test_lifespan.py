@@ -61,7 +61,7 @@ def test_the_end_of_the_application_is_the_end_of_auditing(audit_log: AuditLog, 
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["an exporter", "a list"])
-def test_an_exporter_that_is_made_already_may_come_first_as_its_name_may(wrapped: bool) -> None:
+def test_a_ready_made_exporter_may_come_first_like_a_name(wrapped: bool) -> None:
     exporter = InMemoryAuditExporter()
 
     async def main() -> None:

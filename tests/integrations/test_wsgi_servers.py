@@ -239,7 +239,7 @@ def test_every_row_has_the_user_who_asked(
     ), json.dumps(found[:3], default=str)
 
 
-def test_a_stream_that_nobody_reads_to_its_end_is_closed_in_the_requests_context(tmp_path: Path) -> None:
+def test_an_unfinished_stream_is_closed_in_the_context_of_its_request(tmp_path: Path) -> None:
     write(tmp_path, "shop.py", DJANGO)
     write(tmp_path, "early.py", EARLY)
     result = subprocess.run(

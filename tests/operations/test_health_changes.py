@@ -125,9 +125,10 @@ def complaints(caplog: pytest.LogCaptureFixture) -> int:
 
 
 @pytest.mark.parametrize("raised", [RuntimeError("the pager is away"), SystemExit()], ids=["error", "end of thread"])
-def test_a_callback_that_raises_is_logged_and_called_again_at_the_next_change(
+def test_a_callback_that_raises_is_logged_and_called_again(
     configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture, raised: BaseException
 ) -> None:
+    """It is called again at the next change."""
     levels: list[str] = []
 
     def complain(health: AuditHealth) -> None:
@@ -193,7 +194,7 @@ def test_the_callback_may_emit_look_and_shut_down(configured: Configure, stub: S
     assert done.wait(30)
 
 
-def test_a_slow_write_is_told_once_and_so_is_the_end_of_slowness(
+def test_a_slow_write_and_its_end_are_each_reported_once(
     configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -221,7 +222,8 @@ def _around(exporter: StubExporter, changes: list[AuditHealth]) -> AuditPipeline
     )
 
 
-def test_a_look_is_taken_several_times_in_a_cycle_and_at_least_once_a_second(configured: Configure) -> None:
+def test_health_is_checked_several_times_per_cycle_and_each_second(configured: Configure) -> None:
+    """At least once a second, however long the cycle is."""
     pipeline = configured()
     for cycle, pause in ((0.1, 0.05), (1.0, 0.25), (60.0, 1.0)):
         assert HealthMonitor(pipeline.health, pipeline.stats, cycle_seconds=cycle)._pause == pause

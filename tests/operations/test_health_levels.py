@@ -35,16 +35,16 @@ def level(stats: AuditStats | None = None, thresholds: HealthThresholds = DEFAUL
         (0.0, "critical"),
     ],
 )
-def test_success_rate_above_99_5_is_good_from_98_a_warning_and_below_critical(rate: float, expected: str) -> None:
+def test_the_success_rate_sets_the_level(rate: float, expected: str) -> None:
+    """Above 99.5 % is good, 98 % and more is a warning, less is critical."""
     assert level(AuditStats(success_rate=rate)) == expected
 
 
 @pytest.mark.parametrize(
     ("overdue", "expected"), [(0, "good"), (9, "good"), (10, "warning"), (50, "warning"), (51, "critical")]
 )
-def test_fewer_than_10_overdue_events_are_good_up_to_50_a_warning_and_more_critical(
-    overdue: int, expected: str
-) -> None:
+def test_the_number_of_overdue_events_sets_the_level(overdue: int, expected: str) -> None:
+    """Fewer than 10 are good, up to 50 are a warning, more are critical."""
     assert level(AuditStats(pending=overdue), overdue=overdue) == expected
 
 
@@ -52,9 +52,8 @@ def test_fewer_than_10_overdue_events_are_good_up_to_50_a_warning_and_more_criti
     ("succeeded", "failed", "expected"),
     [(10_000, 0, "good"), (9_999, 1, "warning"), (9_900, 100, "warning"), (9_899, 101, "critical"), (0, 1, "critical")],
 )
-def test_no_parked_event_is_good_up_to_one_percent_a_warning_and_more_critical(
-    succeeded: int, failed: int, expected: str
-) -> None:
+def test_the_share_of_parked_events_sets_the_level(succeeded: int, failed: int, expected: str) -> None:
+    """None is good, up to one percent is a warning, more is critical."""
     assert level(settled(succeeded, failed)) == expected
 
 
@@ -65,9 +64,8 @@ def test_held_events_are_a_warning() -> None:
 
 
 @pytest.mark.parametrize(("left", "expected"), [(20, "good"), (19, "warning"), (5, "warning"), (4, "critical")])
-def test_an_outbox_with_less_than_a_fifth_left_is_a_warning_and_with_less_than_a_twentieth_critical(
-    left: int, expected: str
-) -> None:
+def test_the_room_left_in_the_outbox_sets_the_level(left: int, expected: str) -> None:
+    """Less than a fifth is a warning, less than a twentieth is critical."""
     assert level(outbox_bytes_left=left, outbox_bytes_max=100) == expected
 
 
@@ -86,7 +84,8 @@ def test_the_worst_level_counts_and_its_reason_comes_first() -> None:
     assert "overdue" in health.reasons[0]
 
 
-def test_a_rate_just_below_a_limit_is_not_rounded_up_to_it_in_the_reason() -> None:
+def test_a_rate_just_below_a_limit_is_not_rounded_up() -> None:
+    """The reason shows a figure below the limit."""
     assert "97.99 %" in assess(AuditStats(success_rate=97.9999), DEFAULT).reasons[0]
 
 

@@ -87,7 +87,7 @@ def park(stub: StubExporter, count: int = 1, **said: Any) -> list[str]:
 
 
 @KINDS
-def test_without_a_token_or_a_dependency_every_path_is_closed_and_says_why(configured: Configure, make: Make) -> None:
+def test_without_token_or_dependency_every_path_is_closed_and_explains_why(configured: Configure, make: Make) -> None:
     configured()
     with strangers(make) as client:
         answers = [client.get(path) for path in PATHS] + [client.post("/dead-letters/x/retry")]
@@ -124,7 +124,7 @@ def test_a_missing_or_wrong_token_is_401_everywhere(
 
 
 @KINDS
-def test_the_token_is_taken_as_a_bearer_s_or_as_the_password_of_a_browser(configured: Configure, make: Make) -> None:
+def test_the_token_works_as_bearer_token_or_as_browser_password(configured: Configure, make: Make) -> None:
     configured()
     with strangers(make, token=TOKEN) as client:
         assert client.get("/stats", headers={"authorization": f"bearer {TOKEN}"}).status_code == 200
@@ -183,9 +183,7 @@ def test_before_auditing_is_configured_the_answer_is_503_and_says_so(make: Make)
 
 
 @pytest.mark.parametrize("path", ["/audit/stats", "/api/audit/stats"], ids=["taken away", "left"])
-def test_a_mount_is_found_behind_a_prefix_whether_the_proxy_takes_it_away_or_not(
-    configured: Configure, path: str
-) -> None:
+def test_a_mount_is_found_behind_a_stripped_or_kept_prefix(configured: Configure, path: str) -> None:
     configured()
     app = Starlette(routes=[Mount("/audit", operations_asgi(token=TOKEN))])
 
@@ -292,7 +290,7 @@ def test_head_says_the_length_that_get_has(configured: Configure, make: Make) ->
 
 @KINDS
 @pytest.mark.parametrize("value", [2**70, 10**5000, "deep"], ids=["2**70", "10**5000", "deep"])
-def test_a_dead_letter_with_a_huge_number_or_any_depth_is_shown_too(
+def test_a_dead_letter_with_a_huge_or_deep_value_is_shown(
     configured: Configure, stub: StubExporter, make: Make, value: Any
 ) -> None:
     configured()
@@ -398,7 +396,7 @@ def test_a_retry_that_another_page_makes_a_browser_send_is_refused(
 
 
 @KINDS
-def test_a_retry_from_the_page_s_own_origin_or_one_that_is_named_is_done(
+def test_a_retry_from_the_pages_own_or_an_allowed_origin_works(
     configured: Configure, stub: StubExporter, make: Make
 ) -> None:
     configured()
@@ -437,9 +435,10 @@ class Found(HTMLParser):
 
 
 @KINDS
-def test_the_page_shows_level_figures_picture_errors_and_a_button_for_each_dead_letter(
+def test_the_page_shows_level_figures_picture_errors_and_buttons(
     configured: Configure, stub: StubExporter, make: Make
 ) -> None:
+    """Each dead letter has a button."""
     pipeline = configured()
     ids = park(stub, 2)
     wait_until(lambda: bool(pipeline.samples), "a sample is taken")
@@ -494,9 +493,10 @@ def test_everything_on_the_page_that_comes_from_outside_is_escaped(
 
 
 @KINDS
-def test_whatever_can_have_the_focus_is_found_again_when_the_page_is_renewed(
+def test_the_focus_is_found_again_after_the_page_is_renewed(
     configured: Configure, stub: StubExporter, make: Make
 ) -> None:
+    """Each element that can have the focus has an id of its own."""
     configured()
     park(stub, 2)
     with visiting(make, show_values=True) as client:

@@ -69,9 +69,10 @@ FLAKY: dict[str, tuple[SinkError | None, ...]] = {
 
 
 @pytest.mark.parametrize("flaky", FLAKY)
-def test_a_sink_that_fails_and_answers_in_turns_gives_fewer_than_twenty_lines(
+def test_a_sink_that_fails_now_and_then_gives_few_lines(
     configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture, flaky: str
 ) -> None:
+    """Fewer than twenty lines for a hundred events."""
     caplog.set_level(logging.INFO)
     pipeline = configured()
     turns = itertools.cycle(FLAKY[flaky])
@@ -125,7 +126,7 @@ def test_the_end_of_a_failure_is_told_however_often_it_came(
     assert ["7 event(s) wait" in line for line in lines(caplog)] == [True]
 
 
-def test_an_event_s_names_cannot_fill_the_log_or_look_like_a_line_of_it(
+def test_event_names_cannot_fill_the_log_or_fake_a_line(
     configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture
 ) -> None:
     configured()
@@ -222,7 +223,7 @@ def test_every_line_goes_to_the_library_s_own_logger() -> None:
     assert named == {"otel_audit_exporter"}
 
 
-def test_no_line_but_for_debugging_has_the_words_of_an_exception_of_somebody_else_s() -> None:
+def test_only_debug_lines_have_the_words_of_foreign_exceptions() -> None:
     """A traceback has an exception's own words, and those may hold values."""
     calls = [
         f"{path.name}:{node.lineno}"

@@ -94,7 +94,7 @@ def test_gauges_end_with_their_pipeline(metrics: Metrics) -> None:
     assert not metrics.read().get("audit.queue.depth")
 
 
-def test_a_dead_letter_that_is_retried_leaves_the_counter_of_parked_ones_as_it_was(
+def test_a_retry_leaves_the_counter_of_parked_events_unchanged(
     configured: Configure, stub: StubExporter, metrics: Metrics
 ) -> None:
     pipeline = configured(meter_provider=metrics.provider)

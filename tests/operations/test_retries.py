@@ -31,9 +31,10 @@ def test_a_dead_letter_that_two_retry_at_once_is_counted_once(configured: Config
     assert len(pipeline.dead_letters()) == 0
 
 
-def test_a_dead_letter_that_another_process_retries_is_no_failure_any_more_where_it_was_parked(
+def test_a_dead_letter_retried_elsewhere_no_longer_counts_as_a_failure(
     configured: Configure, stub: StubExporter
 ) -> None:
+    """Another process retries it. The process that parked it no longer counts it."""
     pipeline, receipt = with_one_parked(configured, stub)
     assert (pipeline.stats().failed, pipeline.health().level) == (1, "critical")
 
@@ -50,9 +51,7 @@ def test_a_dead_letter_that_another_process_retries_is_no_failure_any_more_where
     assert pipeline.health().level == "good"
 
 
-def test_a_dead_letter_of_a_process_that_is_gone_is_counted_where_it_is_retried(
-    configured: Configure, stub: StubExporter
-) -> None:
+def test_the_process_that_retries_an_orphaned_dead_letter_counts_it(configured: Configure, stub: StubExporter) -> None:
     pipeline = configured()
 
     def child() -> None:

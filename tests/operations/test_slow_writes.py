@@ -17,7 +17,7 @@ def test_a_write_within_the_limit_is_not_slow() -> None:
     assert writes.slow_seconds(1.0, 10.0) == 0.0
 
 
-def test_a_write_beyond_the_limit_is_slow_and_says_how_long_it_took() -> None:
+def test_a_write_beyond_the_limit_is_slow_with_its_duration() -> None:
     writes = WriteTimings(1.0)
     write(writes, 0.0, 1.5)
     assert writes.slow_seconds(1.5, 10.0) == 1.5
@@ -30,7 +30,8 @@ def test_a_write_that_hangs_is_slow_before_it_ends() -> None:
     assert writes.slow_seconds(7.0, 10.0) == 7.0
 
 
-def test_slowness_is_over_when_a_fast_write_has_ended_and_no_slow_one_for_the_calm_time() -> None:
+def test_slowness_ends_after_a_fast_write_and_a_calm_time() -> None:
+    """No slow write has ended within the calm time."""
     writes = WriteTimings(1.0)
     write(writes, 0.0, 2.0)
     write(writes, 2.0, 2.1)

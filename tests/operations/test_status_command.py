@@ -57,7 +57,7 @@ def waiting(configured: Configure, stub: StubExporter) -> None:
 
 
 @pytest.mark.usefixtures("waiting")
-def test_live_and_dead_processes_are_told_with_what_waits_and_what_is_parked() -> None:
+def test_live_and_dead_processes_are_listed_with_pending_and_parked_events() -> None:
     (document,) = as_json()
     assert (document["pending"], document["parked"]) == (7, 1)
     assert (document["live"], document["orphaned"]) == (1, 1)

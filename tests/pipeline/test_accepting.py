@@ -66,7 +66,7 @@ def test_what_is_no_event_is_refused_by_name_and_counted(event: Any) -> None:
 
 
 class TestIdempotency:
-    def test_a_handler_that_runs_twice_writes_one_row_and_the_first_write_wins(
+    def test_a_handler_that_runs_twice_writes_only_its_first_row(
         self, stack: Stack, audit_table: AuditTable, caplog: pytest.LogCaptureFixture
     ) -> None:
         configure_audit("supabase", url=stack.url, key=stack.service_key, table=audit_table.name)
@@ -127,9 +127,8 @@ class TestIdempotency:
 
 
 class TestAfterShutdown:
-    def test_an_event_is_accepted_warned_of_once_and_delivered_by_the_next_pipeline(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_the_next_pipeline_delivers_events_accepted_after_shutdown(self, caplog: pytest.LogCaptureFixture) -> None:
+        """One warning says that they wait."""
         pipeline = configure_audit("sqlite")
         assert shutdown_audit()
         receipts = [audit_event(**arguments()) for _ in range(3)]

@@ -147,7 +147,8 @@ def test_a_disabled_sdk_keeps_nothing_from_the_table(
     assert len(warnings_about(caplog, "OTEL_SDK_DISABLED")) == 1
 
 
-def test_a_disabled_sdk_keeps_nothing_from_the_table_at_the_end_of_the_process(tmp_path: Path) -> None:
+def test_a_disabled_sdk_does_not_keep_events_from_the_table(tmp_path: Path) -> None:
+    """They are delivered at the end of the process."""
     program = f"import otel_audit_exporter as a\na.configure_audit('sqlite')\na.audit_event(**{arguments()!r})\n"
     run_python(program, OTEL_SDK_DISABLED="true")
     assert len(sqlite_rows(ROWS)) == 1

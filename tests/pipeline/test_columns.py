@@ -116,7 +116,7 @@ def test_the_setting_of_surroundings_decides_what_the_examples_row_keeps(
     assert (str(row["tenant"]), str(row["user_id"])) == (IDS["tenant_id"], IDS["actor_id"])
 
 
-def test_by_default_one_warning_names_what_is_not_kept_and_how_to_keep_it(
+def test_one_warning_names_lost_fields_and_how_to_keep_them(
     stack: Stack, make_table: MakeTable, caplog: pytest.LogCaptureFixture
 ) -> None:
     table = make_table(EXAMPLE_SQL)
@@ -208,7 +208,7 @@ def test_one_column_of_details_keeps_all_that_a_caller_gave(stack: Stack, make_t
     assert ids == (IDS["entity_id"], IDS["tenant_id"], IDS["actor_id"])
 
 
-def test_an_exporter_of_the_sdks_making_holds_events_where_the_variables_do_not_fit(
+def test_an_exporter_built_by_the_sdk_holds_events_with_wrong_columns(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OTEL_AUDIT_COLUMNS", "id=record_id,action=action")
@@ -219,6 +219,6 @@ def test_an_exporter_of_the_sdks_making_holds_events_where_the_variables_do_not_
     exporter.shutdown()
 
 
-def test_an_exporter_that_is_made_with_columns_that_do_not_fit_is_refused() -> None:
+def test_an_exporter_made_with_wrong_columns_is_refused() -> None:
     with pytest.raises(AuditConfigurationError, match="no column takes yacht_id"):
         SQLiteAuditExporter(columns={"id": "record_id", "action": "action"})

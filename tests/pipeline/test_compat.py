@@ -140,7 +140,7 @@ def test_the_clients_of_two_tenants_in_turn_never_mix(
 
 
 @pytest.mark.parametrize("schema", ["public", "audit"])
-def test_the_newest_key_of_a_client_delivers_what_an_older_one_could_not(
+def test_a_clients_newest_key_delivers_what_an_older_could_not(
     clients: dict[str, Client], stack: Stack, audit_table: AuditTable, schema: str
 ) -> None:
     write_audit_log_async(clients["public"], payload())
@@ -313,7 +313,7 @@ def test_both_get_audit_stats_tell_of_the_same_pipeline(db: Client) -> None:
     assert get_audit_pipeline().name == "supabase"
 
 
-def test_a_child_that_is_forked_in_the_middle_of_the_first_call_is_not_blocked() -> None:
+def test_a_child_forked_during_the_first_call_is_not_blocked() -> None:
     program = """
 import os, signal, threading, warnings
 warnings.simplefilter("ignore")  # of a fork beside threads, which is what this is about

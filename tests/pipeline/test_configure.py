@@ -123,7 +123,7 @@ class TestOnce:
         rows = [(str(row["created_by"]), row["new_values"]["_audit"]) for row in sqlite_rows("pms_audit_log.db")]
         assert sorted(rows) == [(YACHT, {"metadata": {"a": 1}}), (USER, {"metadata": {"a": 1, "b": 2}})]
 
-    def test_an_emitted_event_objects_actor_is_the_contexts_unless_it_says_one_itself(self) -> None:
+    def test_an_event_object_without_an_actor_takes_the_contexts_actor(self) -> None:
         exporter = InMemoryAuditExporter(
             columns={"id": "record_id", "actor": "actor_type", "user_id": "user_id"}, unmapped="drop"
         )
@@ -158,9 +158,7 @@ class TestExporters:
         assert [row["id"] for row in exporter.rows] == [receipt.record_id]
 
     @pytest.mark.parametrize("listed", [False, True], ids=["alone", "in a list"])
-    def test_an_exporter_of_one_s_own_making_takes_the_arguments_of_the_set_up_too(
-        self, listed: bool, tmp_path: Path
-    ) -> None:
+    def test_a_ready_made_exporter_takes_the_arguments_of_configure_audit(self, listed: bool, tmp_path: Path) -> None:
         exporter = InMemoryAuditExporter(columns={"id": "record_id", "after": "new_values"})
         pipeline = configure_audit(
             [exporter, "none"] if listed else exporter, redact_keys=["iban"], ids="text", unmapped="error"
@@ -172,7 +170,7 @@ class TestExporters:
             audit_event(**arguments(outcome="failure"))
         assert pipeline.exporters[0] is exporter
 
-    def test_the_outbox_of_an_exporter_of_one_s_own_making_goes_where_the_set_up_says(
+    def test_a_ready_made_exporters_outbox_goes_to_the_configured_directory(
         self, tmp_path: Path, outbox_dir: str
     ) -> None:
         configure_audit(SQLiteAuditExporter(tmp_path / "rows.db"), outbox_dir=tmp_path / "kept", table="t")
@@ -193,7 +191,7 @@ class TestExporters:
         with pytest.raises(AuditConfigurationError, match="redact_keys: the exporter that was given is made already"):
             configure_audit(used, redact_keys=["iban"])
 
-    def test_of_several_exporters_one_of_one_s_own_making_keeps_what_it_was_made_with(self, tmp_path: Path) -> None:
+    def test_a_ready_made_exporter_among_several_keeps_its_own_settings(self, tmp_path: Path) -> None:
         own = SQLiteAuditExporter(tmp_path / "own.db", table="own")
         configure_audit([own, "memory"], table="theirs")
         assert own.target.endswith(" own")
@@ -214,7 +212,7 @@ class TestExporters:
             configure_audit(given)
 
     @pytest.mark.parametrize("given", ["postgresql://u:S3CRET@h/d", "sb_secret_S3CRET_0123456789abcdef"])
-    def test_a_dsn_or_key_in_the_place_of_the_name_is_not_repeated(self, given: str) -> None:
+    def test_a_dsn_or_key_given_as_the_name_is_not_repeated(self, given: str) -> None:
         with pytest.raises(AuditConfigurationError) as caught:
             configure_audit(given)
         assert "s3cret" not in str(caught.value).lower()
@@ -345,7 +343,7 @@ class TestWhatIsSaid:
             ({"dsn": "postgresql://u:S3CRET@h/d"}, "dsn"),
         ],
     )
-    def test_a_database_that_is_an_argument_and_not_used_is_a_warning_too(
+    def test_a_database_argument_that_is_not_used_is_a_warning(
         self, caplog: pytest.LogCaptureFixture, options: dict[str, Any], name: str
     ) -> None:
         configure_audit(**options)
@@ -423,7 +421,7 @@ class TestFaults:
             ("supabase", "SUPABASE_SECRET_KEY", "S3CRET two"),
         ],
     )
-    def test_a_variable_that_says_no_address_or_key_is_named_without_its_value(
+    def test_a_variable_without_address_or_key_is_named_without_its_value(
         self, exporter: str, variable: str, value: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("SUPABASE_URL", "http://x.example")

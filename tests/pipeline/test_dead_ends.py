@@ -137,9 +137,10 @@ def one_more_passes_and_all_is_settled(pipeline: AuditPipeline) -> bool:
 
 
 @pytest.mark.parametrize("damage", ["header", "middle"])
-def test_damaged_dead_letters_are_set_aside_and_the_next_bad_row_is_parked(
+def test_after_damaged_dead_letters_the_next_bad_row_is_parked(
     outbox_dir: str, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
+    """The damaged file is set aside."""
     pipeline = configure_audit("sqlite", path="t.db", schedule_delay_millis=10)
     channel = channel_of(pipeline)
     sink = FaultySink(channel.sink)
@@ -162,7 +163,7 @@ def test_damaged_dead_letters_are_set_aside_and_the_next_bad_row_is_parked(
         assert len(list(letters.parent.glob("dead-letters.db.damaged-*"))) == 1
 
 
-def test_a_process_that_stands_still_while_it_holds_a_log_stops_no_other(tmp_path: Path, left: Path) -> None:
+def test_a_stopped_process_that_holds_a_log_blocks_no_other(tmp_path: Path, left: Path) -> None:
     with held_by_a_process(left / "lock"):
         pipeline = in_a_thread(lambda: again(tmp_path))
         audit_event(**arguments()).result(60)

@@ -17,9 +17,8 @@ def no_thread(self: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-def test_a_child_that_can_start_no_thread_accepts_and_delivers_once_it_can(
-    tmp_path: Path, bare_environment: None
-) -> None:
+def test_a_child_that_cannot_start_threads_accepts_and_delivers_later(tmp_path: Path, bare_environment: None) -> None:
+    """It delivers once it can start threads."""
     configure_audit("sqlite", path=str(tmp_path / "audit.db"))
 
     def task() -> None:

@@ -61,7 +61,7 @@ def test_the_record_id_is_a_string_of_the_row_s_id(pipeline: AuditPipeline, audi
     assert audit_table.ids() == [receipt.record_id]
 
 
-def test_a_result_has_what_is_queued_sent_and_says_when_the_sink_had_it(
+def test_a_result_sends_queued_events_and_has_the_acknowledged_time(
     slow_pipeline: AuditPipeline, audit_table: AuditTable
 ) -> None:
     before = datetime.now(UTC)
@@ -75,9 +75,10 @@ def test_a_result_has_what_is_queued_sent_and_says_when_the_sink_had_it(
     assert receipt.result() == got
 
 
-def test_a_result_in_time_raises_with_what_is_known_and_the_event_goes_on(
+def test_a_result_that_times_out_raises_and_the_event_stays_pending(
     stack: Stack, pipeline: AuditPipeline, audit_table: AuditTable
 ) -> None:
+    """The error has what is known, and the event is delivered later."""
     stack.gateway.refuse()
     receipt = audit_event(**arguments())
     began = time.monotonic()

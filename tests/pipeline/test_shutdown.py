@@ -96,7 +96,8 @@ def test_in_sync_mode_a_call_after_shutdown_waits_for_nobody() -> None:
     assert Call(lambda: audit_event(**arguments()).state).answer() == "pending"
 
 
-def test_at_the_end_of_the_process_a_server_s_pause_is_not_waited_for(stack: Stack, audit_table: AuditTable) -> None:
+def test_the_end_of_the_process_waits_for_no_server_pause(stack: Stack, audit_table: AuditTable) -> None:
+    """The server asked for the pause with Retry-After."""
     pipeline = configure_audit(
         "supabase",
         url=stack.url,
@@ -112,7 +113,7 @@ def test_at_the_end_of_the_process_a_server_s_pause_is_not_waited_for(stack: Sta
     assert (asking.hits, audit_table.count()) == (1, 0)
 
 
-def test_at_the_end_of_the_process_a_sink_that_is_back_gets_everything() -> None:
+def test_a_sink_that_is_back_gets_everything_at_process_end() -> None:
     pipeline, sink = configure(shutdown_timeout_millis=AN_HOUR)
     sink.fail_next(Verdict(Fault.TRANSIENT), times=None)
     for _ in range(5000):
@@ -171,7 +172,7 @@ def sending_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name.startswith("otel-audit-relay")}
 
 
-def test_an_event_of_a_child_that_can_start_no_thread_any_more_is_kept() -> None:
+def test_an_event_of_a_child_that_cannot_start_threads_is_kept() -> None:
     program = """
 import os, threading, otel_audit_exporter as a
 from tests.support.events import arguments
@@ -224,6 +225,6 @@ time.sleep(30)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_signal_handler_in_the_middle_of_a_threads_start_shuts_down_in_time(moment: str) -> None:
+def test_a_signal_handler_during_a_threads_start_shuts_down_in_time(moment: str) -> None:
     program = _TERMINATED_IN_A_START.replace("{moment}", moment).replace("{entity}", str(uuid4()))
     assert run_python(program).split("\n")[0] == "took no longer"

@@ -77,9 +77,10 @@ def restart(stack: Stack, table: AuditTable, outbox_dir: str) -> list[str]:
 
 
 @pytest.mark.parametrize("way", WAYS_TO_BE_AWAY)
-def test_flush_and_shutdown_keep_to_their_time_and_a_restart_delivers_everything_once(
+def test_flush_and_shutdown_keep_to_their_time_limit(
     stack: Stack, audit_table: AuditTable, outbox_dir: str, way: str
 ) -> None:
+    """A restart delivers everything once."""
     pipeline = configure(stack, audit_table)
     _, ids = longest_call(20)
     assert flush_audit()
@@ -142,9 +143,10 @@ def test_a_failure_is_said_once_and_its_end_too(
     assert sum("delivering again" in message for level, message in said if level == logging.INFO) == 1
 
 
-def test_a_table_that_refuses_every_row_is_said_once_however_often_it_is_tried(
+def test_a_table_that_refuses_every_row_is_reported_once(
     stack: Stack, audit_table: AuditTable, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """It is tried many times."""
     audit_table.alter("add constraint no_rows check (action = 'none')")
     configure(stack, audit_table)
     longest_call(30)

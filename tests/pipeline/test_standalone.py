@@ -100,9 +100,10 @@ class TestRecords:
         assert (stats.submitted, stats.failed, stats.rejected) == (1, 0, 0)
         assert len(sqlite_rows(tmp_path / "rows.db")) == 1
 
-    def test_a_record_that_cannot_become_a_row_is_parked_with_its_reason_and_the_others_land(
+    def test_a_record_that_cannot_become_a_row_is_parked_alone(
         self, behind: Behind, tmp_path: Path, outbox_dir: str, caplog: pytest.LogCaptureFixture
     ) -> None:
+        """The dead letter has the reason, and the others land."""
         exporter = SQLiteAuditExporter(os.fspath(tmp_path / "rows.db"))
         logger = behind(exporter)
         logger.emit(LogRecord(attributes=attributes()))
@@ -119,9 +120,10 @@ class TestRecords:
         assert len(sqlite_rows(tmp_path / "rows.db")) == 2
 
     @pytest.mark.parametrize("time", [10**22, -(10**25), "yesterday", 2**63 * 1000])
-    def test_a_record_with_an_impossible_time_is_parked_and_the_others_of_its_batch_land(
+    def test_a_record_with_an_impossible_time_is_parked_alone(
         self, behind: Behind, tmp_path: Path, outbox_dir: str, time: Any
     ) -> None:
+        """The others of its batch land."""
         exporter = SQLiteAuditExporter(os.fspath(tmp_path / "rows.db"))
         logger = behind(exporter)
         for timestamp in (None, time, None):
@@ -134,9 +136,8 @@ class TestRecords:
         assert "timestamp" in error
         assert len(sqlite_rows(tmp_path / "rows.db")) == 2
 
-    def test_a_record_with_an_impossible_span_is_parked_and_the_others_of_its_batch_land(
-        self, behind: Behind, tmp_path: Path
-    ) -> None:
+    def test_a_record_with_an_impossible_span_is_parked_alone(self, behind: Behind, tmp_path: Path) -> None:
+        """The others of its batch land."""
         exporter = SQLiteAuditExporter(os.fspath(tmp_path / "rows.db"))
         logger = behind(exporter)
         records = [LogRecord(attributes=attributes()) for _ in range(3)]
@@ -242,7 +243,7 @@ class TestMissingSettings:
         assert (stats.recovered, stats.succeeded, stats.pending) == (5, 5, 0)
         assert audit_table.count() == 5
 
-    def test_what_waited_under_a_dsn_that_cannot_be_read_is_delivered_once_it_can(
+    def test_events_held_for_an_unreadable_dsn_are_delivered_once_it_works(
         self, behind: Behind, providers: list[LoggerProvider], stack: Stack, audit_table: AuditTable
     ) -> None:
         exporter = PostgresAuditExporter(dsn="mysql://u:p@127.0.0.1/d", table=audit_table.name)
@@ -253,7 +254,7 @@ class TestMissingSettings:
         assert pipeline.force_flush(60_000)
         assert audit_table.count() == 1
 
-    def test_a_setting_that_cannot_be_read_does_not_switch_telemetry_off_nor_misdirect_rows(
+    def test_an_unreadable_setting_neither_stops_telemetry_nor_misdirects_rows(
         self,
         behind: Behind,
         monkeypatch: pytest.MonkeyPatch,

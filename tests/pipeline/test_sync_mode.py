@@ -88,7 +88,8 @@ def test_after_a_transient_failure_calls_do_not_wait_until_a_probe_succeeds(
     wait_until(lambda: audit_event(**arguments()).state == "stored", "calls wait for their row again")
 
 
-def test_calls_do_not_wait_behind_one_that_waited_in_vain_for_a_sink_that_hangs() -> None:
+def test_calls_do_not_wait_behind_one_that_timed_out() -> None:
+    """The sink hangs."""
     (exporter,) = configure_audit("memory", mode="sync", export_timeout_millis=300).exporters
     exporter.channel.sink = sink = FaultySink(MemorySink())
     sink.hang()
@@ -155,7 +156,8 @@ def test_a_sink_that_is_not_there_yet_gets_the_events_later(tmp_path: Path) -> N
     assert [row["id"] for row in sqlite_rows(path)] == [receipt.record_id]
 
 
-def test_a_logging_handler_that_audits_does_not_make_the_delivery_wait_for_itself() -> None:
+def test_a_logging_handler_that_audits_does_not_block_the_delivery() -> None:
+    """The delivery would wait for itself."""
     an_hour = 3_600_000
     sink = FaultySink(MemorySink())
     sink.fail_next(Verdict(Fault.CONFIGURATION))

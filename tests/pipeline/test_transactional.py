@@ -263,7 +263,7 @@ def test_a_refused_row_raises_in_asyncio_and_the_callers_work_goes_on(
 
 
 @sync_kinds
-def test_a_row_that_a_trigger_drops_raises_and_the_callers_work_goes_on(
+def test_a_row_dropped_by_a_trigger_raises_and_the_transaction_continues(
     kind: Any, stack: Stack, audit_table: AuditTable
 ) -> None:
     audit_table.run_before_insert("if new.action = 'drop' then return null; end if; return new;")

@@ -452,7 +452,7 @@ def test_a_sink_that_does_not_survive_a_fork_is_caught(make: type[SQLiteSink], t
 # What is collected
 
 
-def test_a_hook_given_later_brings_its_checks_back_and_a_check_taken_out_stays_out() -> None:
+def test_a_later_hook_restores_its_checks_but_no_removed_check() -> None:
     class Bare(SinkConformance):
         test_an_empty_batch_stores_nothing = None  # type: ignore[assignment]  # the user's own choice
 

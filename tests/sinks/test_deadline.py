@@ -46,7 +46,7 @@ def test_an_address_is_not_looked_up(names: SlowNames) -> None:
     assert names.asked == 0
 
 
-def test_a_look_up_that_hangs_ends_with_the_deadline_and_costs_one_thread(names: SlowNames) -> None:
+def test_a_hanging_look_up_ends_in_time_and_costs_one_thread(names: SlowNames) -> None:
     resolver = Resolver()
     start = time.monotonic()
     for _ in range(3):
@@ -83,7 +83,7 @@ def answer(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 
-def test_an_address_that_swallows_everything_does_not_use_up_all_of_the_time(names: SlowNames) -> None:
+def test_an_address_that_never_answers_leaves_time_for_the_next(names: SlowNames) -> None:
     names.addresses = ["192.0.2.1", "127.0.0.1"]  # the first is a documentation address: no one answers there
     names.answer.set()
     deadline = Deadline()

@@ -31,9 +31,10 @@ DROP_BAD = "if new.action = 'bad' then return null; end if; return new;"
 # Behind both sinks of PostgreSQL
 
 
-def test_of_many_rows_those_that_a_trigger_drops_are_refused_and_the_others_known_to_be_stored(
+def test_among_many_rows_only_those_dropped_by_a_trigger_are_refused(
     sink: Sink, stack: Stack, audit_table: AuditTable
 ) -> None:
+    """The others are known to be stored."""
     audit_table.run_before_insert(DROP_BAD)
     rows = [new_row(action="bad" if at in (0, 7, 399) else "create") for at in range(400)]
     error = refusal(sink, *rows)
@@ -45,7 +46,7 @@ def test_of_many_rows_those_that_a_trigger_drops_are_refused_and_the_others_know
 
 
 @pytest.mark.parametrize("count", [1, 2, 300])
-def test_where_a_trigger_drops_every_row_all_are_refused_until_it_is_gone(
+def test_all_rows_are_refused_while_a_trigger_drops_every_row(
     sink: Sink, stack: Stack, audit_table: AuditTable, count: int
 ) -> None:
     audit_table.run_before_insert("return null;")
@@ -58,9 +59,10 @@ def test_where_a_trigger_drops_every_row_all_are_refused_until_it_is_gone(
 
 
 @pytest.mark.parametrize("count", [1, 1000])
-def test_rows_that_are_there_are_stored_also_where_a_trigger_would_drop_them_by_now(
+def test_rows_already_there_count_as_stored_despite_a_later_trigger(
     sink: Sink, stack: Stack, audit_table: AuditTable, count: int
 ) -> None:
+    """The trigger would drop them now."""
     rows = new_rows(count)
     sink.insert(rows, soon())
     sink.insert(rows, soon())
@@ -241,9 +243,8 @@ def run(path: Path, statement: str) -> list[Any]:
 IGNORE = "create trigger t before insert on pms_audit_log {} begin select raise(ignore); end"
 
 
-def test_a_row_that_a_trigger_of_sqlite_ignores_is_refused_and_the_others_are_stored(
-    sqlite_sink: SQLiteSink, path: Path
-) -> None:
+def test_a_row_ignored_by_an_sqlite_trigger_is_refused_alone(sqlite_sink: SQLiteSink, path: Path) -> None:
+    """The others are stored."""
     run(path, IGNORE.format("when new.action = 'bad'"))
     rows = [new_row(), new_row(action="bad"), new_row()]
     error = refusal(sqlite_sink, *rows)
@@ -252,9 +253,7 @@ def test_a_row_that_a_trigger_of_sqlite_ignores_is_refused_and_the_others_are_st
     assert set(run(path, "select id from pms_audit_log")) == {(id_of(rows[at]),) for at in (0, 2)}
 
 
-def test_where_sqlite_ignores_every_row_all_are_refused_but_those_that_are_there(
-    sqlite_sink: SQLiteSink, path: Path
-) -> None:
+def test_sqlite_ignoring_every_row_refuses_all_but_the_existing_ones(sqlite_sink: SQLiteSink, path: Path) -> None:
     rows = new_rows(2)
     sqlite_sink.insert(rows[:1], soon())
     sqlite_sink.insert(rows[:1] * 2, soon())

@@ -77,7 +77,7 @@ def test_tls_settings_of_other_drivers_are_understood(query: str, mode: str) -> 
         "postgresql://u:S3CRET@h/db?sslaccept=strict",
     ],
 )
-def test_a_dsn_that_cannot_be_read_is_said_at_once_and_not_quoted(dsn: str) -> None:
+def test_an_unreadable_dsn_raises_at_once_and_is_not_quoted(dsn: str) -> None:
     if not dsn:
         assert PostgresSink(dsn, columns=COLUMNS).target.startswith("postgresql://localhost:5432/")
         return
@@ -160,7 +160,7 @@ def test_a_server_that_never_answers_ends_with_the_deadline(stack: Stack, audit_
 
 
 @pytest.mark.parametrize("replies", ["hold", "drip"])
-def test_a_reply_that_hangs_or_drips_ends_with_the_deadline_and_leaves_one_row(
+def test_a_hanging_or_dripping_reply_ends_in_time_with_one_row(
     proxied: PostgresSink, proxy: TcpProxy, audit_table: AuditTable, replies: str
 ) -> None:
     proxied.insert([warm := new_row()], soon())
@@ -326,7 +326,7 @@ def test_a_table_that_changes_under_a_running_sink_is_no_fault(
     assert audit_table.count() == 2
 
 
-def test_a_text_column_narrowed_to_uuid_under_a_running_sink_is_no_fault(
+def test_narrowing_a_text_column_under_a_running_sink_is_no_fault(
     sink: PostgresSink, stack: Stack, audit_table: AuditTable
 ) -> None:
     audit_table.alter("alter yacht_id type text")

@@ -286,9 +286,10 @@ def partitioned(stack: Stack) -> Any:
     table.drop()
 
 
-def test_a_row_that_no_partition_takes_is_the_configurations_fault_until_one_is_made(
+def test_a_row_without_a_partition_is_a_configuration_fault(
     make_sink: MakeSink, stack: Stack, partitioned: AuditTable
 ) -> None:
+    """It is stored once there is a partition for it."""
     keys: dict[str, Any] = {"key_columns": ("id", "created_at")} if make_sink.kind == "supabase" else {}
     sink = make_sink(table=partitioned.name, **keys)
     error = refusal(sink)

@@ -113,9 +113,7 @@ def test_the_target_names_project_and_table_and_no_key() -> None:
     assert "S3CRET" not in repr(sink)
 
 
-def test_a_token_callable_that_hangs_ends_with_the_deadline_and_costs_one_thread(
-    stack: Stack, audit_table: AuditTable
-) -> None:
+def test_a_hanging_token_callable_ends_in_time_and_costs_one_thread(stack: Stack, audit_table: AuditTable) -> None:
     let_go = threading.Event()
     asked: list[str] = []
 
@@ -477,7 +475,7 @@ def test_the_environments_proxy_is_used_and_keeps_the_deadline(
         ("NO_PROXY", "[::1"),
     ],
 )
-def test_an_environment_that_no_client_can_be_made_in_is_the_configurations_fault(
+def test_an_environment_that_breaks_the_client_is_a_configuration_fault(
     stack: Stack, audit_table: AuditTable, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     with closing(sink_with(stack, audit_table, stack.service_key)) as sink:

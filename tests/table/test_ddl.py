@@ -304,7 +304,8 @@ def test_a_partition_made_later_is_append_only_too(stack: Stack) -> None:
     assert try_forbidden(table, "postgres", changes) == []
 
 
-def test_making_partitions_gives_up_behind_a_long_reader_who_would_keep_writers_waiting_too(stack: Stack) -> None:
+def test_making_partitions_gives_up_behind_a_long_reader(stack: Stack) -> None:
+    """Writers would have to wait behind it."""
     table = make_table(stack, partitioned=True)
     with stack.postgres.connect() as reader, reader.transaction():
         reader.execute(SQL("select from {}").format(table.name))
@@ -519,7 +520,7 @@ def test_event_triggers_keep_the_owner_from_altering_the_table(stack: Stack, nam
             stack.sql(SQL("drop event trigger {}").format(Identifier(f"{table.plan.table}_guard_{guard}")))
 
 
-def test_where_event_triggers_are_not_allowed_the_rest_is_made_all_the_same(stack: Stack) -> None:
+def test_everything_else_is_made_where_event_triggers_are_not_allowed(stack: Stack) -> None:
     role, schema = new_name(), new_name()
     names = list(map(Identifier, (role, schema, role)))
     stack.sql(SQL("create role {} login createrole; create schema {} authorization {}").format(*names))

@@ -158,7 +158,8 @@ def test_nothing_outside_is_loaded_and_no_script_is_needed(configured: Configure
     assert all(attributes.get("href") for tag, attributes in page.elements if tag == "a")
 
 
-def test_the_filter_is_in_the_address_and_every_part_can_be_taken_away(configured: Configure) -> None:
+def test_the_filter_is_in_the_address_and_can_be_removed(configured: Configure) -> None:
+    """Each part of it can be removed by itself."""
     written = write(configured(), {}, {"action": "dispose"}, {"action": "dispose", "user_id": USERS[1]})
     client = client_of(AUDITOR)
     page = page_of(client, f"/trail/?action=dispose&user={USERS[1]}")
@@ -201,7 +202,7 @@ def test_what_cannot_be_asked_is_said_on_the_page(configured: Configure) -> None
     assert client.post("/trail/").status_code == 405
 
 
-def test_why_a_table_cannot_be_read_is_told_to_the_log_and_not_to_readers(
+def test_the_reason_for_an_unreadable_table_is_only_in_the_log(
     configured: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutdown_audit()

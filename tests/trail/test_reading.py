@@ -128,7 +128,7 @@ def test_columns_of_others_are_given_under_their_own_names(
 
 
 @pytest.mark.parametrize("kind", SERVED, indirect=True)
-def test_rows_from_before_a_change_of_mapping_are_read_with_the_mapping_of_then(
+def test_older_rows_are_read_with_the_mapping_of_their_time(
     stack: Stack, audit_table: AuditTable, configured: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "PAGE", 2)

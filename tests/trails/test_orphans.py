@@ -38,7 +38,7 @@ def test_those_of_a_database_that_nobody_knows_are_a_warning(files: Path) -> Non
     assert "otel-audit outbox drain --database acme" in reason
 
 
-def test_events_of_a_trail_are_taken_over_with_its_first_event_or_without(files: Path) -> None:
+def test_a_trails_orphaned_events_are_delivered_without_a_new_one(files: Path) -> None:
     path = str(files / "main.db")
     blocked = files / "blocked"
     blocked.mkdir()

@@ -55,7 +55,7 @@ def configure(exporter: str, stack: Stack, tenants: dict[str, AuditTable], named
     configure_audit(exporter, table=tenants["alpha"].name, databases=named, export_timeout_millis=4000)
 
 
-def test_a_hanging_database_keeps_nobody_else_waiting_and_gets_no_other_s_rows(
+def test_a_hanging_database_delays_no_other_and_gets_only_its_rows(
     stack: Stack, tenants: dict[str, AuditTable]
 ) -> None:
     configure("supabase", stack, tenants, databases(stack, tenants))

@@ -90,7 +90,7 @@ def test_a_setting_of_the_file_goes_before_the_environment_s(tmp_path: Path) -> 
     assert not (tmp_path / "other.db").exists()
 
 
-def test_variables_that_are_not_set_hold_the_events_and_a_later_start_delivers(
+def test_unset_variables_hold_the_events_for_a_later_start(
     tmp_path: Path, stack: Stack, audit_table: AuditTable
 ) -> None:
     file = configured(tmp_path, SUPABASE)

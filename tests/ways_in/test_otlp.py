@@ -113,9 +113,10 @@ def test_an_answer_without_a_word_is_a_success(receiver: Receiver, pipeline: Aud
     assert receiver.ids == {said.record_id}
 
 
-def test_a_key_in_the_address_is_in_no_log_no_name_and_no_path(
+def test_a_key_in_the_address_appears_in_no_log_or_path(
     receiver: Receiver, caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It appears in no name either."""
     caplog.set_level(logging.DEBUG, "otel_audit_exporter")
     address = receiver.endpoint.replace("//", "//user:S3CRET@") + "?key=S3CRET"
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", address)
@@ -137,7 +138,7 @@ def test_a_key_in_the_address_is_in_no_log_no_name_and_no_path(
     assert "S3CRET" not in str(caught.value)
 
 
-def test_a_key_in_the_address_of_a_third_party_exporter_is_shown_nowhere() -> None:
+def test_a_key_in_a_third_party_exporters_address_is_never_shown() -> None:
     theirs = OTLPLogExporter(endpoint="http://user:S3CRET@127.0.0.1:9/v1/logs?key=S3CRET")
     pipeline = configure_audit(theirs)
     assert pipeline.target == "http://127.0.0.1:9/v1/logs"
@@ -146,9 +147,7 @@ def test_a_key_in_the_address_of_a_third_party_exporter_is_shown_nowhere() -> No
 
 
 @pytest.mark.parametrize("endpoint", ["collector:4317", "grpc://collector:4317"])
-def test_an_endpoint_for_grpc_is_refused_here_and_does_not_concern_other_exporters(
-    endpoint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_grpc_endpoint_is_refused_only_by_the_otlp_exporter(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", endpoint)
     with pytest.raises(AuditConfigurationError, match="OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"):
         configure_audit("otlp")
@@ -156,7 +155,7 @@ def test_an_endpoint_for_grpc_is_refused_here_and_does_not_concern_other_exporte
     audit_event(**arguments()).result(60)
 
 
-def test_a_receiver_that_refuses_for_a_while_is_asked_again_after_the_time_it_names(
+def test_a_refusing_receiver_is_asked_again_after_the_time_it_names(
     receiver: Receiver, pipeline: AuditPipeline
 ) -> None:
     receiver.headers = {"retry-after": "1"}

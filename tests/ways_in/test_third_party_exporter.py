@@ -156,7 +156,7 @@ def test_an_exporter_that_hangs_holds_up_neither_the_caller_nor_the_end(hanging:
     assert hanging.taken == []
 
 
-def test_what_an_exporter_did_not_take_before_the_end_the_next_pipeline_gives_it(hanging: Theirs) -> None:
+def test_the_next_pipeline_delivers_what_an_exporter_did_not_take(hanging: Theirs) -> None:
     pipeline = configure_audit(hanging)
     ids = {audit_event(**arguments()).record_id for _ in range(20)}
     assert hanging.entered.wait(60)
@@ -184,7 +184,7 @@ class Lingering(Theirs):
         self.let_go.wait()
 
 
-def test_an_exporter_that_hangs_in_its_own_shutdown_does_not_hold_up_the_end() -> None:
+def test_an_exporter_hanging_in_its_shutdown_does_not_delay_the_end() -> None:
     theirs = Lingering()
     pipeline = configure_audit(theirs)
     audit_event(**arguments()).result(60)
@@ -237,9 +237,8 @@ def test_an_exporter_gets_whole_records() -> None:
 
 
 @pytest.mark.parametrize("year", [1, 1969, 2555, 9999])
-def test_an_event_whose_time_no_log_record_can_say_is_parked_and_the_others_arrive(
-    receiver: Receiver, year: int
-) -> None:
+def test_an_event_with_an_unrecordable_time_is_parked_alone(receiver: Receiver, year: int) -> None:
+    """No log record can hold its time. The others arrive."""
     pipeline = configure_audit("otlp", endpoint=receiver.endpoint)
     before = audit_event(**arguments())
     odd = audit_event(**arguments(timestamp=datetime(year, 6, 1, tzinfo=UTC)))

@@ -42,9 +42,10 @@ def test_two_exporters_of_ours_each_land_both(tmp_path: Path, stack: Stack, audi
     check(ran, sqlite_rows(tmp_path / "pms_audit_log.db", audit_table.name))
 
 
-def test_without_settings_supabase_audit_lets_the_application_run_and_a_later_start_delivers(
+def test_supabase_audit_without_settings_lets_the_application_run(
     tmp_path: Path, stack: Stack, audit_table: AuditTable
 ) -> None:
+    """A later start delivers."""
     named = {"OTEL_LOGS_EXPORTER": "supabase_audit", "OTEL_AUDIT_TABLE": audit_table.name}
     ran = instrumented(tmp_path, NO_SET_UP, **named)
     assert "events are held in the outbox" in ran.log
@@ -56,9 +57,10 @@ def test_without_settings_supabase_audit_lets_the_application_run_and_a_later_st
     assert audit_table.count() == 2
 
 
-def test_without_settings_postgres_audit_lets_the_application_run_and_a_later_start_delivers(
+def test_postgres_audit_without_settings_lets_the_application_run(
     tmp_path: Path, stack: Stack, audit_table: AuditTable
 ) -> None:
+    """A later start delivers."""
     named = {"OTEL_LOGS_EXPORTER": "postgres_audit", "OTEL_AUDIT_TABLE": audit_table.name}
     ran = instrumented(tmp_path, NO_SET_UP, **named)
     assert "events are held in the outbox" in ran.log

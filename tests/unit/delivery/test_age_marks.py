@@ -33,7 +33,7 @@ def end(log: OutboxLog, first: int, last: int) -> None:
     log.end(STORED, [(log.stripes[0], first, last)])
 
 
-def test_the_age_is_that_of_the_first_mark_that_still_has_an_event_waiting(log: OutboxLog, times: Times) -> None:
+def test_the_age_is_that_of_the_oldest_pending_mark(log: OutboxLog, times: Times) -> None:
     marks = AgeMarks()
     assert marks.oldest_seconds() == 0.0
     for _ in range(3):

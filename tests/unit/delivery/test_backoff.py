@@ -32,7 +32,7 @@ def after(failures: int, verdict: Verdict, now: float = 1000.0, retry_after: flo
     return backoff
 
 
-def test_an_open_gate_lets_everything_through() -> None:
+def test_an_open_backoff_lets_everything_through() -> None:
     assert OPEN_BACKOFF.is_open
     assert OPEN_BACKOFF.allows(0.0)
 
@@ -40,7 +40,7 @@ def test_an_open_gate_lets_everything_through() -> None:
 @pytest.mark.parametrize(
     ("failures", "delay"), [(1, 0.1), (2, 0.2), (3, 0.4), (8, 12.8), (9, 25.6), (10, 30.0), (10_000, 30.0)]
 )
-def test_a_transient_fault_backs_off_twice_as_long_each_time_up_to_30_seconds(failures: int, delay: float) -> None:
+def test_the_pause_doubles_with_each_transient_fault_up_to_30_seconds(failures: int, delay: float) -> None:
     backoff = after(failures, TRANSIENT)
     assert backoff.state is BackoffState.RETRYING
     assert backoff.failures == failures
@@ -55,7 +55,7 @@ def test_a_fault_of_the_configuration_is_probed_slowly(failures: int, delay: flo
     assert backoff.not_before == pytest.approx(1000.0 + delay)
 
 
-def test_a_gate_allows_an_attempt_when_its_time_has_come_and_not_before() -> None:
+def test_an_attempt_is_allowed_only_once_the_pause_is_over() -> None:
     backoff = after(3, TRANSIENT)
     assert not backoff.allows(1000.39)
     assert backoff.allows(1000.41)
@@ -84,12 +84,12 @@ def test_without_the_server_s_word_an_attempt_may_be_hurried() -> None:
     assert after(10, TRANSIENT).asked_until <= 1000.0
 
 
-def test_rows_that_are_stored_open_the_gate() -> None:
+def test_rows_that_are_stored_open_the_backoff() -> None:
     assert after(3, TRANSIENT).after_success(1000.1) is OPEN_BACKOFF
     assert after(3, CONFIGURATION).after_success(1000.1) is OPEN_BACKOFF
 
 
-def test_a_request_that_was_under_way_does_not_end_the_pause_that_the_server_asked_for() -> None:
+def test_a_request_under_way_does_not_end_the_servers_pause() -> None:
     backoff = after(1, TRANSIENT, retry_after=2.0)
     assert backoff.after_success(1001.9) is backoff
     assert backoff.after_success(1002.0) is OPEN_BACKOFF

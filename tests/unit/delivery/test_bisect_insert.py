@@ -91,7 +91,7 @@ def test_a_bad_row_is_proved_by_whichever_rows_are_accepted_after_it(bad: int) -
     assert [one.proved for one in run.result.refused] == [True]
 
 
-def test_a_row_that_passes_when_the_table_is_mended_meanwhile_is_no_bad_row() -> None:
+def test_a_row_that_passes_after_a_repair_is_no_bad_row() -> None:
     run = Run(64, lambda rows, number: fault(Fault.RECORD, "23514") if number <= 9 else None)
     assert run.refused == []
     assert sorted(run.result.stored) == run.items
@@ -162,7 +162,7 @@ def test_a_transient_fault_of_the_last_row_s_try_leaves_nothing_out() -> None:
     assert run.result.error is away
 
 
-def test_a_sink_that_would_end_the_thread_is_tried_again_like_any_other_that_fails() -> None:
+def test_a_sink_that_raises_system_exit_is_tried_again() -> None:
     def leave(rows: Sequence[int], _: int) -> None:
         raise SystemExit(3)
 
@@ -215,7 +215,7 @@ def test_a_batch_that_is_too_large_is_halved_until_it_fits() -> None:
     assert run.result.error is None
 
 
-def test_a_row_that_is_too_large_by_itself_waits_and_the_others_do_not() -> None:
+def test_only_a_row_that_is_too_large_by_itself_waits() -> None:
     run = Run(64, lambda rows, _: fault(Fault.TRANSIENT, "413", halve=True) if {0, 1, 40} & set(rows) else None)
     assert run.result.waiting == [0, 1, 40]
     assert run.result.stored == [item for item in run.items if item not in run.result.waiting]
@@ -224,13 +224,13 @@ def test_a_row_that_is_too_large_by_itself_waits_and_the_others_do_not() -> None
     assert run.result.error.code == "413"
 
 
-def test_a_sink_that_fails_at_whatever_it_is_given_is_not_asked_for_every_row() -> None:
+def test_a_sink_that_always_fails_is_not_asked_row_by_row() -> None:
     run = Run(64, lambda rows, _: fault(Fault.TRANSIENT, "57014", halve=True))
     assert sorted(run.result.waiting) == run.items
     assert len(run.sink.requests) < 12
 
 
-def test_a_sink_that_fails_in_its_own_way_is_tried_again_and_told() -> None:
+def test_a_foreign_exception_of_the_sink_is_reported_and_retried() -> None:
     run = Run(4, lambda rows, _: ZeroDivisionError("S3CRET"))
     assert run.result.waiting == run.items
     assert run.result.error is not None
@@ -281,7 +281,7 @@ def drops(*bad: int) -> Script:
 
 
 @pytest.mark.parametrize("bad", [(0,), (511,), (0, 1, 2), tuple(range(0, 512, 20))])
-def test_rows_that_the_sink_passes_over_while_it_stores_others_are_proved_to_be_at_fault(bad: tuple[int, ...]) -> None:
+def test_rows_passed_over_while_others_are_stored_are_proved_bad(bad: tuple[int, ...]) -> None:
     run = Run(512, drops(*bad))
     assert run.refused == list(bad)
     assert all(one.proved for one in run.result.refused)
@@ -298,13 +298,13 @@ def test_where_the_sink_passes_over_every_row_none_is_at_fault() -> None:
     assert len(run.result.refused) + len(run.result.waiting) == 512
 
 
-def test_rows_that_are_passed_over_once_and_then_stored_are_no_bad_rows() -> None:
+def test_rows_passed_over_once_and_then_stored_are_not_bad() -> None:
     run = Run(512, lambda rows, number: drops(*range(100, 500))(rows, number) if number == 1 else None)
     assert sorted(run.result.stored) == run.items
     assert len(run.sink.requests) == 2
 
 
-def test_what_is_known_to_be_stored_is_settled_also_where_the_rest_waits() -> None:
+def test_rows_known_to_be_stored_are_settled_while_others_wait() -> None:
     cut_off = SinkError(Verdict(Fault.TRANSIENT, perhaps_stored=True), "cut off", stored=range(100))
     run = Run(512, lambda rows, _: cut_off)
     assert run.result.stored == list(range(100))

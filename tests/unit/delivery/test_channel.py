@@ -213,9 +213,10 @@ def damage(ref: EventRef) -> None:
         file.write(b"\xff")
 
 
-def test_a_damaged_event_is_counted_as_lost_and_told_and_the_others_are_delivered(
+def test_a_damaged_event_is_counted_lost_and_the_others_delivered(
     on_disk: DeliveryChannel, table: Table, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The log and the last error report it."""
     refs = [accept(on_disk, f"act {number}") for number in range(20)]
     damage(refs[7])
     damage(refs[8])
@@ -233,9 +234,8 @@ def test_a_damaged_event_is_counted_as_lost_and_told_and_the_others_are_delivere
     assert "2 event(s) cannot be read" in str(on_disk.stats().last_error)
 
 
-def test_a_damaged_newest_event_is_lost_and_the_next_ones_are_accepted_and_delivered(
-    on_disk: DeliveryChannel, table: Table
-) -> None:
+def test_a_damaged_newest_event_does_not_hold_up_later_ones(on_disk: DeliveryChannel, table: Table) -> None:
+    """It is counted as lost."""
     damage(accept(on_disk, "damaged"))
     on_disk.sender.deliver_next(100)
     assert (on_disk.counters.lost, on_disk.counters.pending) == (1, 0)
@@ -244,7 +244,7 @@ def test_a_damaged_newest_event_is_lost_and_the_next_ones_are_accepted_and_deliv
     assert (on_disk.counters.lost, on_disk.counters.succeeded, on_disk.counters.pending) == (1, 1, 0)
 
 
-def test_a_row_that_was_refused_and_is_damaged_then_waits_for_no_more_tries(
+def test_a_refused_row_that_gets_damaged_is_not_tried_again(
     channel: DeliveryChannel, table: Table, caplog: pytest.LogCaptureFixture
 ) -> None:
     ref = accept(channel, "refused")

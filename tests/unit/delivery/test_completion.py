@@ -34,7 +34,8 @@ def test_only_the_waiters_of_these_events_are_notified(log: OutboxLog) -> None:
     assert waiters[2].wait_for_attempt(0)
 
 
-def test_whoever_comes_after_the_end_is_notified_at_once_and_nobody_is_kept(log: OutboxLog) -> None:
+def test_a_late_waiter_is_notified_at_once_and_not_kept(log: OutboxLog) -> None:
+    """The event has ended before the waiter comes."""
     completions, waiter = Completions(), CompletionWaiter()
     ref = log.append(b"event")
     log.end(STORED, [(ref[0], 1, 1)])

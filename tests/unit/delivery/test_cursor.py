@@ -62,7 +62,7 @@ def test_batches_come_in_order_and_each_event_once(log: OutboxLog, cursor: Deliv
     assert not cursor.has_more
 
 
-def test_a_batch_has_its_bytes_at_once_and_its_entries_when_asked_for(log: OutboxLog, cursor: DeliveryCursor) -> None:
+def test_a_batch_has_bytes_at_once_and_entries_on_request(log: OutboxLog, cursor: DeliveryCursor) -> None:
     refs = fill(log, 5)
     batch = cursor.take(10)
     assert list(bodies_of(batch)) == [event_bytes(number) for number in range(5)]
@@ -72,13 +72,14 @@ def test_a_batch_has_its_bytes_at_once_and_its_entries_when_asked_for(log: Outbo
     assert bodies_of(list(batch)) == [event_bytes(number) for number in range(5)]
 
 
-def test_a_batch_takes_no_more_bytes_than_it_may_but_one_event_at_least(log: OutboxLog, cursor: DeliveryCursor) -> None:
+def test_a_batch_respects_its_byte_limit_but_has_an_event(log: OutboxLog, cursor: DeliveryCursor) -> None:
+    """A single event may exceed the limit."""
     fill(log, 10, 1000)
     assert len(cursor.take(100, 2500)) == 3
     assert len(cursor.take(100, 1)) == 1
 
 
-def test_what_is_given_back_comes_next_and_what_has_ended_does_not_come(log: OutboxLog, cursor: DeliveryCursor) -> None:
+def test_events_given_back_come_next_and_ended_ones_never(log: OutboxLog, cursor: DeliveryCursor) -> None:
     fill(log, 10)
     first = list(cursor.take(4))
     cursor.give_back(first)
@@ -145,7 +146,7 @@ def test_what_is_damaged_is_told_of_once(log: OutboxLog) -> None:
     assert (told, list(cursor.take(99)), cursor.take_one(refs[3])) == ([(log.stripes[0], 4, 4)], [], [])
 
 
-def test_under_threads_each_event_has_one_taker_at_a_time_and_all_end(log: OutboxLog, cursor: DeliveryCursor) -> None:
+def test_two_threads_never_hold_the_same_event_and_all_end(log: OutboxLog, cursor: DeliveryCursor) -> None:
     refs, in_hand, ended = list[EventRef](), Counter[tuple[Stripe, int]](), list[tuple[Stripe, int]]()
     lock, writing = threading.Lock(), [3]
 

@@ -65,9 +65,8 @@ def test_a_durable_log_commits_in_groups(directory: OutboxDirectory) -> None:
         assert isinstance(getattr(logs.append, "__self__", None), GroupCommit)
 
 
-def test_a_few_logs_are_adopted_at_a_time_and_the_others_once_these_are_empty(
-    logs: LogSet, directory: OutboxDirectory
-) -> None:
+def test_a_few_logs_are_adopted_at_a_time(logs: LogSet, directory: OutboxDirectory) -> None:
+    """The others follow once these are empty."""
     leave(directory, ADOPTED_AT_ONCE + 3)
     assert len(logs.adopt()) == ADOPTED_AT_ONCE
     assert (logs.adopt(), logs.wants_more) == ([], False)
@@ -92,9 +91,10 @@ def test_adopted_logs_count_in_the_quota_until_they_are_gone(logs: LogSet, direc
     assert logs.quota.used_bytes == before
 
 
-def test_with_adopted_logs_beyond_the_quota_calls_are_refused_until_they_are_delivered(
+def test_adopted_logs_beyond_the_quota_must_be_delivered_before_new_events(
     directory: OutboxDirectory,
 ) -> None:
+    """Calls are refused until then."""
     leave(directory, 2, events=100)
     with closing(LogSet("test", [directory], OPTIONS, 600_000)) as logs:
         own = logs.open_own()
@@ -135,9 +135,8 @@ def test_in_memory_nothing_is_kept_after_the_end() -> None:
         logs.open_after_end()
 
 
-def test_the_quota_is_never_more_than_half_of_what_the_disk_has_free_nor_less_than_is_needed(
-    logs: LogSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_quota_is_at_most_half_of_the_free_disk(logs: LogSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is never less than what the log needs."""
     logs.open_own()
     logs.limit_bytes(1)
     assert logs.quota.max_bytes == LEAST_QUOTA_BYTES

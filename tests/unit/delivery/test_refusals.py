@@ -59,9 +59,8 @@ def test_a_row_is_parked_where_others_passed_between_two_refusals(refusals: Refu
     assert judge(refusals, refused(ref), 9, 9) == "park"
 
 
-def test_a_code_that_is_nearly_always_the_value_s_is_enough_where_the_table_is_not_in_doubt(
-    refusals: Refusals, log: OutboxLog
-) -> None:
+def test_a_code_for_bad_values_is_proof_if_the_table_works(refusals: Refusals, log: OutboxLog) -> None:
+    """The code nearly always means a bad value."""
     first, second = log.append(b"event"), log.append(b"event")
     assert judge(refusals, refused(first, at_once=True), 0, 0, codes_count=False) == "hold"
     assert judge(refusals, refused(second, at_once=True), 0, 0) == "park"

@@ -373,7 +373,7 @@ class TestAuditEvent:
         assert event.actor_type == "user"
         assert event == AuditEvent(action="a", actor_type="user") == replace(event) == pickle.loads(pickle.dumps(event))
 
-    def test_the_repr_of_an_event_object_shows_nothing_that_would_be_redacted_in_the_record(self) -> None:
+    def test_the_repr_of_an_event_shows_nothing_that_is_redacted(self) -> None:
         secret = {"password": "hunter2"}
         event = AuditEvent(
             action="a", entity_type="t", old_values=secret, new_values=secret, metadata=secret, signature=secret

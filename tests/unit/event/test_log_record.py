@@ -93,7 +93,7 @@ class TestFromEvents:
         body = EventValidator(ids="text").compose(said(entity_id=2**70)).body
         assert to_attributes(body)["audit.target.id"] == str(2**70)
 
-    def test_the_record_has_the_event_s_name_time_and_span_and_no_severity(self) -> None:
+    def test_the_record_has_name_time_and_span_but_no_severity(self) -> None:
         with use_span(SPAN):
             event = compose(timestamp=datetime(2026, 1, 1, tzinfo=UTC))
             record = AuditLogRecord(event, {})
@@ -133,7 +133,8 @@ class TestFromEvents:
         assert len(record.attributes or {}) == 9
         assert carried.dropped_attributes == 0
 
-    def test_a_slim_record_of_a_large_event_leaves_its_content_in_the_outbox(self) -> None:
+    def test_a_slim_record_of_a_large_event_has_no_body(self) -> None:
+        """Its content is in the outbox."""
         large, small = compose(new_values={"text": "x" * 10**6}), compose()
         assert AuditLogRecord(large, {}, slim=True).event_body is None
         assert AuditLogRecord(large, {}).event_body == large.body
@@ -173,7 +174,8 @@ class TestFromRecords:
         assert stored["metadata"] == {"m": 1}
         assert stored["event_name"] == "named"
 
-    def test_a_missing_id_is_made_and_a_missing_time_is_the_observed_one(self) -> None:
+    def test_a_missing_id_is_made_and_the_observed_time_used(self) -> None:
+        """The observed time is used where the record has no other."""
         record = LogRecord(observed_timestamp=1_767_225_600_000_000_000, attributes=MINIMAL)
         stored = event_of(record)
         assert stored["timestamp"] == "2026-01-01T00:00:00.000000+00:00"
@@ -203,7 +205,7 @@ class TestFromRecords:
         ("attribute", "value"),
         [("audit.target.id", "no uuid"), ("audit.outcome", "perhaps"), ("audit.action", 5), ("audit.metadata", "x")],
     )
-    def test_a_record_that_says_nonsense_is_no_event_and_is_kept_as_it_is(self, attribute: str, value: Any) -> None:
+    def test_a_record_with_nonsense_is_no_event_but_is_kept(self, attribute: str, value: Any) -> None:
         record = LogRecord(attributes=MINIMAL | {attribute: value})
         with pytest.raises(AuditEventError):
             event_of(record)

@@ -33,13 +33,13 @@ def joined(*bodies: bytes) -> Joined:
     return Joined(SEPARATOR.join(bodies), len(bodies))
 
 
-def test_an_event_of_which_no_more_was_said_is_its_row() -> None:
+def test_an_event_with_only_the_usual_fields_is_its_row() -> None:
     body = plain(new_values=HOSTILE)
     assert as_row(body, traces_too=False) == body
     assert orjson.loads(body)["new_values"]["text"] == HOSTILE["text"]
 
 
-def test_an_event_that_only_names_its_trace_is_its_row_where_that_may_be_lost() -> None:
+def test_a_traced_event_is_its_row_where_traces_may_be_lost() -> None:
     body = traced(new_values=HOSTILE)
     assert as_row(body, traces_too=False) is None
     row = as_row(body, traces_too=True)
@@ -51,7 +51,7 @@ def test_an_event_that_only_names_its_trace_is_its_row_where_that_may_be_lost() 
     "more",
     [{"outcome": "failure"}, {"metadata": {"a": 1}}, {"signature": {}}, {"source_ip": "::1"}, {"event_name": "x"}],
 )
-def test_an_event_of_which_more_was_said_is_no_row_as_it_is(more: dict[str, Any]) -> None:
+def test_an_event_with_more_fields_cannot_be_its_own_row(more: dict[str, Any]) -> None:
     for body in (plain(**more), traced(**more)):
         assert as_row(body, traces_too=True) is None
         assert as_rows(joined(plain(), body, plain()), traces_too=True) is None
@@ -91,7 +91,7 @@ def test_a_mapping_gives_many_events_the_rows_that_it_gives_each() -> None:
         assert list(mapping.rows(bodies)) == [mapping.row(body) for body in bodies]
 
 
-def test_a_trace_that_is_left_out_is_reported_once_of_many_events_too() -> None:
+def test_a_lost_trace_is_reported_once_for_many_events_too() -> None:
     reported: list[tuple[str, ...]] = []
     mapping = TableMapping()
     mapping.on_lost_surroundings(reported.append)

@@ -15,7 +15,7 @@ def stats_of(counters: DeliveryCounters, *, held: int = 0, all_held: bool = Fals
     return counters.stats(held=held, all_held=all_held, oldest_pending_seconds=oldest)
 
 
-def test_empty_books_are_all_zeros_and_a_hundred_percent() -> None:
+def test_empty_counters_are_all_zeros_and_a_hundred_percent() -> None:
     assert stats_of(DeliveryCounters()) == AuditStats()
     assert AuditStats().success_rate == 100.0
     assert AuditStats().last_success_at is None

@@ -115,7 +115,8 @@ def test_a_flipped_bit_in_a_dead_log_is_harmless_or_told(own: OutboxLog) -> None
     assert check(look(path), pending, everything) == 0
 
 
-def test_a_flipped_bit_around_the_end_of_the_last_frame_is_harmless_or_told(own: OutboxLog) -> None:
+def test_a_flipped_bit_near_the_end_is_harmless_or_reported(own: OutboxLog) -> None:
+    """Around the end of the last frame."""
     path, everything, pending = path_of(own), set(read(own.stripes)), all_events(own)
     for stripe in own.stripes:
         segment, end, _ = stripe.at

@@ -104,7 +104,7 @@ def test_a_log_without_events_is_removed_and_its_room_comes_back(directory: Outb
     assert (names(directory), quota.used_bytes) == ([], 0)
 
 
-def test_a_log_goes_when_all_of_it_has_ended_and_stays_where_not(directory: OutboxDirectory, create: Create) -> None:
+def test_a_log_is_removed_only_when_all_of_it_has_ended(directory: OutboxDirectory, create: Create) -> None:
     emptied, left = create(b"one"), create(b"one")
     emptied.log.end(STORED, [(stripe, 1, stripe.at[2]) for stripe in emptied.log.stripes])
     directory.release(emptied)
@@ -161,9 +161,10 @@ def test_a_log_of_a_newer_format_is_left_alone_and_told_once(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"format": "x"}', '{"format": 2, "id": "zz"}'])
-def test_a_log_that_says_nothing_of_itself_is_left_alone_and_keeps_nobody_from_the_others(
+def test_a_log_with_an_unreadable_description_is_left_alone(
     directory: OutboxDirectory, create: Create, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
+    """The other logs are adopted."""
     path = die(create(b"one"))
     die(create(b"two"))
     (path / DESCRIPTION_NAME).write_text(text)
@@ -174,7 +175,7 @@ def test_a_log_that_says_nothing_of_itself_is_left_alone_and_keeps_nobody_from_t
     directory.release(held)
 
 
-def test_a_flipped_bit_in_what_a_log_says_of_itself_removes_no_event(
+def test_a_flipped_bit_in_a_description_removes_no_event(
     directory: OutboxDirectory, create: Create, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = die(create(*[event_bytes(number, 9000) for number in range(10)]))
@@ -194,9 +195,7 @@ def test_a_flipped_bit_in_what_a_log_says_of_itself_removes_no_event(
     directory.release(held)
 
 
-def test_what_was_set_aside_of_a_log_is_still_there_when_the_rest_is_delivered(
-    directory: OutboxDirectory, create: Create
-) -> None:
+def test_a_damaged_segment_is_kept_after_the_rest_is_delivered(directory: OutboxDirectory, create: Create) -> None:
     path = die(create(*[event_bytes(number, 9000) for number in range(10)]))
     last = max(path.glob("*.seg"))
     last.write_bytes(b"\xff" * last.stat().st_size)
@@ -232,9 +231,11 @@ def test_a_log_that_is_being_removed_by_somebody_else_is_none(
 
 
 @pytest.mark.parametrize("step", ["_write_description", "rename", "EndedFile"])
-def test_what_a_maker_leaves_that_died_is_removed_and_its_events_were_none(
+def test_an_unfinished_log_of_a_dead_process_is_removed(
     directory: OutboxDirectory, create: Create, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
+    """It had no events yet."""
+
     def in_child() -> None:
         if step == "rename":
             monkeypatch.setattr(os, "rename", lambda *_: os._exit(0))
@@ -309,7 +310,7 @@ def test_files_are_private_and_the_folder_says_whose_they_are(directory: OutboxD
         (LogOptions(write="mapped"), MappedSegment),
     ],
 )
-def test_the_way_to_write_is_what_was_asked_for_and_what_is_safe(
+def test_the_way_to_write_is_as_requested_if_it_is_safe(
     directory: OutboxDirectory, create: Create, monkeypatch: pytest.MonkeyPatch, options: LogOptions, kind: type
 ) -> None:
     monkeypatch.setattr(module, "mapping_problem", lambda path: None)
@@ -320,9 +321,10 @@ def test_the_way_to_write_is_what_was_asked_for_and_what_is_safe(
     assert (status.held, status.events, status.write) == (True, 1, kind.writes)  # type: ignore[attr-defined]
 
 
-def test_where_a_map_is_not_safe_it_is_written_and_told_or_refused(
+def test_where_a_map_is_unsafe_the_log_is_written_or_refused(
     directory: OutboxDirectory, create: Create, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """It is written with a warning, and refused where a map was requested."""
     monkeypatch.setattr(module, "mapping_problem", lambda path: "its file system is nfs")
     assert type(create(options=LogOptions()).log.stripes[0].at[0]) is WrittenSegment
     assert "its file system is nfs" in caplog.text
@@ -331,15 +333,17 @@ def test_where_a_map_is_not_safe_it_is_written_and_told_or_refused(
     assert len(names(directory)) == 1
 
 
-def test_a_quota_without_room_for_one_segment_is_an_error_that_names_both_remedies(directory: OutboxDirectory) -> None:
+def test_the_error_for_a_tiny_quota_names_both_remedies(directory: OutboxDirectory) -> None:
+    """The quota has no room for one segment."""
     with pytest.raises(AuditConfigurationError, match=r"OTEL_AUDIT_OUTBOX_DIR.*OTEL_AUDIT_OUTBOX=memory"):
         directory.create(Quota(1000), LogOptions(write="written"))
     assert names(directory) == []
 
 
-def test_on_a_full_disk_the_room_that_dead_logs_do_not_use_is_given_back_and_nothing_is_lost_of_them(
+def test_dead_logs_give_back_unused_room_on_a_full_disk(
     directory: OutboxDirectory, create: Create, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """None of their events is lost."""
     whole, damaged, empty = (die(create(*events)) for events in ([b"one"], [event_bytes(1), event_bytes(2)], []))
     flip(next(damaged.glob("*.seg")), (64 + 40) * 8)
     before = sum(file.stat().st_size for file in whole.iterdir())
@@ -362,7 +366,7 @@ def test_events_in_a_directory_that_was_removed_are_told_of(
     assert "2 event(s) in it are lost" in record.getMessage()
 
 
-def test_events_of_other_destinations_are_told_and_looked_for_no_longer_than_allowed(
+def test_events_of_other_destinations_are_counted_within_a_time_limit(
     directory: OutboxDirectory, create: Create
 ) -> None:
     die(create(b"one", b"two"))

@@ -67,7 +67,7 @@ def records(count: int, first: int = 1) -> list[Record]:
     return [Record(STORED, number % 3, number, number + 5) for number in range(first, first + count)]
 
 
-def test_records_are_read_as_they_were_written_and_go_on_after_the_last(path: Path) -> None:
+def test_records_are_read_back_and_later_ones_follow_them(path: Path) -> None:
     first = ended_file(path)
     assert first.note(records(700))
     first.close()
@@ -108,7 +108,7 @@ def test_a_flipped_bit_costs_the_record_that_it_hits(path: Path) -> None:
         assert read_records(path, LOG_ID) == [one for n, one in enumerate(records(20)) if n != at // RECORD_BYTES]
 
 
-def test_a_record_of_an_unknown_type_is_kept_and_keeps_the_file_from_being_written_anew(path: Path) -> None:
+def test_a_file_with_a_record_of_unknown_type_is_never_rewritten(path: Path) -> None:
     own = ended_file(path)
     own.note([Record(99, 0, 1, 2), *records(40_000)])
     assert own.is_long

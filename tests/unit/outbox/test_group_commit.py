@@ -132,9 +132,10 @@ def test_a_group_over_two_segments_syncs_the_older_one_first(
     assert read_all(log) == (sorted(written), [])
 
 
-def test_calls_whose_sync_failed_are_refused_and_not_recorded_and_later_ones_are(
+def test_calls_whose_sync_failed_are_refused_and_later_ones_succeed(
     commit: GroupCommit, log: OutboxLog, syncs: Syncs, tmp_path: Path
 ) -> None:
+    """A refused call leaves no event."""
     syncs.fail_at = {2}
     written, errors = while_one_is_synced(commit, syncs, [event_bytes(number) for number in range(6)], log)
     assert (len(written), len(errors)) == (1, 6)
@@ -152,9 +153,8 @@ def test_calls_whose_sync_failed_are_refused_and_not_recorded_and_later_ones_are
     assert {event for event in copy.events if event[1] not in copy.log.stripes[event[0]].ended} == set(written)
 
 
-def test_of_a_group_over_two_segments_only_what_is_in_the_failed_one_is_refused(
-    commit: GroupCommit, log: OutboxLog, syncs: Syncs
-) -> None:
+def test_a_failed_sync_refuses_only_the_calls_of_its_segment(commit: GroupCommit, log: OutboxLog, syncs: Syncs) -> None:
+    """The group spans two segments."""
     syncs.fail_at = {4}  # the new segment's own file is synced when it is made, before its first frame
     bodies = [event_bytes(number, 30_000) for number in range(4)]
     written, errors = while_one_is_synced(commit, syncs, bodies, log)

@@ -133,7 +133,7 @@ def test_threads_that_end_events_at_once_end_each_once(log: OutboxLog) -> None:
     assert next(iter(stripe.ended.ranges()))[0] == 1
 
 
-def test_past_the_quota_it_refuses_and_takes_events_again_once_some_have_ended(tmp_path: Path) -> None:
+def test_past_the_quota_events_are_refused_until_some_have_ended(tmp_path: Path) -> None:
     log = file_log(tmp_path / "own.log", max_bytes=1_000_000)
     accepted = 0
 
@@ -171,7 +171,7 @@ def test_threads_that_append_at_once_lose_nothing(log: OutboxLog) -> None:
     assert len(log._pool) == len(log.stripes)
 
 
-def test_after_the_end_no_event_is_taken_and_whoever_appends_is_waited_for(log: OutboxLog) -> None:
+def test_closing_takes_no_more_events_and_waits_for_running_appends(log: OutboxLog) -> None:
     with log.taken_stripe():
         assert not log.close()
         with pytest.raises(LogClosedError):
@@ -217,9 +217,10 @@ def test_an_append_between_any_two_steps_of_another_loses_neither(tmp_path: Path
         ("mapped", FIRST_BYTES + 1, [70_000, 100, 300_000]),
     ],
 )
-def test_an_exception_between_any_two_steps_of_an_append_costs_no_other_event(
+def test_an_exception_inside_an_append_costs_no_other_event(
     tmp_path: Path, kind: str, interrupted: int, after: list[int]
 ) -> None:
+    """It comes between any two steps."""
     steps, more = 0, True
 
     def stop() -> None:
@@ -246,9 +247,8 @@ def test_an_exception_between_any_two_steps_of_an_append_costs_no_other_event(
 
 
 @pytest.mark.parametrize("kind", ["memory", "mapped"])
-def test_signal_handlers_that_append_in_the_middle_of_appends_three_deep_lose_nothing(
-    tmp_path: Path, kind: str
-) -> None:
+def test_nested_signal_handlers_that_append_lose_nothing(tmp_path: Path, kind: str) -> None:
+    """They interrupt appends, three deep."""
     log, written, chance = make_log(kind, tmp_path / "own.log"), list[tuple[int, int, bytes]](), Random(1)
     depth, deepest, calls = 0, 0, 0
 
@@ -312,7 +312,7 @@ def test_asynchronous_exceptions_lose_no_event_that_was_accepted(
     assert_nothing_is_lost(log, accepted)
 
 
-def test_a_ctrl_c_in_the_middle_of_an_append_loses_no_event_and_no_stripe() -> None:
+def test_a_ctrl_c_during_an_append_loses_no_event_or_stripe() -> None:
     log, accepted, refused = memory_log(), list[tuple[int, int, bytes]](), 0
     files = {module.__file__ for module in MODULES}
 

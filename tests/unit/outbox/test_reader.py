@@ -81,7 +81,8 @@ def test_where_every_event_lies_it_is_found_again(log: OutboxLog) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mapped", "written"])
-def test_a_flipped_bit_in_a_live_log_is_harmless_or_told_with_the_exact_number(tmp_path: Path, kind: str) -> None:
+def test_a_flipped_bit_in_a_live_log_is_harmless_or_counted(tmp_path: Path, kind: str) -> None:
+    """The number of lost events is exact."""
     log, chance = make_log(kind, tmp_path / "own.log"), Random(kind)
     written = said(log, [event_bytes(number, chance.randrange(20, 3000)) for number in range(250)])
     ends = [*(segment.size for segment in log.stripes[0].segments[:-1]), log.stripes[0].at[1]]
@@ -103,7 +104,8 @@ def test_a_flipped_bit_in_a_live_log_is_harmless_or_told_with_the_exact_number(t
     assert read_all(log) == (written, [])
 
 
-def test_many_damaged_places_in_a_live_log_are_told_with_the_exact_number(tmp_path: Path) -> None:
+def test_many_damaged_places_in_a_live_log_are_counted_exactly(tmp_path: Path) -> None:
+    """The number of lost events is exact."""
     log, chance = file_log(tmp_path / "own.log"), Random(5)
     written = said(log, [event_bytes(number, chance.randrange(20, 3000)) for number in range(250)])
     for _ in range(30):
@@ -133,7 +135,8 @@ def test_a_live_segment_that_is_gone_costs_what_was_in_it(tmp_path: Path, which:
 
 
 @pytest.mark.parametrize("kind", ["mapped", "written"])
-def test_a_live_log_whose_folder_was_removed_is_still_read_as_far_as_it_is_open(tmp_path: Path, kind: str) -> None:
+def test_a_live_log_is_readable_after_its_folder_was_removed(tmp_path: Path, kind: str) -> None:
+    """As long as its files are open."""
     log = make_log(kind, tmp_path / "own.log")
     written = said(log, [event_bytes(number, 100) for number in range(100)])
     shutil.rmtree(tmp_path / "own.log")
@@ -153,7 +156,7 @@ class Dropping(list[Segment]):
         yield from seen
 
 
-def test_a_segment_that_is_freed_while_the_reader_goes_on_makes_it_skip_none() -> None:
+def test_a_segment_freed_during_a_read_makes_it_skip_nothing() -> None:
     log = memory_log()
     written = said(log, [event_bytes(number, 3000) for number in range(150)])
     stripe = log.stripes[0]

@@ -46,9 +46,7 @@ def test_a_file_has_real_blocks_and_never_holes(tmp_path: Path, size: int) -> No
     assert stat.st_blocks * 512 >= size
 
 
-def test_of_a_file_that_does_not_fit_on_the_disk_nothing_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_does_not_fit_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
 
     def full_at_last(descriptor: int, data: bytes, offset: int) -> None:
@@ -63,7 +61,7 @@ def test_of_a_file_that_does_not_fit_on_the_disk_nothing_is_left(
     assert (names(tmp_path), space.quota.used_bytes) == ([], 0)
 
 
-def test_where_there_is_no_room_for_a_large_one_a_smaller_one_is_made(tmp_path: Path) -> None:
+def test_a_smaller_file_is_made_if_a_large_one_cannot_fit(tmp_path: Path) -> None:
     space = SegmentSpace(Quota(3 * FIRST_BYTES), tmp_path)
     assert made(space, size=4 * FIRST_BYTES).size == FIRST_BYTES
     assert space.quota.left_bytes == 2 * FIRST_BYTES
@@ -89,9 +87,8 @@ def test_an_emptied_file_is_the_next_segment_and_has_nothing_of_before(tmp_path:
     assert (second.seed != first.seed, space.quota.used_bytes) == (True, FIRST_BYTES)
 
 
-def test_no_more_than_two_emptied_files_are_kept_and_none_where_the_disk_is_nearly_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_at_most_two_emptied_files_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is kept on a disk that is nearly full."""
     space = SegmentSpace(Quota(2**20), tmp_path)
     segments = [made(space, number) for number in range(1, 6)]
     for segment in segments[:3]:
@@ -125,7 +122,7 @@ def test_a_segment_that_cannot_be_opened_takes_no_room(tmp_path: Path, monkeypat
     assert made(space).size == FIRST_BYTES
 
 
-def test_the_room_of_an_adopted_log_comes_back_whole_once_it_is_removed(tmp_path: Path) -> None:
+def test_removing_an_adopted_log_gives_back_all_its_room(tmp_path: Path) -> None:
     log = file_log(tmp_path / "own.log")
     said(log, [event_bytes(number, 10_000) for number in range(100)])
     adopted = open_copy(tmp_path / "own.log", tmp_path / "copy.log").log
@@ -139,7 +136,8 @@ def test_the_room_of_an_adopted_log_comes_back_whole_once_it_is_removed(tmp_path
     assert quota.used_bytes == 0
 
 
-def test_a_signal_handler_that_makes_one_in_the_middle_takes_no_file_twice(tmp_path: Path) -> None:
+def test_a_signal_handler_that_makes_segments_takes_no_file_twice(tmp_path: Path) -> None:
+    """It interrupts the making of another segment."""
     steps, more = 0, True
     while more:
         folder = tmp_path / str(steps)

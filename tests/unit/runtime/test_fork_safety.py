@@ -114,7 +114,7 @@ def test_the_registry_keeps_nothing_alive() -> None:
     assert len(fork_safety._renewed) == before
 
 
-def test_a_lock_is_free_in_a_child_of_a_process_that_holds_it() -> None:
+def test_a_lock_held_at_the_fork_is_free_in_the_child() -> None:
     lock = ForkSafeLock()
 
     def use() -> None:
@@ -154,7 +154,7 @@ def test_one_thread_at_a_time_holds_a_lock_also_in_a_child() -> None:
     assert run_in_child(use, SECONDS)
 
 
-def test_a_fork_waits_for_a_lock_that_protects_data_in_the_middle_of_a_change() -> None:
+def test_a_fork_waits_for_a_lock_held_during_a_change() -> None:
     locked, is_held, forking = Locked(), threading.Event(), threading.Event()
     register_fork_aware(locked)
     whole = True
@@ -179,7 +179,7 @@ def test_a_fork_waits_for_a_lock_that_protects_data_in_the_middle_of_a_change() 
     thread.join()
 
 
-def test_threads_that_fork_at_once_do_not_wait_for_each_other_for_ever() -> None:
+def test_threads_that_fork_at_once_do_not_deadlock() -> None:
     things = [Locked() for _ in range(20)]
     for thing in things:
         register_fork_aware(thing)

@@ -109,9 +109,10 @@ TABLES = [
 
 
 @pytest.mark.parametrize(("facts", "columns", "others", "todo"), TABLES)
-def test_the_usual_names_are_known_and_what_is_suggested_fits_but_for_what_it_says(
+def test_usual_names_are_known_and_the_suggested_settings_fit(
     facts: TableDescription, columns: str, others: dict[str, str], todo: tuple[str, ...]
 ) -> None:
+    """Except for what the suggestion names as to do."""
     suggested = suggest(facts, DEFAULT)
     fit = suggested.fit
     assert columns_text(fit.columns) == columns

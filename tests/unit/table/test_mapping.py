@@ -322,7 +322,7 @@ class TestPaths:
         assert row(mapping)["severity"] == "info"
         assert row(mapping, metadata={"severity": "high"})["severity"] == "high"
 
-    def test_a_field_is_read_back_from_its_paths_where_nothing_else_holds_it(self) -> None:
+    def test_a_field_without_a_column_is_read_from_its_paths(self) -> None:
         mapping = TableMapping(self.COLUMNS, unmapped="drop")
         made = row(mapping, metadata={"severity": "high", "a": {"b": 1}, "lost": 2})
         assert mapping.fields_of(made)["metadata"] == {"severity": "high", "a": {"b": 1}}
@@ -379,7 +379,7 @@ class TestReadBack:
             made = row(mapping, new_values={"_audit": {"outcome": "failure"}})
             assert mapping.fields_of(made)["outcome"] in ("success", None)
 
-    def test_a_column_that_the_table_got_later_does_not_hide_what_was_folded(self) -> None:
+    def test_a_column_added_later_does_not_hide_the_folded_field(self) -> None:
         later = TableMapping(FULL)
         old = {**row(outcome="failure"), "outcome": "success"}
         assert later.fields_of(old)["outcome"] == "failure"

@@ -281,7 +281,7 @@ def test_a_short_text_becomes_a_json_string_that_postgresql_takes() -> None:
         ("[]", "[]"),
     ],
 )
-def test_a_text_whose_json_is_an_object_or_an_array_is_stored_as_that_json(text: str, written: str) -> None:
+def test_text_holding_a_json_object_or_array_is_stored_as_json(text: str, written: str) -> None:
     assert ENCODER.value(text) == written.encode()
     assert ENCODER.value(Text(text)) == written.encode()
 
@@ -299,7 +299,7 @@ def test_a_nested_text_stays_a_text_whatever_it_holds() -> None:
     assert encoded({"a": '{"b": 1}', "c": ["[1.10]"]}) == {"a": '{"b": 1}', "c": ["[1.10]"]}
 
 
-def test_a_cycle_is_named_and_a_value_that_merely_comes_twice_is_not() -> None:
+def test_a_cycle_is_marked_but_a_repeated_value_is_not() -> None:
     twice = ["x"]
     cycle: dict[str, Any] = {"twice": [twice, twice]}
     cycle["self"] = {"again": (cycle,)}
@@ -402,7 +402,7 @@ def test_a_value_that_another_thread_changes_meanwhile_is_still_recorded() -> No
         thread.join()
 
 
-def test_an_object_that_answers_to_every_name_is_taken_for_what_its_class_is() -> None:
+def test_an_object_that_has_every_attribute_is_judged_by_its_class() -> None:
     assert encoded(MagicMock(name="db")).startswith("<unittest.mock.MagicMock> <MagicMock name='db'")
     assert encoded(MagicMock(spec=dict)).startswith("<unittest.mock.MagicMock>")
 
@@ -447,7 +447,7 @@ def test_pydantic_models_are_objects_and_their_fields_are_redacted() -> None:
     }
 
 
-def test_a_pydantic_model_in_a_circle_or_with_a_serializer_that_fails_keeps_its_fields() -> None:
+def test_a_cyclic_or_unserializable_pydantic_model_keeps_its_fields() -> None:
     pydantic = pytest.importorskip("pydantic")
 
     class Node(pydantic.BaseModel):  # type: ignore[misc,name-defined]  # a module found at run time
@@ -467,7 +467,8 @@ def test_a_pydantic_model_in_a_circle_or_with_a_serializer_that_fails_keeps_its_
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_pydantic_model_with_a_value_of_another_type_shows_it_in_no_warning() -> None:
+def test_a_pydantic_model_with_a_mistyped_value_gives_no_warning() -> None:
+    """A warning would show the value."""
     pydantic = pytest.importorskip("pydantic")
 
     class User(pydantic.BaseModel):  # type: ignore[misc,name-defined]  # a module found at run time
@@ -547,7 +548,7 @@ def test_without_a_redactor_or_with_an_empty_list_nothing_is_hidden() -> None:
     assert json.loads(Encoder().value(value)) == json.loads(Encoder(Redactor(())).value(value)) == plain
 
 
-def test_the_hook_sees_every_value_that_no_key_hides_with_the_keys_that_lead_to_it() -> None:
+def test_the_hook_sees_every_unredacted_value_with_its_path() -> None:
     seen: list[tuple[tuple[str, ...], object]] = []
 
     def hook(path: tuple[str, ...], value: object) -> object:
@@ -571,7 +572,7 @@ def test_the_hook_sees_every_value_that_no_key_hides_with_the_keys_that_lead_to_
     assert seen[0] == ((), value)
 
 
-def test_the_hook_is_asked_about_a_bare_text_and_inside_a_text_with_json() -> None:
+def test_the_hook_sees_a_bare_text_and_text_inside_json() -> None:
     encoder = Encoder(Redactor(hook=lambda path, value: "****" if value == "4111" else value))
     assert encoder.value("4111") == b'"****"'
     assert encoder.value('{"a": "4111", "n": 1.10, "big": 1e99999999999999999999}') == (
@@ -719,7 +720,7 @@ def test_text_is_parsed_the_same_at_any_depth(value: object) -> None:
 
 
 @given(json_native | st.integers() | st.lists(finite))
-def test_a_document_comes_back_as_pythons_own_decoder_has_it_at_any_depth(value: object) -> None:
+def test_a_document_parses_as_with_pythons_own_decoder_at_any_depth(value: object) -> None:
     text = json.dumps([value, {"a": 1, "a ": 1.5}], indent=1)
     repeated = text.replace('"a "', '"a"')
     for said in (text, repeated):
@@ -728,7 +729,7 @@ def test_a_document_comes_back_as_pythons_own_decoder_has_it_at_any_depth(value:
         assert repr(plain_json(said)) == repr(expected)
 
 
-def test_a_document_of_any_depth_with_an_integer_of_any_size_is_read() -> None:
+def test_documents_of_any_depth_with_huge_integers_are_read() -> None:
     number = 10**5000 + 7
     value = plain_json("[" * 20_000 + ENCODER.value(number).decode() + "]" * 20_000)
     for _ in range(20_000):

@@ -309,7 +309,7 @@ def test_a_value_of_a_library_is_recorded_by_what_it_says(
     assert caplog.messages == []
 
 
-def test_a_package_that_need_not_be_installed_is_known_by_the_names_of_its_classes() -> None:
+def test_an_optional_package_is_known_by_its_class_names() -> None:
     def of(name: str, module: str, base: type = object, **members: Any) -> Any:
         cls: Any = type(name, (base,), {"__module__": module, **members})
         return cls() if base is object else cls(2026, 5, 1, tzinfo=UTC)
