@@ -14,7 +14,7 @@ from typing import Final
 from otel_audit_exporter.delivery.backoff import refusal_delay
 from otel_audit_exporter.delivery.batch import Entry
 from otel_audit_exporter.delivery.bisect_insert import RejectedRow
-from otel_audit_exporter.outbox.log import OutboxLog, Range
+from otel_audit_exporter.outbox.log import Range
 from otel_audit_exporter.outbox.reader import read_event
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
 from otel_audit_exporter.runtime.clock import Clock
@@ -112,12 +112,6 @@ class Refusals:
             with self._lock:
                 for stripe, number, *_ in entries:
                     self._known.pop((stripe, number), None)
-
-    def forget_log(self, log: OutboxLog) -> None:
-        """Forget the events of a log that was let go of."""
-        with self._lock:
-            for key in [key for key in self._known if key[0] in log.stripes]:
-                del self._known[key]
 
     def contains(self, entry: Entry) -> bool:
         """Tell whether an event waits here."""

@@ -91,11 +91,6 @@ class EndedRanges:
         if first <= last:
             yield first, last
 
-    @property
-    def has_beyond(self) -> bool:
-        """Whether something has ended before what was accepted earlier."""
-        return bool(self._beyond)
-
     def ranges(self) -> Iterator[tuple[int, int]]:
         """Yield all that has ended, in order."""
         if self.upto:

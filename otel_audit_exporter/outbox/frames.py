@@ -9,7 +9,6 @@ the segment's number: an old frame in a file that is used again never fits.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -87,10 +86,3 @@ def find_frame(buffer: bytes, offset: int, seed: int, after: int) -> Frame | Non
             if frame is not None and (frame.number > after or frame.kind == SEAL):
                 return frame
     return None
-
-
-def whole_frames(buffer: bytes, offset: int, seed: int) -> Iterator[Frame]:
-    """Yield the whole frames from ``offset`` on, up to the first place where none begins."""
-    while (frame := frame_at(buffer, offset, seed)) is not None:
-        yield frame
-        offset = frame.end

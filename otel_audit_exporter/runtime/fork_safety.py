@@ -147,12 +147,6 @@ def call_in_child(function: Callable[[], object]) -> None:
         _calls.append(function)
 
 
-def current_process() -> object:
-    """Return a token of this process: a forked child has another one than its parent."""
-    renew_if_forked()
-    return _process
-
-
 def renew_if_forked() -> bool:
     """Do what the hooks of a fork do where it ran none (a fork in C, as uWSGI's); tell whether that was so.
 

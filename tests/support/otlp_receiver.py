@@ -120,11 +120,6 @@ class Receiver:
             come = self._changed.wait_for(lambda: wanted <= {one.record_id for one in self._records}, timeout)
         assert come, f"{len(wanted - self.ids)} of {len(wanted)} events did not come within {timeout:g} s"
 
-    def wait_for_refusals(self, count: int, timeout: float = 90.0) -> None:
-        """Return once so many requests were answered with another status than 200."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: self.refusals >= count, timeout)
-
     def take(self, path: str, body: bytes) -> int:
         """Decode a request, and return the status that answers it."""
         records = list(_decode(ExportLogsServiceRequest.FromString(body)))

@@ -101,7 +101,7 @@ def test_they_are_read_again_with_their_bytes_unless_they_have_ended(refusals: R
     assert refusals.take(due, 10) == [(*second, b"second")]
     refusals.forget([(*first, b"first")])
     assert (len(refusals), refusals.take_one(first)) == (1, [])
-    refusals.forget_log(log)
+    refusals.forget([(*second, b"second")])
     assert len(refusals) == 0
 
 

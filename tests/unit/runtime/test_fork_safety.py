@@ -15,7 +15,6 @@ from otel_audit_exporter.runtime import fork_safety
 from otel_audit_exporter.runtime.fork_safety import (
     ForkSafeLock,
     call_in_child,
-    current_process,
     register_fork_aware,
     register_renewed,
     renew_if_forked,
@@ -204,15 +203,15 @@ class TestForksWithoutHooks:
 
         assert run_in_c_child(look)
 
-    def test_a_process_is_another_one_in_the_child_and_in_its_child(self) -> None:
-        mine = current_process()
-        assert current_process() is mine
+    def test_each_child_renews_once_and_so_does_its_child(self) -> None:
+        part = Part()
+        register_renewed(part)
 
         def look() -> None:
-            child = current_process()
-            assert child is not mine
-            assert run_in_c_child(lambda: _assert_another(child))
-            assert run_in_child(lambda: _assert_another(child), SECONDS)
+            assert renew_if_forked()
+            assert run_in_c_child(lambda: _assert_renewed(part, times=2, by_this_call=True))
+            assert run_in_child(lambda: _assert_renewed(part, times=2, by_this_call=False), SECONDS)
+            assert part.renewals == 1
 
         assert run_in_c_child(look)
 
@@ -238,5 +237,6 @@ class TestForksWithoutHooks:
             assert run_in_c_child(use)
 
 
-def _assert_another(process: object) -> None:
-    assert current_process() is not process
+def _assert_renewed(part: Part, *, times: int, by_this_call: bool) -> None:
+    assert renew_if_forked() is by_this_call
+    assert part.renewals == times
