@@ -38,7 +38,7 @@ def write_audit_log_async(db: Any, payload: Mapping[str, Any]) -> str | None:
 
     ``payload``: ``yacht_id``, ``entity_type``, ``action``, ``entity_id``, ``user_id``, and optionally
     ``old_values`` and ``new_values`` (an object, or the JSON text of one); other arguments of ``audit_event`` are
-    taken too. ``db`` is a supabase client: the event goes to the database at its URL, in its schema, whatever other
+    taken too. ``db`` is a supabase client: the event goes to the database at its URL, in its schema, even if other
     clients were given before; of several keys for one, the newest is used. With no pipeline configured the first call
     builds one. Where another exporter than ``supabase`` is configured (OTEL_AUDIT_EXPORTER, or ``configure_audit``),
     that one takes everything. A payload that is wrong goes to the dead letters with its reasons, and counts as
@@ -108,13 +108,13 @@ def _pipeline_for(db: Any) -> AuditPipeline:
 
 
 def _park(pipeline: AuditPipeline, said: Mapping[str, Any]) -> str:
-    """Park an event that came with nothing that says whose it is, as no client was there before."""
+    """Park an event whose database is unknown, because no client was given before it."""
     error = AuditEventError({"db": "has no URL, so nothing says whose event it is"})
     return pipeline.keep_invalid(error, said).record_id
 
 
 def _other_exporter() -> bool:
-    """Tell whether the environment names another exporter than the one that clients are for."""
+    """Return whether the environment names another exporter than the one that clients are for."""
     chosen = load_settings({}).exporter
     return chosen is not None and chosen.strip().lower().partition(",")[0] != "supabase"
 

@@ -50,6 +50,6 @@ class audit_executor(Executor):  # noqa: N801  # called as a function: `audit_ex
 
 
 def _runs_in_processes(pool: Executor) -> bool:
-    """Tell whether it is a pool of processes, whose module is there only where somebody has imported it."""
+    """Return whether it is a pool of processes, whose module is there only where somebody has imported it."""
     processes = sys.modules.get("concurrent.futures.process")
     return processes is not None and isinstance(pool, processes.ProcessPoolExecutor)

@@ -174,7 +174,7 @@ def _is_reference(name: str, record_id: str | None, attributes: Mapping[str, Any
 
 
 def _said_by(span: ReadableSpan, event: Event) -> dict[str, Any]:
-    """Return what a span event says, as arguments of an audit event."""
+    """Return the content of a span event as arguments of an audit event."""
     attributes = event.attributes or {}
     said: dict[str, Any] = {FIELD_OF[name]: value for name, value in attributes.items() if name in FIELD_OF}
     said["timestamp"] = _EPOCH + timedelta(microseconds=event.timestamp // 1000)

@@ -239,7 +239,7 @@ async def _write(row: _Row, execute: Execute) -> _RefusedError | None:
 
 
 async def _insert_row(insert: Insert, document: str, execute: Execute) -> tuple[TableShape, bool]:
-    """Insert into the table as it is known, or as it is now; tell whether it took the row."""
+    """Insert into the table as it is known, or as it is now; return whether it took the row."""
     shape = _SHAPES.get(insert)
     if shape is not None:
         try:
@@ -256,7 +256,7 @@ async def _insert_row(insert: Insert, document: str, execute: Execute) -> tuple[
 
 
 async def _look_for_row(insert: Insert, shape: TableShape, document: str, execute: Execute) -> None:
-    """See whether the row that the table did not take just now is one that it has, be it for others to see."""
+    """See whether the row that the table did not take just now is one that it has, even if only others can see it."""
     try:
         there = await execute(_Statement(insert.look_up(shape, _PARAMETER), document))
         if not there:
@@ -428,7 +428,7 @@ def _run_through(work: Coroutine[Any, Any, _RefusedError | None]) -> _RefusedErr
 
 
 def _refused_by(error: Any, raised: Exception | None = None) -> _RefusedError:
-    """Read a driver's error, be it psycopg's, psycopg2's or asyncpg's; ``raised``: what SQLAlchemy makes of it."""
+    """Read the error of a driver (psycopg, psycopg2 or asyncpg); ``raised``: what SQLAlchemy makes of it."""
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     diagnosis = getattr(error, "diag", None)
     words = getattr(diagnosis, "message_primary", None) or getattr(error.__cause__, "message", None)

@@ -34,7 +34,7 @@ NOTES: Final = Console(stderr=True, highlight=False, emoji=False, markup=False)
 
 
 def nobody_reads() -> bool:
-    """Return whether stdout is a pipe whose reader is gone."""
+    """Return whether stdout is a pipe that nobody reads any more."""
     try:
         pipe = select.poll()
         pipe.register(sys.stdout, 0)

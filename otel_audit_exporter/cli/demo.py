@@ -54,7 +54,7 @@ class SlowSink:
         self._sink.close()
 
     def renew_after_fork(self) -> None:
-        """Have the sink begin anew in a forked child."""
+        """Have the sink start again in a forked child."""
         self._sink.renew_after_fork()
 
 
@@ -205,7 +205,7 @@ def _show_rows(database: Path, ids: Sequence[str]) -> None:
 
 
 def _changes(row: sqlite3.Row) -> Text:
-    """Return what a row says has changed, a field to a line."""
+    """Return the changes that a row records, one field on each line."""
     old = orjson.loads(row["old_values"] or "{}")
     new = orjson.loads(row["new_values"] or "{}")
     changes = Text()

@@ -55,7 +55,7 @@ class YachtService:
         return part
 
     def create_receiving(self, supplier: str, total: Decimal) -> Receiving:
-        """Book in a delivery."""
+        """Record a delivery from a supplier."""
         receiving = Receiving(supplier, total)
         self._audit("create_receiving", "receiving", receiving.id, new=_values(receiving))
         return receiving
@@ -120,5 +120,5 @@ def a_day_on_board(service: YachtService) -> None:
     service.approve_purchase(delivery)
     service.update_part_stock(impellers, -1)
     refit = service.create_receiving("Shipyard Palma", Decimal("18250.00"))
-    with suppress(NotApprovedError):  # the user is told, and the attempt is on record
+    with suppress(NotApprovedError):  # the user sees the error, and the attempt is recorded
         service.approve_purchase(refit)

@@ -87,7 +87,7 @@ def tell_undelivered(pipeline: AuditPipeline, stats: AuditStats, timeout: float)
 
 
 def require_outbox_on_disk(pipeline: AuditPipeline) -> None:
-    """Refuse to go on where the configured outbox is gone with its process, so that nothing can wait in it."""
+    """Raise an error where the configured outbox ends with its process: then nothing can wait in it."""
     if not pipeline.primary.channel.logs.on_disk:
         raise AuditConfigurationError(
             f"exporter {pipeline.name}, outbox {pipeline.settings.outbox}: nothing of it is on disk, so nothing waits "

@@ -65,7 +65,7 @@ class CsvPrinter(Printer):
 
 
 class TablePrinter(Printer):
-    """Prints a table for people: when, what, to which, by whom, the fields that changed, and all else that was said."""
+    """Prints a table for people: when, what, to which, by whom, the fields that changed, and all other fields."""
 
     def show(self, events: Iterable[StoredEvent]) -> None:
         """Print the events in blocks, so that it does not matter how many there are."""
@@ -139,7 +139,7 @@ def _usual_cells(event: StoredEvent) -> list[str | Text]:
 
 
 def _more(event: StoredEvent) -> Iterator[str]:
-    """Say what else the event says, a line for each."""
+    """Print the other fields of the event, one on each line."""
     said = {name: getattr(event, name) for name in _MORE} | dict(event.other)
     for name, value in said.items():
         if value is not None:
@@ -158,7 +158,7 @@ def _blocks(events: Iterable[StoredEvent]) -> Iterator[list[StoredEvent]]:
 
 
 def _fits(rows: Sequence[Sequence[str | Text]]) -> bool:
-    """Tell whether the terminal has room for all cells unbroken, but for the changes beside them."""
+    """Return whether all cells fit the terminal without a line break, except for the changes beside them."""
     widths = (max(map(_width, cells)) for cells in zip(*(row[:-1] for row in rows), strict=True))
     return sum(width + _GAP for width in widths) + _NARROWEST_CHANGES <= talk.data().width
 
@@ -168,7 +168,7 @@ def _width(cell: str | Text) -> int:
 
 
 def _stacked(cells: Sequence[str | Text]) -> list[str | Text]:
-    """Return the cells of a row below each other, but for the changes."""
+    """Return the cells of a row below each other, except for the changes."""
     at, action, entity, by, yacht, changes = cells
     who = Text(f"by {by}" if by else "")
     lines = [Text.assemble(f"{at} ", action), Text(str(entity)), who, Text(f"on {yacht}" if yacht else "")]

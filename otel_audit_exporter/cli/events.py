@@ -178,7 +178,7 @@ def _noted(events: Iterable[StoredEvent], follower: Follower | None) -> Iterator
 
 
 def _follow(follower: Follower, printer: Printer, interval: float) -> None:
-    """Print what comes, until interrupted; an outage is told of once, and waited for."""
+    """Print what comes, until interrupted; an outage is reported once, and waited for."""
     told = False
     try:
         while not talk.nobody_reads():

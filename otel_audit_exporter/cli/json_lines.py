@@ -29,7 +29,7 @@ class Line:
     complete: bool = True
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of ``audit_event`` that the line says; raise :class:`LineError` where it says none."""
+        """Return the arguments of ``audit_event`` in this line; raise :class:`LineError` where it has none."""
         if not self.complete:
             raise LineError(f"is longer than {MAX_LINE_BYTES // 2**20} MiB")
         return parse_arguments(self.content)
@@ -60,7 +60,7 @@ def _skip_rest(file: BinaryIO, max_bytes: int) -> int:
 
 
 def parse_arguments(content: bytes) -> dict[str, Any]:
-    """Return the arguments of ``audit_event`` that a line of JSON says, the timestamp as an aware datetime."""
+    """Return the arguments of ``audit_event`` in a line of JSON, with the timestamp as an aware datetime."""
     said = _parse_object(content)
     arguments = {name: value for name, value in said.items() if value is not None}
     if isinstance(arguments.get("timestamp"), str):

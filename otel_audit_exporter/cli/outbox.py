@@ -116,7 +116,7 @@ def readdress(
 
 
 def _delivered(pipeline: AuditPipeline) -> bool:
-    """Take over some logs and deliver what waits for a moment; tell whether nothing is left."""
+    """Take over some logs and deliver what waits for a moment; return whether nothing is left."""
     channel = pipeline.primary.channel
     adopted = channel.adopt_orphans()
     return pipeline.force_flush(_STEP_SECONDS * 1000) and not adopted and not channel.logs.wants_more

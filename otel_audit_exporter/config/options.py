@@ -370,7 +370,7 @@ SETTINGS: Final = (
     ),
 )
 
-# An empty variable is an unset one (as in OpenTelemetry), but for a list that may be empty on purpose.
+# An empty variable counts as unset (as in OpenTelemetry), except for a list that may be empty on purpose.
 MAY_BE_EMPTY: Final = frozenset({"redact_keys"})
 
 

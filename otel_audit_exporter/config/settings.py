@@ -85,7 +85,7 @@ class Settings:
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def chosen(self, name: str) -> bool:
-        """Tell whether somebody set it, be it by argument or by variable."""
+        """Return whether somebody set it, by an argument or by a variable."""
         return name in self.sources
 
     def arguments(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _resolved_columns(columns: Mapping[str, str] | None, *, tenants: bool) -> di
 
 
 def may_be_secret(value: str) -> bool:
-    """Tell whether a value that cannot be read may be an address with a password in it, or a key in a wrong place."""
+    """Return whether a value that cannot be read may be an address with a password in it, or a key in a wrong place."""
     return "@" in value or "?" in value or value.strip().startswith(("eyJ", "sb_"))
 
 

@@ -1,4 +1,4 @@
-"""How old what waits is: told from monotonic marks, which no change of the clock moves."""
+"""How old the pending events are, by monotonic marks. No change of the clock moves these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The events whose receipts are waited for: they are offered next, whatever the backlog."""
+"""The events whose receipts are waited for: they are offered next, before any backlog."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ class AwaitedEvents:
 
 
 def of_this_process(refs: Sequence[EventRef]) -> list[EventRef]:
-    """Return the events whose logs this process still holds; the others are left to whoever took them over."""
+    """Return the events whose logs this process still holds. The others belong to the process that took them over."""
     return [ref for ref in refs if not ref[0].log.released]

@@ -32,14 +32,14 @@ class Backoff:
     state: BackoffState = BackoffState.OPEN
     failures: int = 0
     not_before: float = 0.0
-    asked_until: float = 0.0  # the server's own word (Retry-After): kept to even where somebody is in a hurry
+    asked_until: float = 0.0  # the server's own pause (Retry-After): kept even where somebody asks for delivery now
 
     @property
     def is_open(self) -> bool:
         return self.state is BackoffState.OPEN
 
     def allows(self, now: float) -> bool:
-        """Tell whether an attempt is due."""
+        """Return whether an attempt is due."""
         return now >= self.not_before
 
     def after_failure(self, verdict: Verdict, retry_after: float | None, now: float, jitter: random.Random) -> Backoff:

@@ -39,7 +39,7 @@ class InsertOutcome(Generic[T]):
     refused: list[RejectedRow[T]] = field(default_factory=list)
     waiting: list[T] = field(default_factory=list)
     error: SinkError | None = None  # why the rest waits
-    every_row_refused: bool = False  # the error is that: nothing is said against the rows that were refused
+    every_row_refused: bool = False  # the error is that: it proves nothing against the rows that were refused
     time_was_up: bool = False  # when the error came
 
     @property
@@ -99,7 +99,7 @@ class _Run(Generic[T]):
                     self.narrow(rest)
 
     def _look_again(self) -> None:
-        """Offer once more what was refused before anything passed: the table may have been mended in between."""
+        """Offer once more the rows that were refused before any other passed: the table may work by now."""
         for one in [one for one in self._attempt.refused if not one.proved]:
             error = self._insert([one.item])
             if error is not None and error.verdict.fault is not Fault.RECORD:
@@ -108,7 +108,7 @@ class _Run(Generic[T]):
             self._attempt.refused[at : at + 1] = [] if error is None else [RejectedRow(one.item, error, proved=True)]
 
     def narrow(self, items: Sequence[T], refused_at: int | None = None, known_bad: bool = False) -> bool:
-        """Insert ``items``, or else their halves; tell whether all were stored.
+        """Insert ``items``, or else their halves; return whether all were stored.
 
         ``refused_at``: how many rows had been accepted when these were first refused. ``known_bad``: a row at
         fault is among them, so that trying them together is a request for nothing.
@@ -167,7 +167,7 @@ class _Run(Generic[T]):
             if error.stored:
                 self._accept([items[at] for at in error.stored])
             return error
-        except BaseException as error:  # whatever it raises, the events wait, and everybody who waits is told
+        except BaseException as error:  # after any exception the events wait, and all who wait are notified
             return unforeseen(error)
         self._accept(items)
         return None
@@ -223,7 +223,7 @@ def out_of_time() -> SinkError:
 
 
 def unforeseen(error: BaseException) -> SinkError:
-    """Return the error of a sink that fails in a way of its own: tried again, and told."""
+    """Return the error for an unexpected exception of a sink. It is logged, and the rows are tried again."""
     verdict = Verdict(Fault.TRANSIENT, remedy="report it to whoever maintains the sink", perhaps_stored=True)
     return SinkError(verdict, f"the sink raised {type(error).__name__}", code=type(error).__name__)
 

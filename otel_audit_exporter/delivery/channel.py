@@ -1,7 +1,7 @@
 """A delivery channel: one sink, the logs before it, and the counters of both.
 
 Accepting stores the event in this process's log, and takes no lock. Everything that delivers goes through
-:attr:`DeliveryChannel.sender`, whoever calls it. An event ends only when the sink has it, or the dead letters.
+:attr:`DeliveryChannel.sender`, for every caller. An event ends only when the sink has it, or the dead letters.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class DeliveryChannel:
     """One sink with its logs. Safe to use from any thread, and in a forked child.
 
     ``rows_of`` makes the sink's rows of events' bytes. ``directories`` is empty where the outbox is in memory.
-    ``identity`` tells this pipeline's dead letters from those of others.
+    ``identity`` distinguishes this pipeline's dead letters from those of others.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class DeliveryChannel:
         return ref
 
     def accept_invalid(self, body: bytes) -> EventRef:
-        """Store one event that is wrong by itself: it goes to the dead letters, and to no sink. Raises as above."""
+        """Store one invalid event: it goes to the dead letters, and to no sink. Raises as above."""
         ref = self.accept(body, INVALID_EVENT)
         self.parking.expect_invalid(ref)
         self.wake()
@@ -158,8 +158,8 @@ class DeliveryChannel:
     def end_events(self, kind: int, ranges: Sequence[Range], count: Callable[[int], None]) -> None:
         """Note the end of events in the logs that they are in.
 
-        They are counted first (``count`` gets how many had not ended before): whoever sees that all have ended finds
-        them in the figures.
+        They are counted first (``count`` gets how many had not ended before): code that sees the end of all events
+        finds them in the figures.
         """
         with self._ending:
             count(sum(stop - start + 1 for stripe, a, b in ranges for start, stop in stripe.ended.missing(a, b)))
@@ -184,7 +184,7 @@ class DeliveryChannel:
         logger.critical("audit %s: %s. What to do: %s", self.name, message, WHAT_TO_DO_WITH_DAMAGE)
         self.completions.notify((), settled=True)
 
-    # --- whoever waits, and whoever looks ----------------------------------------------------------------------
+    # --- those who wait, and those who look --------------------------------------------------------------------
 
     def stats(self) -> AuditStats:
         """Return the counters of this channel at one instant; they are given where the disk cannot be read, too."""
@@ -209,7 +209,7 @@ class DeliveryChannel:
     # --- logs -------------------------------------------------------------------------------------------------
 
     def adopt_orphans(self) -> int:
-        """Take over a few logs of processes that are gone; return how many events were in them."""
+        """Take over a few logs of processes that have ended; return how many events were in them."""
         found = 0
         for held in self.logs.adopt():
             count = held.log.pending
@@ -252,7 +252,7 @@ class DeliveryChannel:
     # --- forks ------------------------------------------------------------------------------------------------
 
     def renew_after_fork(self) -> None:
-        """In a forked child: begin anew, with nothing of the parent's."""
+        """In a forked child: start again, with nothing of the parent's."""
         closed = self.closed
         self.logs.forget()
         self._begin()

@@ -25,7 +25,7 @@ class CompletionWaiter:
         return self._settled.is_set()
 
     def wait_for_attempt(self, seconds: float) -> bool:
-        """Wait until an attempt has ended, or the seconds are over; tell whether it has ended."""
+        """Wait until an attempt has ended, or the seconds are over; return whether it has ended."""
         return self._attempted.wait(seconds)
 
     def wait_until_settled(self, seconds: float) -> None:

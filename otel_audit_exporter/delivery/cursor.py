@@ -122,7 +122,7 @@ class DeliveryCursor:
             )
 
     def _are_open(self, stripe: Stripe, first: int, last: int) -> bool:
-        """Tell whether none of these has ended, and nobody has taken one out of turn: told at once, not one by one."""
+        """Return whether none of these has ended, and none was taken out of turn. All are checked at once."""
         if next(stripe.ended.missing(first, last), None) != (first, last):
             return False
         return not any(taken is stripe and first <= number <= last for taken, number in self._out_of_turn)
@@ -176,7 +176,7 @@ class DeliveryCursor:
 
     @property
     def has_more(self) -> bool:
-        """Tell whether something waits that nobody has."""
+        """Return whether something waits that nobody has."""
         with self._lock:
             if self._again:
                 return True
@@ -187,7 +187,7 @@ class DeliveryCursor:
         return stripe.at[2] > (0 if reader is None else reader.number) and stripe.pending > 0
 
     def newest(self) -> list[Entry]:
-        """Return the newest event that waits and that nobody has: where the oldest are all refused, it may tell why."""
+        """Return the newest pending event that nobody has. Where all the oldest are refused, it may show why."""
         with self._lock:
             refs = [(stripe, number) for log in self._logs for stripe in log.stripes for number in self._newest(stripe)]
         for stripe, number in refs:

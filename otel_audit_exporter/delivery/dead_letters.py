@@ -48,7 +48,7 @@ class LetterChannel(Protocol):
 
     @property
     def identity(self) -> str:
-        """What tells this channel's dead letters from those of others."""
+        """What distinguishes this channel's dead letters from those of others."""
 
     @property
     def counters(self) -> DeliveryCounters:
@@ -115,7 +115,7 @@ class DeadLetters:
     def retry(self, id: str | None = None) -> int:  # noqa: A002  # the public name
         """Offer one (None: every) dead letter to the sink again, now; return how many are in the table then.
 
-        One that is refused again stays, with the new reason. One that is wrong by itself is passed over, which is
+        One that is refused again stays, with the new reason. An invalid one is passed over, which is
         logged: :meth:`edit` corrects it. Raises :class:`AuditDeliveryError` where the sink
         cannot be reached or its configuration is at fault: then nothing more is tried, and nothing changes.
         """
@@ -144,8 +144,8 @@ class DeadLetters:
     ) -> DeadLetter:
         """Correct one dead letter, and return it; a retry then offers it to the sink.
 
-        ``changes`` maps fields to their new values (None: none). The event is checked anew as a call would be. What it
-        said before is kept, and who (``by``; the user of this process), when, what and why (``reason``) is written
+        ``changes`` maps fields to their new values (None: none). The event is checked again as a call would be. Its
+        old values are kept, and who (``by``; the user of this process), when, what and why (``reason``) is written
         into the row, under ``_audit.corrected``. Tenant, actor and time change only with ``force``. Raises
         :class:`AuditEventError` that names every field that is wrong, LookupError where there is no such dead letter,
         and ValueError where ``reason`` is empty.
@@ -168,7 +168,7 @@ class DeadLetters:
         return self._letter(corrected)
 
     def originals(self, id: str) -> list[dict[str, Any]]:  # noqa: A002  # as above
-        """Return what an event said before it was corrected, the oldest first; also when it is in the table."""
+        """Return the contents of an event before its corrections, the oldest first; also when it is in the table."""
         return [_said(body) for body in self._letters.originals(id)]
 
     def _log_passed_over(self) -> None:
@@ -242,7 +242,7 @@ class DeadLetters:
         """Write every dead letter to ``file`` as a line of JSON; return how many there were.
 
         ``file`` is open for text, or a path: a file that is made there is this user's alone, and one that is there
-        already is written anew.
+        already is rewritten.
         """
         if isinstance(file, str | os.PathLike):
             with open(file, "w", encoding="utf-8", opener=_private) as opened:
@@ -254,7 +254,7 @@ class DeadLetters:
         return count
 
     def drop(self, id: str) -> bool:  # noqa: A002  # the public name
-        """Remove one dead letter for good; tell whether it was there. Export it first if it may be asked for."""
+        """Remove one dead letter for good; return whether it was there. Export it first if it may be asked for."""
         dropped = self._letters.remove(id)
         if dropped:
             self._channel.dropped.add(id)  # its receipt must not take it for one that was stored
@@ -297,7 +297,7 @@ class DeadLetters:
 
 
 def _said(body: bytes) -> dict[str, Any]:
-    """Return what an event says, as far as it can be read."""
+    """Return the content of an event, as far as it can be read."""
     try:
         return {**{name: value for name, value in decode(body).items() if value is not None}, **unknown_of(body)}
     except (ValueError, IndexError):

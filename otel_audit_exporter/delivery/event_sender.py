@@ -1,6 +1,6 @@
-"""The sender of a channel: offers events to the sink, and notes what became of each.
+"""The sender of a channel: offers events to the sink, and notes the outcome of each.
 
-Whoever delivers goes through :meth:`EventSender.deliver`: the SDK's worker, the relay, the pool. It decides which of
+Every delivery goes through :meth:`EventSender.deliver`: by the SDK's worker, the relay, the pool. It decides which of
 the events that the sink refused by themselves are parked (see :mod:`.refusals`), and when the channel pauses.
 """
 
@@ -58,7 +58,7 @@ class EventSender:
         proved, due = self._channel.refusals.due(self._channel.counters.accepted_by_sink, at_once=at_once)
         if proved:
             self.deliver(self._channel.refusals.take(proved, limit), again=True, proved=True)
-        else:  # what passes of the proved ones says more about the others than one more try
+        else:  # those of the proved ones that pass say more about the others than one more try
             self.deliver(self._channel.refusals.take(due, limit), again=True)
 
     def deliver(

@@ -49,7 +49,7 @@ class JointWait:
     def next_look(self, deadline: float) -> float:
         """Have what has not ended delivered; return for how many seconds to wait before the next look, 0: it is over.
 
-        Of what another process delivers, nobody here is notified.
+        When another process delivers an event, nobody here is notified.
         """
         waiting = [event for event, waiter in self._watched if not waiter.settled and not _is_over(*event)]
         left = deadline - Clock.monotonic()

@@ -38,7 +38,7 @@ class LogSet:
         self.append: Append | None = None  # None before a forked child's first event, and after the end
         self.own: OutboxLog | None = None
         self.closed = False
-        # What was accepted in logs of this process that were let go of, and those that are retired and not yet.
+        # The number of events that released logs have accepted, and the logs that are retired but not released.
         self._earlier: tuple[int, tuple[OutboxLog, ...]] = (0, ())
         self._on_work: Callable[[], None] = lambda: None
         self._held: LockedLog | None = None
@@ -58,7 +58,7 @@ class LogSet:
 
     @property
     def adopted(self) -> list[LockedLog]:
-        """The logs of processes that are gone, in the hands of this one."""
+        """The logs of processes that have ended, which this one has taken over."""
         return [held for _, held in list(self._adopted)]
 
     def __iter__(self) -> Iterator[OutboxLog]:
@@ -144,7 +144,7 @@ class LogSet:
         return left + (0 if own is None else own.unused_bytes)
 
     def adopt(self) -> list[LockedLog]:
-        """Take over a few logs of processes that are gone, and return them."""
+        """Take over a few logs of processes that have ended, and return them."""
         found: list[LockedLog] = []
         for directory in self._directories:
             with self._lock:
@@ -248,6 +248,6 @@ class LogSet:
 
 
 def start_error(error: AuditConfigurationError) -> OutboxError:
-    """Return what a caller is told where no log can be opened any more."""
+    """Return the error for a caller where no log can be opened any more."""
     full = isinstance(error.__cause__, OutboxFullError)
     return OutboxFullError(str(error)) if full else OutboxError(str(error))

@@ -67,7 +67,7 @@ def _trio() -> Any:
 
 class _AsyncioEvent:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        import asyncio  # whoever awaits has it already; whoever does not need not wait for it
+        import asyncio  # code that awaits it has it already; other code need not wait for it
 
         self._loop = loop
         self._event = asyncio.Event()

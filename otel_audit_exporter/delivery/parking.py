@@ -29,7 +29,7 @@ from otel_audit_exporter.sinks.verdict import Fault, Verdict
 if TYPE_CHECKING:
     from otel_audit_exporter.delivery.channel import DeliveryChannel
 
-_IMPATIENT_SECONDS: Final = 10.0  # after somebody was waited for in vain
+_IMPATIENT_SECONDS: Final = 10.0  # after a wait that failed, nobody waits again for this time
 PARKING_SECONDS: Final = 0.5  # for another process that has the dead letters in hand just now
 _REMEDY: Final = "correct the call, and this event with `otel-audit dead-letters edit`"
 
@@ -43,7 +43,7 @@ class Parking:
         self._patient_at = 0.0  # monotonic seconds: until then nobody waits for who holds the dead letters
 
     def expect_invalid(self, ref: EventRef) -> None:
-        """Have an event parked that is wrong by itself, whatever waits before it. Takes no lock."""
+        """Have an invalid event parked, before all that waits. Takes no lock."""
         self._invalid.put(ref)
 
     def keep(self, letters: Sequence[StoredDeadLetter]) -> bool:
@@ -82,7 +82,7 @@ class Parking:
         self._end_parked(entries)
 
     def park_refused(self, refused: Sequence[tuple[RejectedRow[Entry], Refusal]]) -> None:
-        """Park events that the sink refused, as it is proved that each is at fault by itself."""
+        """Park events that the sink refused: it is proved that each is at fault itself."""
         channel = self._channel
         now = Clock.wall()
         letters = [
@@ -130,7 +130,7 @@ class Parking:
 
 
 def invalid_letter(body: bytes, identity: str) -> StoredDeadLetter:
-    """Return the dead letter of an event that is wrong by itself."""
+    """Return the dead letter of an invalid event."""
     now = Clock.wall()
     reasons = json.dumps(_reasons(body), ensure_ascii=False)
     return StoredDeadLetter(record_id_of(body), body, str(invalid_error(body)), None, 0, now, now, identity, reasons)

@@ -66,7 +66,7 @@ class PoolMember:
             self._pool.serve(self)
 
     def deliver_now(self) -> None:
-        """Have everything that waits offered to the sink now, once, whatever the back-off says."""
+        """Offer all pending events to the sink once, now, even during a back-off."""
         self.urgent = True
         self._pool.start()
         self._pool.watch(self)
@@ -161,9 +161,9 @@ class PoolMember:
     # --- for the prober -----------------------------------------------------------------------------------------
 
     def still_waits(self) -> bool:
-        """Tell whether something waits here; else the next event wakes the pool again."""
+        """Return whether something waits here; else the next event wakes the pool again."""
         channel = self.channel
-        channel.awake = False  # first said, then looked: an event that comes in between finds it said
+        channel.awake = False  # first set, then looked: an event that comes in between finds it set
         if channel.closed or channel.counters.pending <= 0:
             self.urgent = False
             return False
@@ -190,7 +190,7 @@ class PoolMember:
         return False
 
     def _is_cold(self, now: float) -> bool:
-        """Tell whether something waits for long, and nobody delivers."""
+        """Return whether something waits for long, and nobody delivers."""
         channel, limit = self.channel, self._pool.cold_after
         if any(held.log.pending for held in channel.logs.adopted):
             return True

@@ -32,7 +32,7 @@ class AuditReceipt:
 
 
 class PendingReceipt:
-    """What ``audit_event()`` returns: the event is accepted, and this tells what becomes of it.
+    """What ``audit_event()`` returns: the event is accepted, and this shows what happens to it.
 
     Cheap to make and to throw away. ``await receipt`` does what :meth:`result` does, in asyncio, trio and anyio.
     """
@@ -71,7 +71,7 @@ class PendingReceipt:
 
     @staticmethod
     def _takes_a_look(channel: DeliveryChannel, ref: EventRef) -> bool:
-        """Tell whether files have to be read for the state: another process may have what this one has let go of."""
+        """Return whether files have to be read for the state: another process may have the event now."""
         return was_parked(ref) or is_elsewhere(ref)
 
     def result(self, timeout: float | None = None) -> AuditReceipt:
@@ -150,7 +150,7 @@ class PendingReceipt:
 
     @staticmethod
     def _is_over(channel: DeliveryChannel, ref: EventRef, waiter: CompletionWaiter) -> bool:
-        """Tell whether there is nothing to wait for. Of what another process delivers, nobody here is notified."""
+        """Return whether there is nothing to wait for. When another process delivers it, nobody here is notified."""
         return waiter.settled or channel.closed or not is_pending(ref)
 
     def _outcome(self, channel: DeliveryChannel, ref: EventRef) -> AuditReceipt:

@@ -103,7 +103,7 @@ class Refusals:
             return refusal
 
     def _may_yet_fit(self, refusal: Refusal) -> bool:
-        """Tell whether the row that this one refers to may still come."""
+        """Return whether the row that this one refers to may still come."""
         return refusal.code in FOREIGN_KEY_CODES and Clock.monotonic() - refusal.first_failed < self._grace
 
     def forget(self, entries: Sequence[Entry]) -> None:
@@ -114,7 +114,7 @@ class Refusals:
                     self._known.pop((stripe, number), None)
 
     def contains(self, entry: Entry) -> bool:
-        """Tell whether an event waits here."""
+        """Return whether an event waits here."""
         return (entry[0], entry[1]) in self._known
 
     def due(self, accepted: int, *, at_once: bool) -> tuple[list[Refusal], list[Refusal]]:

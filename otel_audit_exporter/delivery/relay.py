@@ -2,7 +2,7 @@
 
 The SDK's batch processor decides when fresh events are delivered. The relay's sender delivers backlogs, retries,
 refused rows and what other processes have left, with helpers where there is much. Its second thread delivers events
-whose receipts are waited for, whatever the backlog.
+whose receipts are waited for, before any backlog.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Relay:
     """Delivers what waits in a channel, on daemon threads, with back-off.
 
     Fresh events are left to the SDK's batch processor for ``idle_after_seconds``; with ``hot=False`` there is no such
-    processor, and the relay delivers everything. Starts with :meth:`start`, and anew in a forked child at the first
+    processor, and the relay delivers everything. Starts with :meth:`start`, and again in a forked child at the first
     event there.
     """
 
@@ -109,7 +109,7 @@ class Relay:
             self.wake()
 
     def deliver_now(self) -> None:
-        """Have everything that waits offered to the sink now, once, whatever the back-off says."""
+        """Offer all pending events to the sink once, now, even during a back-off."""
         self._urgent = True
         self._start_if_needed()
         self.wake()
@@ -135,7 +135,7 @@ class Relay:
         self._hot = False
 
     def stop(self, deadline: float) -> bool:
-        """End the thread; False where it is still busy at ``deadline`` (monotonic seconds)."""
+        """End the thread; False where it is busy at ``deadline`` (monotonic seconds)."""
         self._stopping = True
         self._stop_or_pause.set()
         self._called = False
@@ -154,7 +154,7 @@ class Relay:
         self._begin()
 
     def _start_again(self) -> None:
-        """Start the thread that could not be started before; the next event tries again where it still cannot."""
+        """Start the thread that could not be started before. If this fails again, the next event tries once more."""
         self.start()
         if self._thread is None:
             self._channel.awake = False
@@ -199,7 +199,7 @@ class Relay:
             return min(until_due, _TICK_SECONDS)
         if self._more and self._more_since is not None:
             return max(self._more_since + self._gather_seconds - Clock.monotonic(), 0.0)
-        # First said, then looked: an event that comes in between finds it said, and wakes this thread.
+        # First set, then looked: an event that comes in between finds it set, and wakes this thread.
         self._channel.awake = False
         if self._channel.counters.pending <= 0:
             return ADOPT_SECONDS
@@ -227,7 +227,7 @@ class Relay:
         channel.drop_emptied()
 
     def _takes_more(self, now: float) -> bool:
-        """Tell whether to deliver what the SDK's worker does not: once it fills a request, or has waited for others.
+        """Return whether to deliver what the SDK's worker does not: once it fills a request, or has waited for others.
 
         A request takes as long for a few rows as for many, so a few would be all that come during the one before.
         """
@@ -241,7 +241,7 @@ class Relay:
         return True
 
     def _is_idle(self, now: float) -> bool:
-        """Tell whether something waits for long, and nobody delivers."""
+        """Return whether something waits for long, and nobody delivers."""
         channel = self._channel
         if any(held.log.pending for held in channel.logs.adopted):
             return True
@@ -253,13 +253,13 @@ class Relay:
 
     def _deliver_everything(self) -> None:
         channel = self._channel
-        # After an outage a few tell whether it is over; of rows that were refused it takes more to see that.
+        # After an outage a few events show whether it is over. With refused rows, it takes more to see that.
         is_open = channel.sender.backoff.is_open
         probe = PROBE_ROWS if channel.sender.backoff.state is BackoffState.RETRYING else BATCH_ROWS
         first = channel.cursor.take(self._run_rows if is_open else probe)
         if not first:
             return
-        if not is_open:  # should the oldest all be refused, the newest may tell why
+        if not is_open:  # if the oldest are all refused, the newest may show why
             first = [*first, *channel.cursor.newest()]
         channel.sender.deliver(first)
         if channel.sender.backoff.is_open:
@@ -325,7 +325,7 @@ def be_untraced() -> None:
 
 
 def delivers_here() -> bool:
-    """Tell whether this thread delivers: it must not wait for a delivery, in a logging handler that audits, say."""
+    """Return whether this thread delivers: it must not wait for a delivery, in a logging handler that audits, say."""
     return get_value(_DELIVERS) is True
 
 
@@ -339,7 +339,7 @@ class SenderThread:
         self._started = False
 
     def do(self, work: Callable[[], None]) -> Event:
-        """Have ``work`` done; the event tells when it is over. Where no thread can start, nothing is done."""
+        """Have ``work`` done; the event is set when it is over. Where no thread can start, nothing is done."""
         done = Event()
         if not self._started:
             try:

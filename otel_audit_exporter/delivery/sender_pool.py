@@ -31,7 +31,7 @@ class SenderPool:
 
     ``max_connections``: how many sinks of members may be connected at once, a connection for each sender that used
     one. Fresh events are left to the SDK's batch processor for ``cold_after_seconds``; with ``hot=False`` there is
-    none. The threads start with :meth:`start`, and anew in a forked child at the first event there.
+    none. The threads start with :meth:`start`, and again in a forked child at the first event there.
     """
 
     def __init__(self, *, max_connections: int, cold_after_seconds: float, hot: bool = True) -> None:
@@ -165,7 +165,7 @@ class SenderPool:
         return min(max(due - now, 0.0), _TICK_SECONDS)
 
     def _look_at(self, member: PoolMember) -> bool:
-        """Have a channel served, or tell that it is due for an attempt of the prober's."""
+        """Have a channel served, or report that it is due for an attempt by the prober."""
         try:
             if not member.still_waits():
                 self._watched.discard(member)

@@ -45,14 +45,14 @@ class _Tokens(NamedTuple):
 
 
 class ScopeTree:
-    """The scopes that share a root: one lock, and a version that tells each whether its merged fields are old."""
+    """The scopes that share a root: one lock, and a version by which each sees whether its merged fields are old."""
 
     __slots__ = ("late", "lock", "version")
 
     def __init__(self) -> None:
         self.lock = ForkSafeLock()
         self.version = 0
-        self.late: Callable[[], bool] | None = None  # tells who acts once that is known, and whether it is
+        self.late: Callable[[], bool] | None = None  # names the actor once it is known, and returns whether it is
 
     def ask_late(self) -> None:
         """Ask who acts, as long as nobody knew; what the asking itself records does not ask again."""
@@ -85,7 +85,7 @@ class Scope:
             self._family.version += 1
 
     def ask_at_events(self, ask: Callable[[], bool]) -> None:
-        """Have ``ask`` called at each event here until it has told who acts, and returned True."""
+        """Have ``ask`` called at each event here until it has named the actor and returned True."""
         self._family.late = ask
 
     def merged(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def overlay(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any
 
 
 def _document(metadata: object) -> Mapping[str, Any] | None:
-    """Return metadata as a mapping; None where it is none in any form that is recorded as one."""
+    """Return metadata as a mapping; None where it is not recorded as one."""
     if metadata is None or isinstance(metadata, Mapping):
         return metadata
     value = loads_exact(_PLAIN.value(metadata))
@@ -182,11 +182,11 @@ class audit_context:  # noqa: N801  # reads as a statement: `with audit_context(
 
     Carried by OpenTelemetry's ``Context``: it holds in everything that is called below it, in tasks that are made
     there, in ``asyncio.to_thread``, and in threads that carry the context. Contexts nest: the inner one wins, field
-    by field, and ``metadata`` is merged key by key. What an event says itself wins over every context.
+    by field, and ``metadata`` is merged key by key. The values of the event itself win over every context.
 
     ``with`` and ``async with`` give the open context, whose ``update(**fields)`` does what
     :func:`update_audit_context` does for the innermost one. As a decorator it works for functions, coroutine
-    functions and (asynchronous) generator functions, and is opened anew at every call; between the steps of a
+    functions and (asynchronous) generator functions, and is opened again at every call; between the steps of a
     generator it does not hold for the caller.
 
     :param fields: ``yacht_id`` (or ``tenant_id``), ``user_id`` (or ``actor_id``), ``actor_type``, ``on_behalf_of``,
@@ -324,11 +324,11 @@ class StepwiseScope:
 def update_audit_context(**fields: Any) -> None:
     """Change the innermost open :class:`audit_context`, for everything below it.
 
-    Seen by all that runs in that context, whatever task or thread makes the change: so FastAPI's sync dependencies,
-    which run in threads, can tell who the user is, once they know. One context per request is what keeps users
-    apart: the middlewares open it.
+    All code that runs in that context sees the change, also one from another task or thread: so FastAPI's sync
+    dependencies, which run in threads, can name the user once they know. One context per request keeps users apart:
+    the middlewares open it.
 
-    :param fields: as those of :class:`audit_context`; None is as good as left out, ``metadata`` is merged.
+    :param fields: as those of :class:`audit_context`; None counts as left out, ``metadata`` is merged.
     :raises AuditEventError: names every wrong field; nothing is changed.
     :raises AuditConfigurationError: no context is open.
     """

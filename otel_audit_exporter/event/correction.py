@@ -1,4 +1,4 @@
-"""Correcting an event that waits in the dead letters: checked anew, and it says who has changed what, and why."""
+"""Correcting an event in the dead letters. It is checked again, and it records who has changed what, and why."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Correction:
 def corrected_body(
     body: bytes, changes: Mapping[str, Any], correction: Correction, rules: EventValidator, *, force: bool
 ) -> bytes:
-    """Return the bytes of an event with these changes, checked anew as a call would be.
+    """Return the bytes of an event with these changes, checked again as a call would be.
 
     Fields that stay are as they were recorded. Who, when, what and why stands beside them. Raises
     :class:`AuditEventError` that names every field that is wrong, or must not be changed so.
@@ -70,7 +70,7 @@ def corrected_body(
 
 def _refuse(changes: Mapping[str, Any], known: Mapping[str, Any], *, force: bool) -> None:
     elsewhere = _DESTINATION & dict(known.get(UNKNOWN) or {}).keys()
-    if elsewhere:  # it must not land where it was not said for
+    if elsewhere:  # it must not land at another destination than its own
         said = "was given for another destination than this one: emit the event anew"
         raise AuditEventError(dict.fromkeys(sorted(elsewhere), said), call="correction")
     problems = {name: "is not a field of an audit event" for name in changes if name not in INDEX}

@@ -23,14 +23,14 @@ _STAND_INS: Final = 16  # as in the walk: more than anyone means
 def changed(old: Any, new: Any) -> tuple[Any, Any]:
     """Return ``(old, new)`` with only what differs, to be recorded as ``old_values`` and ``new_values``.
 
-    Of two objects (mappings, dataclasses, models, rows of an ORM) the keys whose values differ are kept, inside
-    nested objects too, and the keys that only one of them has. The members that an event records are compared, not
-    the objects themselves: two objects of one row are equal to Django whatever they say. Lists are values: they are
-    kept whole where anything in them differs. Values are compared by what they mean, so that these are no change: a
-    Decimal and its float or text, a datetime and its ISO text in another zone, a date or time and its text, a UUID
-    and its text, an Enum and its value, NaN and NaN. ``None`` and a key that is missing differ, as do ``True`` and
-    ``1``. Where nothing differs, two objects leave ``({}, {})``, and anything else ``(None, None)``. Never raises
-    for a value's sake; what cannot be compared is a change. The arguments are not changed, nor are their values copied.
+    For two objects (mappings, dataclasses, models, rows of an ORM), the result has the keys whose values differ, inside
+    nested objects too, and the keys that only one of them has. The members that an event records are compared, not the
+    objects themselves: two objects of one row are equal to Django, even with different values. Lists are values: they
+    are kept whole where anything in them differs. Values are compared by what they mean, so that these are no change: a
+    Decimal and its float or text, a datetime and its ISO text in another zone, a date or time and its text, a UUID and
+    its text, an Enum and its value, NaN and NaN. ``None`` and a key that is missing differ, as do ``True`` and ``1``.
+    Where nothing differs, two objects leave ``({}, {})``, and anything else ``(None, None)``. Never raises for a
+    value's sake; what cannot be compared is a change. The arguments are not changed, and values not copied.
 
     ::
 
@@ -47,7 +47,7 @@ def changed(old: Any, new: Any) -> tuple[Any, Any]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two values mean the same."""
+    """Return whether two values mean the same."""
     return _difference(one, other) is None
 
 
@@ -103,7 +103,7 @@ def _means_the_same(one: Any, other: Any) -> bool:
         return _compared(one, other)
     except RecursionError:
         raise
-    except Exception:  # whatever a stranger's code raises: rather a change too many than one too few
+    except Exception:  # foreign code may raise anything: one change too many is better than one too few
         return False
 
 

@@ -1,6 +1,6 @@
 """An event that was checked and frozen into bytes, and how those bytes are read.
 
-The bytes are plain JSON for whoever reads them (see ``serialization``). A row is cut out of them without parsing
+The bytes are plain JSON for every reader (see ``serialization``). A row is cut out of them without parsing
 (see ``table.mapping``).
 """
 

@@ -1,4 +1,4 @@
-"""Who acts, and for which tenant: the two names of each of these fields, and how "nobody" is said."""
+"""Who acts, and for which tenant: the two names of each of these fields, and the value for "nobody"."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from otel_audit_exporter.event.fields import FIELD_ALIASES
 
 
 class Nobody:
-    """The class of :data:`NOBODY`: the user or tenant of an event that has none, whatever the audit context says."""
+    """The class of :data:`NOBODY`: the user or tenant of an event that has none, even if the audit context has one."""
 
     __slots__ = ()
 
@@ -43,7 +43,7 @@ def with_field_names(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_system(actor_type: object) -> bool:
-    """Tell whether this actor type is the system, which acts for no user that a context could name."""
+    """Return whether this actor type is the system, which acts for no user that a context could name."""
     return (actor_type.value if isinstance(actor_type, Enum) else actor_type) == "system"
 
 

@@ -1,7 +1,7 @@
-"""An event that is wrong by itself: as it is kept until somebody corrects it.
+"""An invalid event, as it is kept until somebody corrects it.
 
-Its bytes are those of an event, each field as the encoder makes of it, and after the fields an object of what else is
-to be known: the reasons by field, arguments that no event has, and the fields of which the caller said "nobody".
+Its bytes are those of an event, each field as the encoder writes it. After the fields comes an object with the rest:
+the reasons by field, arguments that no event has, and the fields that the caller gave as "nobody".
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def unknown_of(body: bytes) -> dict[str, Any]:
 
 
 def more_in(body: bytes) -> dict[str, Any]:
-    """Return what an event's bytes tell beside its fields."""
+    """Return what an event's bytes hold beside its fields."""
     more = more_of(split(body))
     found = None if more is None else loads_exact(more)
     return found if isinstance(found, dict) else {}

@@ -149,12 +149,12 @@ def to_attributes(body: bytes) -> dict[str, Any]:
 
 
 def is_audit_record(record: LogRecord) -> bool:
-    """Tell whether a log record says that it is an audit event."""
+    """Return whether a log record is an audit event."""
     return bool(record.attributes) and AUDIT_ACTION in (record.attributes or {})
 
 
 def route_of(record: LogRecord) -> RouteName:
-    """Return where a log record of other code says that it goes."""
+    """Return the destination that a log record of other code names."""
     attributes = record.attributes or {}
     database = attributes.get(AUDIT_DATABASE)
     return RouteName(str(attributes.get(AUDIT_TRAIL) or DEFAULT_TRAIL), None if database is None else str(database))
@@ -195,7 +195,7 @@ def _formatted(id_text: Callable[[int], str], number: Any) -> Any:
 
 
 def raw_body(record: LogRecord, encoder: Encoder) -> bytes:
-    """Return bytes for a record that cannot become an event, so that it can be parked as it is, but for secrets."""
+    """Return bytes for a record that cannot become an event, so that it can be parked as it is, without its secrets."""
     given: dict[str, Any] = {"outcome": "unknown", "record_id": str(uuid.uuid4()), **event_arguments_from(record)}
     plain = Encoder()
     return assemble(

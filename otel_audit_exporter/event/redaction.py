@@ -30,12 +30,12 @@ _JOINTS = str.maketrans("", "", "_- ")
 class Redactor:
     """Decide which values never reach the record.
 
-    A key is hidden where a name of the list is the whole key or its last words: `user_password`, `apiKey`,
-    `X-Api-Key`, not `token_count`; also behind a word that is often run together with it (`dbpassword`), before a
-    word that says it is the secret still (`password_hash`), and in look-alike letters. Words are joined before they
-    are compared, so that a listed `apikey` hides `api_key` too. With the key go what a pair names
-    (`{"name": "password", "value": ...}`), what a text says of it (`password=...`), and secrets that are known by
-    their form (a JWT, a private key, the password in a URL). Safe to share between threads.
+    A key is hidden where a name of the list is the whole key or its last words: `user_password`, `apiKey`, `X-Api-Key`,
+    not `token_count`; also behind a word that is often run together with it (`dbpassword`), before a word that leaves
+    it a secret (`password_hash`), and in look-alike letters. Words are joined before they are compared, so that a
+    listed `apikey` hides `api_key` too. Also hidden are the value of a pair (`{"name": "password", "value": ...}`), an
+    assignment in a text (`password=...`), and secrets that are known by their form (a JWT, a private key, the password
+    in a URL). Safe to share between threads.
 
     Args:
         keys: the names whose values are hidden; an empty list switches this off.
@@ -68,7 +68,7 @@ class Redactor:
     def clears(self, keys: Collection[str]) -> bool:
         """Say whether none of these keys is hidden: `hides` for a whole dict at once, and faster.
 
-        Given the dict itself, it also says no where the dict is a pair that names a secret.
+        Given the dict itself, it also returns False where the dict is a pair that names a secret.
         """
         if self._shown.issuperset(keys) or not self._names.names:
             return True
@@ -118,7 +118,7 @@ class Redactor:
             return value
         try:
             return self.hook(path, value)
-        except Exception:  # the event must not be lost, nor kept what the hook did not clear
+        except Exception:  # the event must not be lost, and a value that the hook did not clear must not be kept
             return REDACTED
 
     def _decide(self, key: str) -> bool:

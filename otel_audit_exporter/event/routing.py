@@ -41,7 +41,7 @@ def split_route(given: Mapping[str, Any]) -> tuple[RouteName, dict[str, Any]]:
 
 
 def route_problems(trail: object, database: object) -> dict[str, str]:
-    """Say what is wrong with these names; None is none."""
+    """Return what is wrong with these names. None means that there is no name."""
     problems = {}
     for field, name in (("trail", trail), ("database", database)):
         if name is None:

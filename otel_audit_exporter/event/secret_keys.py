@@ -39,7 +39,7 @@ _RUN_TOGETHER: Final = (
     "keystore", "x", "amz", "aws", "azure", "gcp", "google", "github", "gitlab", "slack", "stripe", "twilio",
     "supabase",
 )  # fmt: skip
-# What may follow such a name, and it is still the secret or what gives it away: password_hash, authorization_header.
+# What may follow such a name of a secret: password_hash, authorization_header.
 _FOLLOWING: Final = frozenset({
     "hash", "hashed", "hashes", "digest", "salt", "value", "header", "headers", "plain", "plaintext", "raw",
     "confirmation", "confirm", "repeat", "again", "old", "new", "current", "previous", "encrypted", "ciphertext",
@@ -126,7 +126,7 @@ def folded(key: str) -> str:
 
 
 def _words(key: str) -> list[str]:
-    """Split a key into lower-case words: at whatever is no letter or digit, and at camelCase."""
+    """Split a key into lower-case words: at each character that is no letter or digit, and at camelCase."""
     return [word.lower() for part in _SEPARATORS.split(key) for word in _HUMPS.split(part) if word]
 
 

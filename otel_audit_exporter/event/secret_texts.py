@@ -1,7 +1,7 @@
 """Secrets inside text: under a key that the text names, or known by their form.
 
 Text is not understood, it is searched: JSON that is cut short, a form, a query, a header, a DSN, the text of an
-exception. What is found is replaced, and all else stays as it was said.
+exception. What is found is replaced, and everything else stays the same.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def _span(text: str, found: re.Match[str], hides: Hides) -> tuple[int, int] | No
 
 
 def _is_pair(text: str, found: re.Match[str]) -> bool:
-    """Tell a pair of a list of pairs from any two strings in a row: ("password", "hunter2")."""
+    """Distinguish a pair in a list of pairs, ("password", "hunter2"), from any two strings in a row."""
     return _PAIR_START.search(text, max(0, found.start() - 20), found.start()) is not None
 
 

@@ -34,11 +34,11 @@ def watched_requests(seen: list[SeenRequest]) -> Iterator[None]:
 
 
 def is_watched() -> bool:
-    """Tell whether anybody wants to know of requests."""
+    """Return whether anybody wants to know of requests."""
     return bool(_watching)
 
 
 def note_request(method: str, path: str, status: int, request_id: str) -> None:
-    """Tell whoever watches that a request was answered."""
+    """Notify those who watch that a request was answered."""
     for seen in _watching:
         seen.append(SeenRequest(method, path, status, request_id))

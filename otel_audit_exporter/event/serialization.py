@@ -1,8 +1,7 @@
 """The bytes of an event: JSON, in which the value of each field has a line of its own.
 
-An event of which nobody said more than the default table's columns take is written as the row of that table, so
-that such rows go to the sink as they lie in the outbox. Any other is an array: that row, then the other fields'
-values.
+An event that the default table's columns hold completely is written as the row of that table: such rows go to the
+sink as they lie in the outbox. Any other event is an array: that row, then the other fields' values.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _ARRAY_START: Final = b"[" + _ROW_START
 _NEXT_ROW: Final = b"\n}" + SEPARATOR + _ROW_START
 _NEXT_ARRAY: Final = b"\n}" + SEPARATOR + _ARRAY_START
 
-# The end of an array that says no more than which trace it belongs to.
+# The end of an array that adds only a trace to its row.
 _ids = b'"[0-9a-f]{32}"\n,\n"[0-9a-f]{16}"'
 _before = b"\n,\n".join(_BEYOND[: FIELDS.index("trace_id") - _IN_ROW])
 _after = b"".join(b"\n,\n" + value for value in _BEYOND[FIELDS.index("span_id") - _IN_ROW + 1 :])
@@ -52,7 +51,7 @@ def assemble(fragments: Sequence[bytes]) -> bytes:
 
 
 def assemble_with(fragments: Sequence[bytes], more: bytes) -> bytes:
-    """Return the bytes of an event that has more to tell than ``FIELDS``: the JSON object ``more`` comes last."""
+    """Return the bytes of an event that holds more than ``FIELDS``: the JSON object ``more`` comes last."""
     return b"%b,\n%b\n]" % ((_ARRAY % tuple(fragments))[:-1], more)
 
 
@@ -71,7 +70,7 @@ def split(body: bytes) -> list[bytes]:
 
 
 def as_row(body: bytes, *, traces_too: bool) -> bytes | None:
-    """Return an event's row in the default table where that is all that was said of it, else None.
+    """Return an event's row in the default table where the row holds all of the event, else None.
 
     ``traces_too``: the ids of a trace may be lost.
     """

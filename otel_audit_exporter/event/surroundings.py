@@ -1,4 +1,4 @@
-"""Surroundings: what a middleware found around an event, told apart from what the caller gave; and addresses."""
+"""Surroundings: what a middleware found around an event, kept apart from what the caller gave; and addresses."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def truncated(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def is_inet(text: str) -> bool:
-    """Tell whether PostgreSQL's type inet takes this text: an address, or one with the length of its network."""
+    """Return whether PostgreSQL's type inet takes this text: an address, or one with the length of its network."""
     _, slash, length = text.partition("/")
     if "%" in text or (slash and not length.isdigit()):
         return False

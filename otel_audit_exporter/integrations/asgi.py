@@ -96,7 +96,7 @@ class AuditMiddleware:
         try:
             await self.app(scope, receive, send_after_wait)
         finally:
-            await wait.wait_async()  # for what background tasks said, and what a failed request did
+            await wait.wait_async()  # for the events of background tasks and of failed requests
             wait.close()
 
     async def _ask(self, scope: ASGIScope) -> Identity:

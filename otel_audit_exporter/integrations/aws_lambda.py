@@ -31,7 +31,7 @@ def audit_lambda(handler: Any = None, *, identify: Callable[[Any], Identity] | N
     """Open an ``audit_context`` for every invocation, and in the profile ``ephemeral`` wait before it ends.
 
     The request id is the invocation's, or the one of API Gateway's request. The source address and the user agent are
-    those that API Gateway (REST and HTTP), a function URL or a WebSocket tells; another event has none. The answer
+    those in events of API Gateway (REST and HTTP), a function URL or a WebSocket; another event has none. The answer
     waits until the events of the invocation are in the table: for the response deadline at most, and never longer
     than the invocation's remaining time less 500 ms. An asynchronous handler runs on one event loop, which is kept
     between invocations; called where a loop runs already, the handler gives a coroutine. ::

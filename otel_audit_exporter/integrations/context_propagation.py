@@ -1,4 +1,4 @@
-"""The audit context of whoever asks for a job, on its way to the process that does it."""
+"""The audit context of the caller who asks for a job, on its way to the process that does it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _encoder() -> Encoder:
 class RemoteContext:
     """The context that a job brought along, for as long as the job runs; a context manager.
 
-    Whatever was open before is not seen in the job: a worker does one user's job after the other's.
+    A context that was open before is not seen in the job: a worker does jobs of many users, one by one.
     """
 
     def __init__(self, packed: object) -> None:

@@ -116,7 +116,7 @@ class AuditMiddleware:
 
 
 def _streamed_in_context(response: Any, steps: StepwiseScope, wait: ResponseWait | None) -> Any:
-    """Return the response; a streamed one is produced, and ended, in the request's context, whoever consumes it."""
+    """Return the response; a streamed one is produced and ended in the request's context, by any consumer."""
     if response.streaming:
         in_steps = _in_async_steps if response.is_async else _in_steps
         response.streaming_content = in_steps(response.streaming_content, steps, wait)

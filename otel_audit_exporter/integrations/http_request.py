@@ -1,4 +1,4 @@
-"""What a request says about its sender: the source address, the request id and the user agent."""
+"""What a request shows of its sender: the source address, the request id and the user agent."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TrustedProxies:
 
 
 def header_text(header: str | None) -> str | None:
-    """Return what a header says; None where it is missing or blank, whatever a client takes for a blank."""
+    """Return the value of a header; None where it is missing or blank, by any kind of blank that a client uses."""
     return (header or "").strip() or None
 
 

@@ -192,7 +192,7 @@ class _Length:
         return self._start_response(status, headers, *exc_info)
 
     def is_reached_with(self, part: bytes) -> bool:
-        """Tell whether the answer is whole with this piece."""
+        """Return whether the answer is complete with this piece."""
         if self._left is None:
             return False
         self._left -= len(part)
@@ -214,6 +214,6 @@ def surroundings(environ: Mapping[str, Any], proxies: TrustedProxies) -> dict[st
 
 
 def _is_file(answer: object, environ: Environ) -> bool:
-    """Tell whether the server sends a file by itself, and must be given its own wrapper."""
+    """Return whether the server sends a file by itself, and must be given its own wrapper."""
     wrapper = environ.get("wsgi.file_wrapper")
     return isinstance(wrapper, type) and isinstance(answer, wrapper)

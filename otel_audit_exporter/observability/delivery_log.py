@@ -59,7 +59,7 @@ class DeliveryLog:
         )
 
     def parked(self, error: SinkError, count: int, example: bytes, kind: tuple[str, ...] = ()) -> None:
-        """Say that events went to the dead letters, why, and where to see them; ``kind`` tells causes apart, too."""
+        """Say that events went to the dead letters, why, and where to see them; ``kind`` distinguishes causes, too."""
         remedy = f"{error.verdict.remedy or 'correct the event'}; then `otel-audit dead-letters retry`"
         self.parked_cause = Cause(str(error), remedy)
         if not self._is_news(self._parked, error, kind):

@@ -57,7 +57,7 @@ _ORDERED: Final = (
 
 
 def parse_thresholds(value: Any) -> HealthThresholds:
-    """Return thresholds from themselves, a mapping, or ``name=number,...``; raise ValueError that says the fault."""
+    """Return thresholds from themselves, a mapping, or ``name=number,...``; raise ValueError that names the fault."""
     if isinstance(value, HealthThresholds):
         return value
     given = value if isinstance(value, Mapping) else dict(_pairs(str(value)))
@@ -88,9 +88,9 @@ class AuditHealth:
     the outbox refuses events. ``problem``: why the outbox or the dead letters cannot be read.
     ``outbox_bytes_left`` of ``outbox_bytes_max``: the room that quota and disk leave, None where it is not known.
     ``slow_write_seconds``: how long the slow write took of which there is a warning, 0.0 while writes are fast.
-    ``sinks`` has the same for every sink of the default trail by name; another's than the first one's trouble is a
-    warning at most. ``trails`` and ``databases`` have it by the names of these. The figures at the top are those of all
-    destinations, of each its first sink.
+    ``sinks`` has the same for every sink of the default trail by name; the trouble of a sink other than the first is a
+    warning at most. ``trails`` and ``databases`` have it by the names of these. The figures at the top cover all
+    destinations, each with its first sink.
     """
 
     level: Level = "good"
@@ -156,7 +156,7 @@ class Waiting:
 def judge(
     known: AuditHealth, thresholds: HealthThresholds, losses: RecentLosses, waiting: Waiting, *, accepting: bool
 ) -> AuditHealth:
-    """Decide the health of one sink anew, from its figures, with what was lost in the last day and why events wait."""
+    """Decide the present health of one sink from its figures, what was lost in the last day, and why events wait."""
     figures = replace(
         known,
         failed=losses.parked + losses.lost,

@@ -44,7 +44,7 @@ class HealthMonitor:
 
     A change of level is logged once and ``on_change`` is called with the new health, outside of every lock and on a
     thread of its own, so that nothing waits for it. What gets worse is reported at once, what gets better when it has
-    been seen twice, so that nothing flickers. The watch ends with :meth:`stop`, or when whoever owns ``health`` is
+    been seen twice, so that nothing flickers. The watch ends with :meth:`stop`, or when the owner of ``health`` is
     gone.
     """
 
@@ -114,7 +114,7 @@ class HealthMonitor:
                 self._problem = ""
             except AuditError as error:
                 self._log_error(error)
-            except Exception as error:  # a watch that ends says nothing any more
+            except Exception as error:  # a watch that ends reports nothing any more
                 self._log_error(error)
         if self._caller is not None:
             self._caller.end(Clock.monotonic())

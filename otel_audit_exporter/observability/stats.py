@@ -1,4 +1,4 @@
-"""The counters: what was accepted, and what became of it."""
+"""The counters: what was accepted, and what happened to it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ _DAY: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class AuditStats:
-    """What this process accepted and what became of it, at one instant.
+    """What this process accepted and what happened to it, at one instant.
 
     ``submitted + recovered == succeeded + failed + pending``, always. ``submitted``: events that a call of this
     process had accepted; ``recovered``: taken over from an earlier process's outbox; ``succeeded``: in the
     table; ``failed``: parked in the dead letters, or lost with an outbox file that was damaged; ``lost``: those of
     them that were lost, at least; ``pending``: in the outbox; ``held``: those of them that wait for a setting to be
     corrected or for a proof; ``retried``: rows offered to the sink again after a failure; ``rejected``: events that
-    were refused at the call and are recorded nowhere; ``late``: for which a response (profile ``ephemeral``) waited
-    until its deadline in vain, whatever became of them later; ``transactional``: written in the caller's own
-    transaction.
+    were refused at the call and are recorded nowhere; ``late``: not in the table when the response that waited for
+    them (profile ``ephemeral``) reached its deadline; ``transactional``: written in the caller's own transaction.
     ``oldest_pending_seconds`` is 0.0 where nothing is pending.
     ``success_rate`` is ``100 * succeeded / (succeeded + failed + rejected)``, 100.0 while these are 0;
     ``last_success_at`` is aware and in UTC.

@@ -77,7 +77,7 @@ class TimedSink:
             outcome = "success"
         finally:
             seconds = self._writes.end(write, Clock.monotonic())
-            with suppress(Exception):  # whoever observes must not undo what is stored
+            with suppress(Exception):  # an observer must not undo what is stored
                 self._on_write(seconds, outcome)
 
     def close(self) -> None:

@@ -125,7 +125,7 @@ class OperationsHandler:
         return _json(401, {"error": said}, challenge)
 
     def _is_forged(self, request: OperationsRequest) -> bool:
-        """Return whether a page of somebody else's made a browser send this."""
+        """Return whether a foreign page made a browser send this."""
         origin = request.headers.get("origin", "").lower()
         if origin in self._origins:
             return False

@@ -1,7 +1,7 @@
 """The address that a database's name has resolved to, kept in the folder of its logs.
 
-Another address for the same name is refused until somebody has said that it is meant: a tenant's rows never land in
-another's database because a mapping was changed.
+Another address for the same name is refused until somebody confirms it: a change of the mapping never sends a
+tenant's rows to the database of another.
 """
 
 from __future__ import annotations

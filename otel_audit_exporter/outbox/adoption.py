@@ -50,7 +50,7 @@ DAMAGED_SUFFIX: Final = ".damaged"
 
 @dataclass
 class Findings:
-    """What was found in a log: its stripes, how many events are lost at least, and what is to be told of its files."""
+    """What was found in a log: its stripes, how many events are lost at least, and what to report of its files."""
 
     stripes: list[Stripe] = field(default_factory=list)
     lost: int = 0
@@ -62,7 +62,7 @@ class Findings:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether something is to be told."""
+        """Whether something has to be reported."""
         return self.lost > 0 or bool(self.foreign)
 
     @property
@@ -74,7 +74,7 @@ class Findings:
 def open_orphan(path: Path, log_id: bytes, space: SegmentSpace, *, durable: bool) -> tuple[OutboxLog, Findings]:
     """Open a log whose lock this process holds, for delivering what is in it. Nothing is appended to it.
 
-    A file that is damaged, or none of this log's, keeps nobody from the others: it is set aside, and told.
+    A file that is damaged or belongs to another log does not block the others: it is set aside and reported.
     """
     ended = EndedFile(path / ENDED_NAME, log_id, durable=durable)
     records = ended.read()
@@ -106,7 +106,7 @@ def _cut(stripe: Stripe) -> None:
 
 
 def look_through(path: Path, log_id: bytes) -> Findings:
-    """Look through a log with what it says of what has ended, and change nothing."""
+    """Look through a log and its record of ended events, and change nothing."""
     return examine(path, log_id, read_records(path / ENDED_NAME, log_id))
 
 
@@ -264,7 +264,7 @@ class _Scan:
 
 
 def _has_tag(buffer: bytes, at: int) -> bool:
-    """Tell whether a frame may have been at a head that fits nothing.
+    """Return whether a frame may have been where a head fits no frame.
 
     Its tag is never zero and is stored first: in the same sector of the disk there is no head without it.
     """

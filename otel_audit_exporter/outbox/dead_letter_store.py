@@ -32,7 +32,7 @@ class DeadLetter:
     """One parked event.
 
     ``kind`` is ``"refused"`` (by the sink: ``row`` is the row as it was sent, column to value) or ``"invalid"`` (never
-    offered to the sink: ``row`` is None, ``fields`` is what the event said, and ``reasons`` what is wrong with each
+    offered to the sink: ``row`` is None, ``fields`` are those of the event, and ``reasons`` what is wrong with each
     field). ``error`` and ``code`` are the reason; times are aware and in UTC.
     """
 
@@ -60,11 +60,11 @@ class StoredDeadLetter:
     first_failed_at: float
     parked_at: float
     parked_by: str
-    reasons: str | None = None  # of an event that is wrong by itself: JSON, field to what is wrong
+    reasons: str | None = None  # of an invalid event: JSON, field to what is wrong
 
     @property
     def kind(self) -> LetterKind:
-        """Whether the sink refused it, or it was wrong by itself."""
+        """``"refused"`` by the sink, or ``"invalid"`` before it was offered."""
         return "refused" if self.reasons is None else "invalid"
 
     def letter(self, row: dict[str, Any] | None, fields: Mapping[str, Any] | None = None) -> DeadLetter:
@@ -141,18 +141,18 @@ class DeadLetterStore(Protocol):
         ...
 
     def remove(self, record_id: str) -> bool:
-        """Remove one of them; tell whether it was there."""
+        """Remove one of them; return whether it was there."""
         ...
 
     def correct(self, event: StoredDeadLetter) -> bool:
         """Put a corrected event in the place of the one with its id, and keep that one for good, apart.
 
-        Tell whether there was one.
+        Return whether there was one.
         """
         ...
 
     def originals(self, record_id: str) -> list[bytes]:
-        """Return what an event said before it was corrected, the oldest first."""
+        """Return the contents of an event before its corrections, the oldest first."""
         ...
 
     def settle_all(self, events: Sequence[StoredDeadLetter], by: str) -> list[StoredDeadLetter]:
@@ -163,7 +163,7 @@ class DeadLetterStore(Protocol):
         ...
 
     def settled_by_others(self, parked_by: str) -> int:
-        """Return how many of ``parked_by``'s others have brought to the table; each is told once."""
+        """Return how many events of ``parked_by`` others have brought to the table. Each is counted once."""
         ...
 
     def count(self) -> int:

@@ -1,6 +1,6 @@
 """The outbox directory: a folder for each destination, and in it a folder for each process's log.
 
-A log belongs to the process that holds the lock in it. One whose lock is free was left by a process that is gone: a
+A log belongs to the process that holds the lock in it. One whose lock is free was left by a process that has ended: a
 live process of the same destination adopts it. A log's folder gets its name when the log is whole, and loses it before
 anything in it is removed, so nobody ever opens half a log.
 """
@@ -113,7 +113,7 @@ class OutboxDirectory:
         self.destination = destination
         self.root = Path(root)
         self.path = self.root / destination.folder_name
-        self.left_alone: set[Path] = set()  # logs that cannot be read, each told once
+        self.left_alone: set[Path] = set()  # logs that cannot be read, each reported once
 
     # --- this process's own log -------------------------------------------------------------------------------
 
@@ -242,7 +242,7 @@ class OutboxDirectory:
         """Return how much more this disk can spare: half of what is free."""
         return max(shutil.disk_usage(self.path).free // 2, 2**20)
 
-    # --- logs of processes that are gone ----------------------------------------------------------------------
+    # --- logs of processes that have ended --------------------------------------------------------------------
 
     def logs(self) -> list[Path]:
         """Return every log's folder, the oldest first."""
@@ -304,7 +304,7 @@ class OutboxDirectory:
     def cut_orphans(self) -> None:
         """Give what dead processes' logs do not use back to the disk: for when it is full of our own files.
 
-        A damaged one is left to who adopts it, and tells of it.
+        A damaged one is left to the process that adopts and reports it.
         """
         quota = Quota(0)
         for path in self.logs():
@@ -351,7 +351,7 @@ def _write_description(path: Path, described: dict[str, Any], *, durable: bool) 
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Return what a log says of itself. Raises :class:`NewerFormatError` where a newer version has written it."""
+    """Return the description of a log. Raises :class:`NewerFormatError` where a newer version has written it."""
     described = json.loads((path / DESCRIPTION_NAME).read_text(encoding="utf-8"))
     if described["format"] > FORMAT_VERSION:
         raise NewerFormatError(

@@ -170,7 +170,7 @@ class EndedFile:
 
     @property
     def is_long(self) -> bool:
-        """Tell whether the file is worth writing anew."""
+        """Return whether the file is worth rewriting."""
         return self._end > _COMPACT_BYTES and not self.foreign
 
     def replace(self, records: Iterable[Record]) -> None:

@@ -56,7 +56,7 @@ class FileLock:
         return True
 
     def is_in_place(self) -> bool:
-        """Tell whether the locked file is still the one that others find under its name."""
+        """Return whether the locked file is the one that others find under its name now."""
         try:
             mine = os.fstat(-1 if self._descriptor is None else self._descriptor)
             return os.path.samestat(mine, os.stat(self.path))
@@ -86,7 +86,7 @@ class FileLock:
         self.release()
 
 
-# Whoever holds a lock when the process forks, the child must not: it would keep it for as long as it lives.
+# A forked child must not keep a lock of its parent: it would hold it for as long as it lives.
 _held: Final[set[FileLock]] = set()
 
 

@@ -33,7 +33,7 @@ def file_system_of(folder: Path) -> str:
     mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     device = os.stat(folder).st_dev
     kind = _type_on(mounts, f"{os.major(device)}:{os.minor(device)}")
-    if kind in _LAYERED:  # a file of an overlay is on the file system below, which its map tells
+    if kind in _LAYERED:  # a file of an overlay is on the file system below, which its map shows
         kind = _type_on(mounts, _device_of_a_map(folder))
     if kind is None:
         raise ValueError("no mount has its device")

@@ -100,7 +100,7 @@ class GroupCommit:
             group.is_full.wait(self._last_seconds * _GATHERING_SHARE)
 
     def _dismiss(self, group: _Group) -> None:
-        """Have nobody join a group any more, and nobody wait for it, whatever has ended the call that leads it."""
+        """Have nobody join or await this group any more, even where the leading call ended with an exception."""
         if self._group is group:
             with self._lock:
                 if self._group is group:

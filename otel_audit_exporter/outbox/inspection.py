@@ -33,7 +33,7 @@ _LOOKING_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class OutboxFileStatus:
-    """One log. ``events`` is None where they cannot be counted; ``problem`` says why then.
+    """One log. ``events`` is None where they cannot be counted; then ``problem`` says why.
 
     ``lost`` is how many events a damage has taken, at least. ``write`` is how it is written: mapped or written.
     """
@@ -114,7 +114,7 @@ def orphans_under(root: str | os.PathLike[str]) -> Iterator[tuple[Destination, l
 
 
 def is_held(log: Path) -> bool:
-    """Tell whether a process holds this log."""
+    """Return whether a process holds this log."""
     return _is_held(log / LOCK_NAME)
 
 
@@ -154,7 +154,7 @@ def read_log_status(path: Path) -> OutboxFileStatus | None:
 
 
 def _old_file_status(path: Path) -> OutboxFileStatus | None:
-    """Return what waits in an outbox of before 0.2, which was an SQLite file."""
+    """Return what waits in an outbox from before version 0.2, which was an SQLite file."""
     with suppress(FileNotFoundError):
         with suppress(sqlite3.Error), _read_only(path) as connection:
             events, at = connection.execute("SELECT count(*), min(accepted_at) FROM event").fetchone()
@@ -186,7 +186,7 @@ def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _is_held(lock: Path) -> bool:
-    """Tell whether a process holds this lock."""
+    """Return whether a process holds this lock."""
     import portalocker
 
     try:

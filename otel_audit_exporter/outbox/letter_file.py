@@ -71,7 +71,7 @@ class LetterFile:
     def write(self, work: Work[T], wait: float) -> None:
         """Do as :meth:`change` does, in a file that is made where there is none.
 
-        One that is damaged, or holds something else, is set aside; who only reads is told that it cannot be read.
+        A damaged or foreign file is set aside; a caller who only reads gets an error that it cannot be read.
         """
         self._use(work, None, wait, begin="BEGIN IMMEDIATE", create=True)
 

@@ -1,6 +1,6 @@
 """The log of one process and one destination: what was accepted, and what of it has ended.
 
-Whoever appends takes a stripe from a pool, stores one frame and gives the stripe back: both are single steps of the
+An append takes a stripe from a pool, stores one frame and gives the stripe back: both are single steps of the
 interpreter, so no append ever waits for another thread. Where no stripe is free, one more is made.
 """
 
@@ -78,7 +78,7 @@ class OutboxLog:
     def adopted(
         cls, log_id: bytes, space: SegmentSpace, ended: EndedFile, *, path: Path, stripes: list[Stripe]
     ) -> OutboxLog:
-        """Return the log of a process that is gone: nothing is appended to it."""
+        """Return the log of a process that has ended: nothing is appended to it."""
         log = cls(log_id, space, ended, path=path)
         log.stripes, log.closed, log.is_adopted = stripes, True, True
         return log
@@ -191,7 +191,7 @@ class OutboxLog:
             self.on_stall(seconds)
 
     def still_waits(self, stripe: Stripe, number: int) -> bool:
-        """Tell, of a log that was let go of, whether an event waits in it, in whosever hands it is."""
+        """Return whether an event waits in a log that this process has released. Any process may hold it now."""
         if self.path is None:
             return True
         if not self.path.is_dir():  # emptied logs are removed; one that has gone with its directory was not emptied
@@ -209,7 +209,7 @@ class OutboxLog:
         while not self.work.empty():
             stripe = self.work.get()
             if stripe is not None and self.space.may_prepare():
-                with suppress(OSError, OutboxError):  # then the call that needs one tells
+                with suppress(OSError, OutboxError):  # then the call that needs one reports it
                     stripe.prepare()
         for stripe in list(self.stripes):
             stripe.close_left()
@@ -221,7 +221,7 @@ class OutboxLog:
                 self._ended.replace(record for stripe in list(self.stripes) for record in records_of(stripe))
 
     def _is_idle(self) -> bool:
-        """Tell whether nothing waits, and nothing has come for a while."""
+        """Return whether nothing waits, and nothing has come for a while."""
         accepted, now = self.accepted, Clock.monotonic()
         if accepted != self._last_seen[0] or self.closed:
             self._last_seen = (accepted, now)
@@ -250,7 +250,7 @@ class OutboxLog:
                 self.space.free(segment)
 
     def close(self) -> bool:
-        """Take no more events; tell whether nobody appends any more. What has not ended stays on disk."""
+        """Take no more events; return whether nobody appends any more. What has not ended stays on disk."""
         self.closed = True
         if self.is_adopted or self._at_rest:
             return True

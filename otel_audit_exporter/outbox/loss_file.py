@@ -71,7 +71,7 @@ class LossFile:
             raise OutboxError(f"the records of losses {self.path} cannot be read: {error}") from error
         with suppress(ValueError, KeyError, TypeError):
             return LossRecords.from_bytes(written)
-        return LossRecords()  # damaged: the log has said each loss
+        return LossRecords()  # damaged: each loss was logged
 
     def change(self, change: Change) -> LossRecords:
         with self._opened(os.O_RDWR | os.O_CREAT) as descriptor:

@@ -45,7 +45,7 @@ class StripeReader:
     """Gives a stripe's events, each once, the oldest first. Not to be used by two threads at once.
 
     Nothing is given that its checksum does not prove. A damage is passed over to the next whole frame; the gap in
-    the numbers says which events are lost with it.
+    the numbers shows which events are lost with it.
     """
 
     def __init__(self, stripe: Stripe) -> None:
@@ -136,7 +136,7 @@ class StripeReader:
     def _bytes(self, offset: int, size: int) -> bytes:
         try:
             return self._segment.read(offset, size)
-        except OSError:  # the file has gone: its events are lost, which the gap in the numbers tells
+        except OSError:  # the file is missing: its events are lost, which the gap in the numbers shows
             return b""
 
     def _pass_damage(self, got: Read, buffer: bytes, at: int, base: int, stop: int) -> bool:

@@ -51,7 +51,7 @@ class SharedQuota:
         self.lock = RLock()
 
     def allows(self, member: Quota, size: int) -> bool:
-        """Tell whether a destination may take so many bytes more: half of all where others wait, too."""
+        """Return whether a destination may take so many bytes more: half of all where others wait, too."""
         others = [one for one in self.members if one is not member]
         most = self.max_bytes // 2 if any(one.is_waiting() for one in others) else self.max_bytes
         used = member.used_bytes + size
@@ -61,7 +61,7 @@ class SharedQuota:
 class Quota:
     """How many bytes all segments of one destination may take in this process; adopted ones count.
 
-    ``is_waiting`` tells whether something waits there.
+    ``is_waiting`` says whether something waits there.
     """
 
     def __init__(self, max_bytes: int, is_waiting: Callable[[], bool] = lambda: False) -> None:
@@ -183,7 +183,7 @@ class SegmentSpace:
         return path, size
 
     def may_prepare(self) -> bool:
-        """Tell whether there is room for segments that hold nothing yet: an eighth of the volume is free."""
+        """Return whether there is room for segments that hold nothing yet: an eighth of the volume is free."""
         if self._folder is None:
             return True
         with suppress(OSError):
@@ -232,7 +232,7 @@ class SegmentSpace:
                 pass
 
     def as_outbox_error(self, error: OSError) -> OutboxError:
-        """Return what a caller is told where the disk fails."""
+        """Return the error for a caller where the disk fails."""
         where = str(self._folder or "memory")
         if error.errno in _FULL:
             return OutboxFullError(full_message(where))

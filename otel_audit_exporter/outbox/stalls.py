@@ -1,4 +1,4 @@
-"""Whether a slow store was the volume's fault: then the whole process stood still with it.
+"""Whether a slow store was the volume's fault: then the whole process stopped with it.
 
 The interpreter may switch threads in the middle of a store, which then seems to take long. While other threads ran,
 the process used its processor. Where it did not, the kernel held the store up: a frozen or dying volume.
@@ -26,7 +26,7 @@ class ProcessorClock:
         self._noted = (Clock.monotonic(), time.process_time())
 
     def stood_still(self, seconds: float) -> bool:
-        """Tell whether the process used no processor for nearly as long as a store of so many seconds took."""
+        """Return whether the process used no processor for nearly as long as a store of so many seconds took."""
         at, used = self._noted
         idle = (Clock.monotonic() - at) - (time.process_time() - used)
         return idle >= seconds * _IDLE_SHARE

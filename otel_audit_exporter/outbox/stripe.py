@@ -23,11 +23,11 @@ MakeSegment = Callable[[int, int, int, int], Segment]
 
 
 class LogOfStripe(Protocol):
-    """What a stripe's reference tells of its log."""
+    """What a stripe's reference knows of its log."""
 
     @property
     def released(self) -> bool:
-        """Whether this process has let go of it."""
+        """Whether this process has released it."""
         ...
 
     def note_slow_store(self, seconds: float) -> None:
@@ -35,12 +35,12 @@ class LogOfStripe(Protocol):
         ...
 
     def still_waits(self, stripe: Stripe, number: int) -> bool:
-        """Tell, of a log that was let go of, whether an event waits in it, in whosever hands it is."""
+        """Return whether an event waits in a log that this process has released. Any process may hold it now."""
         ...
 
 
 class Stripe:
-    """One stripe of a log. Whoever has taken it from the pool appends; anybody may read what is published in ``at``.
+    """One stripe of a log. The thread that has it from the pool appends; anybody may read what is published in ``at``.
 
     ``at`` is the segment that is written, where its next frame goes, and the number of the newest event. It is
     published by one assignment, after the frame's head: an append that is interrupted anywhere before has not
@@ -90,8 +90,8 @@ class Stripe:
         ended = self.ended.count
         return max(self.at[2] - ended, 0)  # what is refused ends before it is published
 
-    # The clock is a default argument, as patchers of module names replace those only. The age of what a dead process
-    # has left is told from it.
+    # The clock is a default argument, because test tools that replace clocks patch only names of modules. The age of
+    # the events of a dead process comes from it.
     def append(self, kind: int, body: bytes, clock: Callable[[], float] = Clock.wall) -> EventRef:
         """Store one frame; it survives the process once this has returned. Takes no lock."""
         segment, offset, number = self.at
@@ -162,7 +162,7 @@ class Stripe:
                 self.spare = self._make(self.index, next(self._ordinals), size, next_size(0, 0))
 
     def shrink(self) -> None:
-        """Go on in a small segment, where the present one is larger; for whoever has taken the stripe."""
+        """Go on in a small segment, where the present one is larger. Only the holder of the stripe may call this."""
         segment, offset, number = self.at
         if segment.size <= FIRST_BYTES and self.spare is None:
             return
@@ -198,21 +198,21 @@ class Stripe:
 
 
 def is_pending(ref: EventRef) -> bool:
-    """Tell whether the event has not ended; of one in a log that was let go of, whether it has anywhere."""
+    """Return whether the event has not ended. In a released log, another process may have ended it."""
     stripe, number, *_ = ref
     return number not in stripe.ended and (not stripe.log.released or stripe.log.still_waits(stripe, number))
 
 
 def is_elsewhere(ref: EventRef) -> bool:
-    """Tell whether the event is in a log that this process has let go of, or its parent's."""
+    """Return whether the event's log is not this process's any more: it was released, or is the parent's."""
     return ref[0].log.released
 
 
 def was_parked(ref: EventRef) -> bool:
-    """Tell whether this process has parked the event."""
+    """Return whether this process has parked the event."""
     return ref[1] in ref[0].parked
 
 
 def is_lost(ref: EventRef) -> bool:
-    """Tell whether the event was damaged, and cannot be read any more."""
+    """Return whether the event was damaged, and cannot be read any more."""
     return any(first <= ref[1] <= last for first, last in ref[0].lost)

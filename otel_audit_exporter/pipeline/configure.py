@@ -245,7 +245,7 @@ def _install(
 
 
 def _refuse_green_threads() -> None:
-    """Raise where gevent or eventlet has replaced Python's threads: an outbox between them could stand still."""
+    """Raise where gevent or eventlet has replaced Python's threads: an outbox between them could block."""
     gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
     for name, patched in (
         ("gevent", gevent is not None and gevent.is_module_patched("threading")),

@@ -1,7 +1,7 @@
 """What the names of databases stand for: a mapping, or a callable of the application's that is asked aside.
 
 The callable may block or raise. It is asked on a thread of its own, and what it takes too long for holds up nobody
-else: the answer is there for whoever asks next.
+else: the answer is there for the next caller.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Databases:
         self._asked = _AskedAside(given) if callable(given) else None
 
     def know(self, name: str, settings: Mapping[str, Any]) -> None:
-        """Have a name stand for an address, which the name says itself; only its key may change."""
+        """Have a name stand for the address that it contains; only its key may change."""
         self.known[name] = settings
         self.addresses.add(name)
 

@@ -145,13 +145,13 @@ class Destinations:
         return len(self.trails) > 1 or self.databases.configured
 
     def adopt(self, name: RouteName) -> None:
-        """Take over what processes that are gone have left for this destination, and have it delivered."""
+        """Take over what processes that have ended have left for this destination, and have it delivered."""
         for exporter in self.find(name).exporters[:1]:
             if exporter.channel.adopt_orphans():
                 exporter.relay.deliver_now()
 
     def looks_after(self, destination: Destination) -> bool:
-        """Tell whether what waits for this destination is taken over, or told by the health."""
+        """Return whether events that wait for this destination are taken over; else the health reports them."""
         named = bool(destination.database) and self.databases.configured
         return named or self.name_of_place(destination) is not None
 

@@ -1,7 +1,7 @@
 """The OpenTelemetry edge: log record exporters whose rows cannot get lost behind them.
 
-``export()`` commits what it is given to the outbox, answers SUCCESS once it is there, and delivers. Of a
-pipeline's own records, which are in the outbox before the SDK sees them, it only delivers.
+``export()`` commits what it is given to the outbox, answers SUCCESS once it is there, and delivers. A pipeline's own
+records are in the outbox before the SDK sees them: ``export()`` only delivers these.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class AuditExporter(LogRecordExporter):
         return self._factory.has_settings_only
 
     def take_settings(self, settings: Settings, *, alone: bool) -> None:
-        """Take the arguments of a pipeline's set-up beside those that this exporter was made with, and begin anew.
+        """Add the arguments of a pipeline's set-up to those that this exporter was made with, and start again.
 
         What it was made with stays. Raises :class:`AuditConfigurationError` where an argument contradicts that and
         can be meant for no other exporter (``alone``), and where one comes too late: events were taken already.
@@ -280,7 +280,7 @@ class AuditExporter(LogRecordExporter):
             elif is_audit_record(record):
                 try:
                     mine += self._take_foreign(record)
-                except Exception as error:  # whatever is wrong with one record, the others are taken
+                except Exception as error:  # a fault of one record does not stop the others
                     self.rejections.refused(error, raw_body(record, self._rules.encoder))
                     refused += 1
         return mine, refused
@@ -304,7 +304,7 @@ class AuditExporter(LogRecordExporter):
         return 0
 
     def _is_nobodys(self, name: RouteName) -> bool:
-        """Tell whether a record is for no exporter here; of several ones, the first tells."""
+        """Return whether a record is for no exporter here. Of several exporters, only the first reports it."""
         known = [RouteName(one.trail) for one in _standalone]
         return not self._owned and name not in known and standalone_exporter() is self
 

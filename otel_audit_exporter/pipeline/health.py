@@ -29,7 +29,7 @@ _LOST: Cause = Cause(
 )
 
 
-_QUIET_SECONDS: Final = 30.0  # so long is a destination not looked at anew where nothing happens
+_QUIET_SECONDS: Final = 30.0  # where nothing happens, a destination is looked at again after this time
 
 
 class DestinationsHealth:

@@ -147,7 +147,7 @@ class EventIntake:
         return self._submit(said, self._default, park_invalid=park_invalid)
 
     def _submit_elsewhere(self, said: Mapping[str, Any], *, park_invalid: bool) -> PendingReceipt:
-        """Accept an event that says where it goes."""
+        """Accept an event that names its destination."""
         try:
             name, rest = split_route(said)
             route = self._routes.get(name) or self._open_route(name, rest)
@@ -201,7 +201,7 @@ class EventIntake:
         tickets: Mapping[str, EventRef | None],
         route: Route,
     ) -> None:
-        """Have the response of the request wait for the event, where it was said in a request."""
+        """Have the response of a request wait for the event that belongs to it."""
         scope = current_scope()
         if scope is not None and scope.collector is not None:
             refs = [(exporter.channel, tickets[exporter.channel.name]) for exporter in route.exporters]

@@ -1,4 +1,4 @@
-"""What arguments mean, for comparing two set-ups: a notebook's cell that runs again makes its functions anew."""
+"""What arguments mean, for comparing two set-ups: a notebook's cell that runs again makes its functions again."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Events that processes which are gone have left for trails and named databases: delivered, or told.
+"""Events that ended processes have left for trails and named databases: they are delivered or reported.
 
 At start and every minute the logs that nobody holds are listed. A destination whose names can be resolved here is
-opened, which takes them over; of the others the health tells.
+opened, which takes them over; the health reports the others.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class AuditPipeline(EventIntake):
     """The way of audit events from :meth:`emit` to the sink. Made by ``configure_audit`` and ``attach_audit``.
 
     Once :meth:`emit` has returned, the event is in the table once, or pending in the outbox, or parked in the
-    dead letters. Safe to use from any thread, and in a forked child, where it begins anew. As a context manager
+    dead letters. Safe to use from any thread, and in a forked child, where it starts again. As a context manager
     it is shut down at the end of the block.
     """
 
@@ -273,7 +273,7 @@ class AuditPipeline(EventIntake):
     # --- forks --------------------------------------------------------------------------------------------------
 
     def renew_after_fork(self) -> None:
-        """In a forked child: begin anew at the first event."""
+        """In a forked child: start again at the first event."""
         closed = self._closed
         self._begin()
         if closed:

@@ -22,8 +22,8 @@ _LEAST_SECONDS: Final = 0.2  # for an insert after its name was resolved
 class ResolvingSink:
     """Resolves a database's name at the first insert, and passes everything on to the sink that is there.
 
-    The address is kept: another one for the same name delivers nothing, until it was said to be meant. After a fault
-    of the configuration the name is resolved anew, as its key may have changed. ``new_factory`` makes one for the
+    The address is kept: another one for the same name delivers nothing until somebody confirms it. After a fault
+    of the configuration the name is resolved again, as its key may have changed. ``new_factory`` makes one for the
     kind of sink.
     """
 

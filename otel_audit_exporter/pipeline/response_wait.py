@@ -26,7 +26,7 @@ def response_wait() -> ResponseWait | None:
 class ResponseWait:
     """Collects the events of one request, and has its response wait for them, all together.
 
-    ``limit`` returns for how many seconds it may wait at most, whatever the settings say.
+    ``limit`` returns for how many seconds it may wait at most, independent of the settings.
     """
 
     def __init__(self, limit: Callable[[], float] = lambda: math.inf) -> None:

@@ -1,4 +1,4 @@
-"""What a set-up says of other destinations than the first one, as it was given and as it is read."""
+"""The other destinations of a set-up than the first one, as they were given and as they are read."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from otel_audit_exporter.runtime.log import logger
 
 
 def say_where(pipeline: AuditPipeline, settings: Settings, *, chosen: bool) -> None:
-    """Log exporter and target, and what waits for others; ``chosen``: somebody said which exporter."""
+    """Log exporter and target, and what waits for others; ``chosen``: somebody has chosen the exporter."""
     where = ", ".join(f"{exporter.exporter_name} ({exporter.target})" for exporter in pipeline.exporters)
     unused = [settings.sources[name] for name in ("url", "dsn") if settings.chosen(name)]
     if unused and not chosen:

@@ -32,7 +32,7 @@ from otel_audit_exporter.sinks.base import Sink
 def stored_letters(settings: Settings, trail: str | None = None, database: str | None = None) -> StoredLetters:
     """Return the dead letters of a destination with the sink that they can be offered to, and nothing else of it.
 
-    Of a named ``database``, the settings say where it is. Raises :class:`AuditConfigurationError` where a setting is
+    The settings have the address of a named ``database``. Raises :class:`AuditConfigurationError` where a setting is
     missing, or where that exporter keeps none on disk.
     """
     shape, sink, folder = _opened(settings, RouteName(trail or DEFAULT_TRAIL, database))

@@ -1,7 +1,7 @@
 """The flush and shutdown of the SDK and of other exporters, on a thread of their own.
 
-They take as long as the exporter does, whatever timeout they are given, so no caller may run them itself. The
-thread is started at configuration: in an ``atexit`` handler none can be started any more.
+They take as long as the exporter takes, even beyond their timeout, so no caller may run them itself. The thread is
+started at configuration: in an ``atexit`` handler none can be started any more.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Forks: the one registry of what has to survive a fork.
 
 There are three ways in. A lock whose state is of no use in a child is a :class:`ForkSafeLock`, which is free in every
-new process. An object that has to begin anew is registered with :func:`register_renewed`, a module's function with
+new process. An object that has to start again is registered with :func:`register_renewed`, a module's function with
 :func:`call_in_child`. An object whose data must not be copied in the middle of a change is registered with
 :func:`register_fork_aware`: the fork waits for its locks.
 
-The order of locks, from the outside to the inside. Whoever holds one of them takes only those below it:
+The order of locks, from the outside to the inside. A thread that holds one of them takes only those below it:
 
 1. ``compat._Built.lock``, then ``pipeline.configure._Running.lock``
 2. ``AuditPipeline._lock``, then ``AuditExporter._lock``
@@ -15,8 +15,8 @@ The order of locks, from the outside to the inside. Whoever holds one of them ta
 6. the file locks of outbox directories, between processes
 7. ``quiet``, around the opening and closing of SQLite files of dead letters
 
-A fork takes 5 and 7, in this order. Whoever holds any other lock of the package takes none of another
-module's. ``tests/faults/test_forks_and_locks.py`` has the list of all locks.
+A fork takes 5 and 7, in this order. A thread that holds any other lock of the package takes no lock of another
+module. ``tests/faults/test_forks_and_locks.py`` has the list of all locks.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Lock(Protocol):
 
 
 class Renewable(Protocol):
-    """Something that begins anew in a forked child."""
+    """Something that starts again in a forked child."""
 
     def renew_after_fork(self) -> None:
         """In the child: make new locks and forget the parent's connections. May be called more than once."""
@@ -60,7 +60,7 @@ class ForkAware(Renewable, Protocol):
 
 
 class _Process:
-    """What is known of the process that runs this: made anew in each."""
+    """What is known of the process that runs this: made again in each."""
 
     def __init__(self) -> None:
         self.lock = RLock()  # for the registry and for the renewal of single locks
@@ -77,9 +77,9 @@ class _Turn:
 
 
 class ForkSafeLock:
-    """A re-entrant lock that is free in a forked child, whoever held it in the parent.
+    """A re-entrant lock that is free in a forked child, even if a thread of the parent held it.
 
-    For what is whole at every instant, or made anew in the child: a fork does not wait for this lock. Not for what a
+    For what is whole at every instant, or made again in the child: a fork does not wait for this lock. Not for what a
     call takes in the thread of an application: an exception of a signal handler may come between its acquire and the
     block that it guards, and leaves it held.
     """
@@ -148,7 +148,7 @@ def call_in_child(function: Callable[[], object]) -> None:
 
 
 def renew_if_forked() -> bool:
-    """Do what the hooks of a fork do where it ran none (a fork in C, as uWSGI's); tell whether that was so.
+    """Do what the hooks of a fork do where it ran none (a fork in C, as uWSGI's); return whether that was so.
 
     It costs one ``getpid``. In each process only the first call renews; others wait for it.
     """
@@ -179,13 +179,13 @@ def _after_in_parent() -> None:
 def _after_in_child() -> None:
     # The hook before the fork may not have run (uWSGI calls only those of the child), so nothing is released here.
     global _pid
-    _pid = -1  # whatever the new one is: in a namespace of its own it can be the parent's
+    _pid = -1  # the new pid may equal the parent's: in a namespace of its own
     _turns.clear()
     _renew(os.getpid())
 
 
 def _renew(pid: int) -> bool:
-    """Renew everything, once in a process: others wait until it is done. Tell whether it was done here."""
+    """Renew everything, once in a process: others wait until it is done. Return whether it was done here."""
     global _pid
     turn = _turns.setdefault(pid, _Turn())  # atomic, as no lock of the parent's can be trusted here
     with turn.lock:

@@ -18,7 +18,7 @@ _CAUSES: Final = 100
 _QUIET_SECONDS: Final = 60.0
 
 
-# Set where whoever offers an event logs by itself that it was rejected.
+# Set where the caller itself logs that an event was rejected.
 _caller_logs: Final[ContextVar[bool]] = ContextVar("audit_caller_logs", default=False)
 
 
@@ -33,7 +33,7 @@ def rejections_logged_by_caller() -> Iterator[None]:
 
 
 def caller_logs_rejections() -> bool:
-    """Return whether the caller logs a rejected event by itself."""
+    """Return whether the caller itself logs a rejected event."""
     return _caller_logs.get()
 
 
@@ -54,7 +54,7 @@ class _NeverDisabled:
 
 def _keep_enabled(one: logging.Logger) -> None:
     kind = type(one)
-    if not issubclass(kind, _NeverDisabled):  # whatever class of logger the application has set
+    if not issubclass(kind, _NeverDisabled):  # the application may have set another class of logger
         one.__class__ = type(kind.__name__, (_NeverDisabled, kind), {"__module__": kind.__module__})
 
 

@@ -26,7 +26,7 @@ class ProcessExitHook(Protocol):
 
 _endable: Final[weakref.WeakSet[ProcessExitHook]] = weakref.WeakSet()
 _terminating = False
-_ending = ForkSafeLock()  # held by whoever ends things, so that the interpreter's exit waits for SIGTERM's thread
+_ending = ForkSafeLock()  # held while things are ended, so that the interpreter's exit waits for SIGTERM's thread
 
 
 def end_with_process(thing: ProcessExitHook, *, on_sigterm: bool) -> None:

@@ -29,7 +29,7 @@ class Condition(threading.Condition):
     """A condition that threads wait for, and no greenlet."""
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until notified, or until ``timeout`` (seconds); tell which."""
+        """Wait until notified, or until ``timeout`` (seconds); return whether it was notified."""
         inner: Any = self  # what the standard library's own has, which is not declared
         waiter = allocate_lock()
         waiter.acquire()
@@ -66,7 +66,7 @@ class Thread(Protocol):
         """Wait for its end."""
 
     def is_alive(self) -> bool:
-        """Tell whether it runs."""
+        """Return whether it runs."""
 
 
 class _OriginalThread:
@@ -104,14 +104,14 @@ class _OriginalThread:
 
 
 def new_thread(target: Callable[..., object], name: str, args: tuple[object, ...] = ()) -> Thread:
-    """Return a daemon thread, not started yet, that is none of gevent's."""
+    """Return a daemon thread that is not started yet, and never a thread of gevent."""
     if is_green():
         return _OriginalThread(target, args)
     return threading.Thread(target=target, name=name, args=args, daemon=True)
 
 
 def is_green() -> bool:
-    """Tell whether gevent has replaced the standard library's threads in this process."""
+    """Return whether gevent has replaced the standard library's threads in this process."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 

@@ -20,7 +20,7 @@ def visible(text: str) -> str:
 
 
 def visible_json(document: str) -> str:
-    """Return a JSON document that says the same and has nothing in it that cannot be seen."""
+    """Return an equal JSON document without invisible characters."""
     return _UNSEEN.sub(lambda found: _json_escaped(ord(found[0])), document)
 
 

@@ -25,7 +25,7 @@ class AcceptedSize:
         """Return the error to raise for a request with so many ``rows`` that was refused with ``error``.
 
         A single row that is no larger than what was taken before is held and tried again, and never parked for a 413
-        that says no more than that. Every other error stays what it is.
+        without a code. Every other error stays what it is.
         """
         if error.status != TOO_LARGE or error.code is not None or rows != 1 or size > self.largest:
             return error

@@ -81,7 +81,7 @@ class Sink(Protocol):
         """Store every row whose id is not there yet, all or none.
 
         Returns only when each row is stored or its id was there already. ``deadline`` is a value of
-        ``Clock.monotonic()``, for everything together, and holds whatever the peer does. Raises
+        ``Clock.monotonic()``, for everything together, and holds even if the peer never answers. Raises
         :class:`SinkError`, after which either nothing is stored, or nobody knows (``verdict.perhaps_stored``), or
         the rows at its ``stored`` are and of the others the same is true: the same rows may be inserted again.
         """

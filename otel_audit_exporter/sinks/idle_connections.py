@@ -1,9 +1,9 @@
 """Connections that are kept between requests, for as long as they can be trusted.
 
 A process that was frozen for a while (a function between two invocations, a laptop) finds connections that the network
-in between has forgotten: nothing says so, and a request on one would wait for an answer until its time is up. So one
-that was idle for long is not used again. The monotonic clock may stand still while a machine sleeps, so that the
-other one counts, too.
+in between has forgotten: nothing shows this, and a request on one would wait for an answer until its time is up. So one
+that was idle for long is not used again. The monotonic clock may stop while a machine sleeps. Therefore the wall clock
+counts, too.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class KnownRows:
         self._log = RateLimitedLogger()
 
     def compare(self, target: str, sent: Mapping[str, Any], there: Mapping[str, Any]) -> None:
-        """Log and count a row that says something else than the one that is there."""
+        """Log and count a row that differs from the one that is there."""
         self.note(target, [name for name in self.columns if name in there and not _same(sent[name], there[name])])
 
     def note(self, target: str, columns: Collection[str]) -> None:
@@ -58,7 +58,7 @@ class KnownRows:
 
 
 def _same(sent: Any, there: Any) -> bool:
-    """Tell whether a value is what a column made of another, as far as JSON shows it."""
+    """Return whether a column has turned one value into the other, as far as JSON shows it."""
     if sent == there or sent is None or there is None:
         return bool(sent == there)
     if isinstance(there, str) and isinstance(sent, dict | list):

@@ -1,4 +1,4 @@
-"""What a server says, as one line of a log: no control character in it can forge another line."""
+"""A server's message as one line of a log: no control character in it can forge another line."""
 
 from __future__ import annotations
 

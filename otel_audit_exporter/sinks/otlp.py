@@ -1,8 +1,8 @@
 """Events to an OpenTelemetry collector, by the official exporter for OTLP over HTTP.
 
-The exporter itself says SUCCESS or FAILURE, calls a redirect a success, and tries again for as long as it may,
-which the relay does better. So it is given a session that looks at every answer: only one that a collector gives
-is a success, what else comes is said to be somebody's fault, and nothing is asked twice.
+The exporter itself says SUCCESS or FAILURE, calls a redirect a success, and tries again for as long as it may, which
+the relay does better. So it is given a session that looks at every answer: only a collector's answer is a success,
+every other answer becomes a fault with its cause, and no request is sent twice.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class OTLPSink(ForwardingSink):
 
 
 class _Exchange(threading.local):
-    """What the calling thread's request may take, and what became of it."""
+    """The time limit of the calling thread's request, and its outcome."""
 
     deadline: float = math.inf
     asked: bool = False
@@ -153,7 +153,7 @@ class _Exchange(threading.local):
 
 
 class _Session(requests.Session):
-    """Asks once, before a deadline, and raises for whatever is not a collector's success."""
+    """Asks once, before a deadline, and raises for everything but a collector's success."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class _Session(requests.Session):
 
     @contextmanager
     def until(self, deadline: float) -> Iterator[_Exchange]:
-        """Let requests of this thread take until ``deadline``, and tell what became of them."""
+        """Let requests of this thread take until ``deadline``, and return their outcome."""
         exchange = self.exchange
         exchange.deadline, exchange.asked, exchange.refusal = deadline, False, None
         try:
@@ -196,7 +196,7 @@ class _Session(requests.Session):
         if self._last_use.long_ago:
             self.close()  # those that are idle; it opens new ones by itself
         self._last_use = LastUse()
-        kwargs.setdefault("verify", self.verify)  # said here it goes before REQUESTS_CA_BUNDLE
+        kwargs.setdefault("verify", self.verify)  # given here it takes precedence over REQUESTS_CA_BUNDLE
         kwargs |= {"timeout": max(seconds_left(self.exchange.deadline), _LEAST_SECONDS), "stream": True}
         return super().request(*args, **kwargs)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def quoted(name: str) -> str:
-    """Return a name in double quotes, whatever it holds."""
+    """Return a name in double quotes, with quotes inside it escaped."""
     return '"' + name.replace('"', '""') + '"'
 
 

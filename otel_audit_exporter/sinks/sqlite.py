@@ -44,11 +44,10 @@ class SQLiteSink:
     """Insert rows into a table of a SQLite file; file (0600) and table are made where they are missing.
 
     An insert is one transaction, synced to the disk; a row that a trigger drops is refused. ``path``: the file, in an
-    existing directory.
-    ``columns``: those that every row has. ``key_columns``: the primary key. ``json_columns``: hold JSON text
-    whatever the value; in the others text and numbers are stored as such. ``not_null``: the columns that a
-    table made here refuses null in. ``compared_columns``: those in which a row whose key is there should equal the
-    one in the table: a difference is logged, and counted in ``known_rows``.
+    existing directory. ``columns``: those that every row has. ``key_columns``: the primary key. ``json_columns``: hold
+    JSON text for any value; in the others text and numbers are stored as such. ``not_null``: the columns that a table
+    made here refuses null in. ``compared_columns``: those in which a row whose key is there should equal the one in the
+    table: a difference is logged, and counted in ``known_rows``.
     """
 
     name = "sqlite"
@@ -90,7 +89,7 @@ class SQLiteSink:
             time.sleep(min(_PAUSE_SECONDS, seconds_left(deadline)))
 
     def try_insert(self, row: bytes, deadline: float) -> bool:
-        """Insert a row and roll back; tell whether it was in the table until then. Raises as :meth:`insert` does."""
+        """Insert a row and roll back; return whether it was in the table until then. Raises as :meth:`insert` does."""
         with self._locked(deadline):
             try:
                 connection = self._connect()
@@ -154,7 +153,7 @@ class SQLiteSink:
             raise not_stored(there)
 
     def _there(self, connection: sqlite3.Connection, values: Sequence[Sequence[Any]]) -> Sequence[int]:
-        """Return the places of the rows that the table has, be it from before; log those with other content."""
+        """Return the places of the rows that the table has, also from earlier; log those with other content."""
         places = []
         for place, row in enumerate(values):
             found = connection.execute(self._find, [row[at] for at in self._keys]).fetchone()
@@ -190,7 +189,7 @@ class SQLiteSink:
 
     def _make_file(self) -> None:
         """Make a missing file for its owner alone: SQLite would make it for everybody to read."""
-        with suppress(OSError):  # it is there, or SQLite says what is wrong
+        with suppress(OSError):  # it is there, or SQLite raises the error
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
     def _file_there(self) -> tuple[int, int] | None:
@@ -243,7 +242,7 @@ def _json_text(value: Any) -> str | None:
     try:
         return orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_SUBCLASS).decode()
     except TypeError:  # what only the slower reader gives, or nested too deep
-        return _LOSSLESS.value([value])[1:-1].decode()  # in a list: a string stays one, whatever it holds
+        return _LOSSLESS.value([value])[1:-1].decode()  # in a list: a string stays a string, even one that holds JSON
 
 
 def _create_table(table: str, columns: Sequence[str], keys: Sequence[str], not_null: Collection[str]) -> str:

@@ -251,7 +251,7 @@ _CLASSES: Final[Mapping[str, Rule]] = {
     "XX": unknown("an internal error of the database"),
 }
 
-# A code of somebody's own (RAISE ... USING ERRCODE): whoever raised it looked at the row.
+# A code of the user's own (RAISE ... USING ERRCODE): the code that raised it looked at the row.
 _OTHER_SQLSTATE: Final = record("the database refuses the row", "see which trigger or function raises this code")
 
 

@@ -35,7 +35,7 @@ class Fault(enum.Enum):
 class Verdict:
     """What is to be done about one refused insert.
 
-    ``remedy`` says what to fix, for people (empty where there is nothing to do but wait). ``halve``: try
+    ``remedy`` says what to fix, for people (empty where one can only wait). ``halve``: try
     again with half of the rows. ``park_at_once``: the code is nearly always the value's own. ``foreign_key``:
     the row that this one refers to may still arrive. ``perhaps_stored``: the rows may be in the table all the
     same.
@@ -111,7 +111,7 @@ def record(condition: str, remedy: str = "", sentence: str = "") -> Rule:
 
 
 def bad_value(condition: str, remedy: str, sentence: str = "") -> Rule:
-    """Return the rule of a row's fault whose code says that a value is wrong, whatever the table is like."""
+    """Return the rule of a row's fault whose code means a wrong value, independent of the table."""
     return Rule(Fault.RECORD, condition, remedy, sentence, park_at_once=True)
 
 

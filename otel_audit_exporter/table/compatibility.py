@@ -113,7 +113,7 @@ _LENGTHS: Final = {"record_id": 36, "timestamp": 32, "trace_id": 32, "span_id": 
 # What an enumeration may hold, and of these what it has to hold.
 _LABELS: Final = frozenset({"entity_type", "action", "outcome", "actor_type", "event_name"})
 _CHOICES: Final = {"outcome": frozenset(OUTCOMES), "actor_type": frozenset(ACTOR_TYPES)}
-# What a made-up event says, or marks itself with.
+# The values and marks of a made-up event.
 MARK: Final = "otel_audit_check"
 _MARKED: Final = frozenset({"entity_type", "action", *ID_FIELDS})
 ALWAYS_GIVEN: Final = frozenset(
@@ -242,7 +242,7 @@ def _takes_any_text(column: Column) -> bool:
 
 
 def is_picky(column: Column, said: str) -> bool:
-    """Tell whether a column refuses some of what a field may be."""
+    """Return whether a column refuses some of what a field may be."""
     return said == "request_id" and not _takes_any_text(column)
 
 

@@ -1,4 +1,4 @@
-"""What a column's default in the database says: a constant, or something that is computed for each row."""
+"""A column's default in the database: a constant, or something that is computed for each row."""
 
 from __future__ import annotations
 

@@ -40,12 +40,12 @@ def fold(document: bytes, folded: Mapping[str, bytes]) -> bytes:
 
 
 def may_pass_for_folded(document: bytes) -> bool:
-    """Tell whether a reader would take the caller's own document for one with folded fields."""
+    """Return whether a reader would take the caller's own document for one with folded fields."""
     return _MENTIONS_AUDIT in document and _unfolded(loads_exact(document)) is not None
 
 
 def mentions_audit(text: bytes) -> bool:
-    """Tell whether :func:`may_pass_for_folded` has to be asked of a document in this text."""
+    """Return whether :func:`may_pass_for_folded` has to be asked of a document in this text."""
     return _MENTIONS_AUDIT in text
 
 

@@ -47,7 +47,7 @@ Unmapped = Literal["fold", "drop", "error"]
 Surroundings = Literal["drop", "ids", "all"]
 
 _NULL: Final = b"null"
-# What says which event it is: not when it happened and not where it came from, which differ where a handler runs twice.
+# What identifies an event. Its time and its origin do not: they differ where a handler runs twice.
 _CONTENT: Final = frozenset(
     {
         *("yacht_id", "entity_type", "action", "entity_id", "user_id", "old_values", "new_values"),
@@ -92,8 +92,8 @@ class TableMapping:
     """Make rows of one table out of events, and read the fields of a row.
 
     ``columns`` maps column name to its source: a field, or a path into one. ``defaults`` maps column name to the value
-    that is written where the event has none (or, for a column without a source, always). ``unmapped`` says what becomes
-    of what the caller gave and no column takes, ``surroundings`` the same of what was found around the call. Raises
+    that is written where the event has none (or, for a column without a source, always). ``unmapped`` decides about
+    fields that the caller gave and no column takes, ``surroundings`` about what was found around the call. Raises
     :class:`AuditConfigurationError` where these do not fit.
     """
 

@@ -49,5 +49,5 @@ def plain_name(name: str) -> str:
 
 
 def field_named(column: str) -> str | None:
-    """Return the field that a column of this name usually takes; None where its name says nothing."""
+    """Return the field that a column of this name usually takes; None where the name is not known."""
     return next((field for field, listed in USUAL_NAMES.items() if plain_name(column) in listed), None)

@@ -12,7 +12,7 @@ from otel_audit_exporter.event.diff import same
 
 
 def places(said: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return for each field that was said where in the row it is, such as `new_values._audit.outcome`; None: lost.
+    """Return for each given field its place in the row, such as `new_values._audit.outcome`; None: lost.
 
     The place that is named after the field is preferred, as one value may stand for two fields.
     """
@@ -37,7 +37,7 @@ def _values(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _holds(value: Any, wanted: Any) -> bool:
-    """Say whether a value is what was said; an object may hold more beside it, where other fields are kept."""
+    """Return whether a value is the given one; an object may hold more beside it, where other fields are kept."""
     if isinstance(wanted, Mapping) and isinstance(value, Mapping):
         return all(key in value and _holds(value[key], member) for key, member in wanted.items())
     return same(wanted, value) or str(value) == str(wanted) or _same_moment(wanted, value)

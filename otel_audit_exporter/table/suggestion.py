@@ -1,7 +1,7 @@
 """Which settings would fit a table, by the names and types of its columns. Nothing is made up.
 
-What an event cannot fill is said (a TODO), never given a value that nobody said: a false, an empty text or a zero in an
-audit table reads like evidence.
+A column that an event cannot fill becomes a TODO and never gets an invented value: a false, an empty text or a zero in
+an audit table reads like evidence.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NEW_KEYS: Final = ("audit_id", "audit_record_id", "audit_event_id")
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Settings that fit as far as can be told. ``todo``: what is left to decide, by column.
+    """Settings that fit as far as is known. ``todo``: what is left to decide, by column.
 
     ``new_key``: the column for the record's id, where the table has none yet that takes it.
     """
@@ -80,7 +80,7 @@ class MappingSuggester:
                 self.columns[column.name] = "timestamp"
 
     def has_text_ids(self) -> bool:
-        """Tell whether a column takes ids that need not be UUIDs."""
+        """Return whether a column takes ids that need not be UUIDs."""
         types = [
             column.type
             for name, field in self.columns.items()
@@ -102,7 +102,7 @@ class MappingSuggester:
         return found
 
     def todo(self, fit: ColumnMapping) -> dict[str, str]:
-        """Return what nothing that an event says can fill, with what to do."""
+        """Return the columns that no field of an event can fill, with what to do."""
         found = {}
         for column in self._facts.columns:
             field = fit.columns.get(column.name)
@@ -135,7 +135,7 @@ class MappingSuggester:
         best = self._by_usual_name("record_id", usable)
         if best is None and self._facts.keys is not None and len(usable) == 1:
             best = usable[0]
-        # Of a key of more columns only a name tells which one is the event's.
+        # In a key of several columns, only a name shows which one is the event's.
         best = best or self._by_usual_name("record_id", self._that_take_ids({name for key in keys for name in key}))
         return best.name if best else ""
 
@@ -143,7 +143,7 @@ class MappingSuggester:
         return [column for column in self._facts.columns if column.name in names and self._fits(column, "record_id")]
 
     def _is_time_key(self, key: tuple[str, ...]) -> bool:
-        """Tell whether a key is an id and the time that a table is partitioned by."""
+        """Return whether a key is an id and the time that a table is partitioned by."""
         others = [
             column for name in key if (column := self._facts.column(name)) and base_type(column.type) not in UUID_TYPES
         ]
@@ -162,7 +162,7 @@ class MappingSuggester:
 
     @staticmethod
     def _fills_itself(column: Column, field: str) -> bool:
-        """Tell whether a column is better left to the database: a NULL of ours would stand for what it computes."""
+        """Return whether a column is better left to the database: a NULL of ours would stand for what it computes."""
         if is_picky(column, field):
             return True
         return bool(column.filled) and column.default is COMPUTED and field not in ALWAYS_GIVEN | {"user_id"}

@@ -36,7 +36,7 @@ class AuditLog:
     While it is open, ``audit_event()`` and everything else works as it does in production, without a sink and
     without files: events are checked, filled in from the context and redacted, receipts are settled. Where the code
     under test calls ``configure_audit()`` or ``attach_audit()``, their arguments are checked and hold (ids, columns,
-    redacted keys, ...), but for the exporter, the mode and the outbox. What was configured before is in force again
+    redacted keys, ...), except for the exporter, the mode and the outbox. What was configured before is in force again
     afterwards; the events stay to be looked at until it is opened again. Safe to use from any thread; one at a time
     per process, so ``pytest-xdist`` is fine.
 
@@ -147,7 +147,7 @@ class _RecordingPipeline(AuditPipeline):
         )
 
     def reconfigure(self, settings: Settings) -> AuditPipeline:
-        """Begin anew with these settings, open again where it was shut down."""
+        """Start again with these settings, also after a shutdown."""
         settings = _in_memory(settings)
         if self.closed or settings.values != self.settings.values:
             exporter = InMemoryAuditExporter(settings=settings)
@@ -197,7 +197,7 @@ def _fits(wanted: Any, recorded: Any) -> bool:
     try:
         if wanted == recorded:
             return True
-    except Exception:  # whatever a stranger's comparison raises
+    except Exception:  # a foreign comparison may raise anything
         return False
     return same(wanted, recorded) or bool(loads_exact(_PLAIN.value(wanted)) == recorded)
 

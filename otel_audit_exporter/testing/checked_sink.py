@@ -37,7 +37,7 @@ NEEDS: Final[dict[str, Need]] = {}
 
 
 def needs(offer: str) -> Callable[[Check], Check]:
-    """Have a check collected only where the subclass defines the hook, or says the promise, ``offer``."""
+    """Have a check collected only where the subclass defines the hook or makes the promise ``offer``."""
 
     def note(check: Check) -> Check:
         NEEDS[check.__name__] = Need(offer, check)
@@ -148,7 +148,7 @@ class SinkExpectations(CheckedSink):
             yield sink
 
     def _holds(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Check that the table holds these rows as they were said, each once, and no others."""
+        """Check that the table holds these rows as they were given, each once, and no others."""
         found = [self._plain(row) for row in self.stored()]
         said = {row[self.id_column]: self._plain(row) for row in rows}
         ids = [row[self.id_column] for row in found]
@@ -291,7 +291,7 @@ def _plain(value: Any, is_document: bool) -> Any:
 
 
 def _canonical(value: Any) -> str:
-    """Return what tells 1, 1.0 and True from one another."""
+    """Return a key that distinguishes 1, 1.0 and True."""
     return json.dumps(value, sort_keys=True, default=repr)
 
 

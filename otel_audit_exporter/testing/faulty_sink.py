@@ -60,7 +60,7 @@ class FaultySink:
 
     @property
     def inserts(self) -> int:
-        """How often ``insert`` was called, whatever came of it."""
+        """How often ``insert`` was called, with any outcome."""
         with self._changed:
             return self._inserts
 
@@ -82,7 +82,7 @@ class FaultySink:
             self._orders.delay = seconds
 
     def hang(self) -> None:
-        """Have every insert wait until :meth:`release`, whatever its deadline, and go on then."""
+        """Have every insert wait until :meth:`release`, even past its deadline, and go on then."""
         with self._changed:
             self._orders.hang = True
 
@@ -107,7 +107,7 @@ class FaultySink:
             self._orders.refuses, self._orders.refusal = predicate, verdict
 
     def heal(self) -> None:
-        """Forget every order, and let go of what hangs."""
+        """Forget every order, and release the calls that hang."""
         with self._changed:
             self._orders = _Orders()
             self._changed.notify_all()

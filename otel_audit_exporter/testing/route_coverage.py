@@ -22,7 +22,7 @@ class MutatingRoute:
         return f"{self.method} {self.path}"
 
     def fits(self, request: SeenRequest) -> bool:
-        """Tell whether a request was this route's."""
+        """Return whether a request was this route's."""
         return request.method == self.method and self.pattern.fullmatch(request.path) is not None
 
 

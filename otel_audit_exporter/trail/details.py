@@ -1,4 +1,4 @@
-"""What an event says, whole: the difference as a table, then every other field."""
+"""The whole content of an event: the difference as a table, then every other field."""
 
 from __future__ import annotations
 

@@ -40,12 +40,12 @@ def audit_trail_router(
 
     :param identify_reader: asked with the request, who reads and which tenants that reader may see, as a
         :class:`Reader`; None: nobody who may. It may be a coroutine function. Without it every path answers 403.
-    :param prefix: where the router is, where ``include_router`` is not told.
+    :param prefix: where the router is, if ``include_router`` gets no prefix.
     :param options: names, words and links of the application's own: ``resolve(ids)`` gives names for ids, asked once a
         page with a frozenset; ``describe(event)`` a sentence, or None for the page's own; ``texts`` replace the page's
         words (``otel_audit_exporter.trail.texts.ENGLISH``); ``trace_link`` is where a trace is shown, such as
-        ``https://traces.example/trace/{trace_id}``; ``frame_origins`` are the origins whose pages may show the frame,
-        without any there is none; ``record_views=True`` records looks as ``audit.viewed``, once per reader, filter and
+        ``https://traces.example/trace/{trace_id}``; ``frame_origins`` are the origins whose pages may show the frame
+        (without any, no page may); ``record_views=True`` records looks as ``audit.viewed``, once per reader, filter and
         hour.
     :raises AuditConfigurationError: for an argument that is wrong.
     """

@@ -26,7 +26,7 @@ class TrailFilter:
 
     @classmethod
     def of(cls, parameters: Mapping[str, str]) -> TrailFilter:
-        """Return the filter that an address says; other parameters are none of its."""
+        """Return the filter in an address; its other parameters are ignored."""
         given = {name: parameters[name].strip() for name in (*ASKED, *_ELSE) if parameters.get(name, "").strip()}
         too_long = [name for name, value in given.items() if len(value) > MAX_LENGTH]
         if too_long:

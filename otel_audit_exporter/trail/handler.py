@@ -45,12 +45,12 @@ class TrailResponse:
 
 
 class TrailOptions(TypedDict, total=False):
-    """What an application may say of its trail.
+    """What an application may choose for its trail.
 
     ``resolve``: names for ids, asked once a page with a frozenset of ids, it returns a mapping of those it knows.
     ``describe``: a sentence for an event, or None for the page's own. ``texts``: the page's words, in place of the
     English ones. ``trace_link``: where a trace is shown, such as ``https://traces.example/trace/{trace_id}``.
-    ``frame_origins``: the origins whose pages may show the frame; without any there is none. ``record_views``: record
+    ``frame_origins``: the origins whose pages may show the frame; without any, no page may. ``record_views``: record
     looks as ``audit.viewed``, once per reader, filter and hour.
     """
 
@@ -63,7 +63,7 @@ class TrailOptions(TypedDict, total=False):
 
 
 class TrailHandler:
-    """Answers readers of the trail: each sees what its :class:`Reader` says, and nobody else sees anything."""
+    """Answers readers of the trail: each sees what its :class:`Reader` allows, and nobody else sees anything."""
 
     def __init__(self, **options: Unpack[TrailOptions]) -> None:
         unknown = options.keys() - TrailOptions.__annotations__.keys()
@@ -232,7 +232,7 @@ def json_answer(status: int, document: object, *headers: tuple[str, str]) -> Tra
 
 
 def closed() -> TrailResponse:
-    """Return the answer where nobody says who reads."""
+    """Return the answer where nothing identifies the reader."""
     return json_answer(403, {"error": CLOSED})
 
 

@@ -26,7 +26,7 @@ ALL: Final = _Scope.ALL
 
 @dataclass(frozen=True)
 class Reader:
-    """Somebody who may look at the trail, as ``identify_reader(request)`` says.
+    """Somebody who may look at the trail, as returned by ``identify_reader(request)``.
 
     :param id: the user's id, as in ``audit_event``: what this person exports is recorded under it.
     :param tenants: the tenants (yachts) whose events may be seen; none by default. ``ALL`` shows every tenant's, and

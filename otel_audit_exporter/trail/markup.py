@@ -1,4 +1,4 @@
-"""Pieces of HTML: whatever comes from an event is escaped, and nothing in it is obeyed."""
+"""Pieces of HTML: everything from an event is escaped, and nothing in it is executed."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _SPANS: Final = (("today", "24h"), ("week", "7d"), ("month", "30d"))
 
 @dataclass(frozen=True)
 class Look:
-    """How a page looks, whatever it shows: the application's texts, names, words and links."""
+    """How every page looks: the application's texts, names, words and links."""
 
     texts: Mapping[str, str]
     resolve: Resolve | None = None

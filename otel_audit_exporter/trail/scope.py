@@ -48,7 +48,7 @@ class ScopedTrail:
             return table.count(query)
 
     def shows_any(self, reader: Reader) -> bool:
-        """Tell whether the table shows anything at all to this reader, who may not see events without a tenant."""
+        """Return whether the table shows anything at all to this reader, who may not see events without a tenant."""
         if reader.scope is None:
             return True
         with self._open(TrailFilter({})) as table:
@@ -60,7 +60,7 @@ class ScopedTrail:
             with self._open(TrailFilter({})) as table:
                 if table.has_tenants:
                     return False
-        except AuditError:  # what is wrong with it the answers tell
+        except AuditError:  # the answers show what is wrong with it
             return False
         logger.warning("audit: no column takes yacht_id, so the trail shows nothing to a reader who may not see ALL")
         return True

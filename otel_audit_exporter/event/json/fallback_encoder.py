@@ -1,4 +1,4 @@
-"""Any value to JSON, without recursion: the road for all that the quick one does not take."""
+"""Any value to JSON, without recursion: the way for all values that the quick encoder does not take."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from otel_audit_exporter.event.redaction import REDACTED, Redactor
 
 _CYCLE = b'"<cycle>"'
 _REDACTED = json_string(REDACTED)
-_HIDDEN = object()  # stands for what a pair or a named tuple says is a secret
+_HIDDEN = object()  # stands for a value that a pair or a named tuple marks as secret
 _STAND_INS = 16  # an enum of an enum of ...: more than anyone means
 
 # What is written before a value, the key that it stands under (None in an array), and the value.
@@ -265,7 +265,7 @@ def _members(shape: Members) -> Iterator[_Child]:
 
 
 def _numbered(keys: list[str]) -> list[bytes]:
-    """Tell apart different keys with one text, 1 and "1" say, of which jsonb would keep one: "1", "1 #2"."""
+    """Rename different keys that have one text, such as 1 and "1", to "1" and "1 #2": jsonb would keep only one."""
     names = {json_string(key) for key in keys}
     taken: set[bytes] = set()
     result = []

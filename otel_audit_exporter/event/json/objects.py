@@ -41,7 +41,7 @@ def warn_once(cls: type, message: str) -> None:
 def plain_members(value: object, is_plain: Callable[[object], bool]) -> list[tuple[object, object]] | None:
     """Return the public members of an object that keeps nothing but plain values; None for any other object.
 
-    Properties are not asked, as they may do anything, nor a stand-in that answers to any name.
+    Properties are not read, because they may do anything. An object that has every attribute gives None, too.
     """
     if hasattr(type(value), "__getattr__"):
         return None

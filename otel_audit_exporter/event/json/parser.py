@@ -13,7 +13,7 @@ import orjson
 NOT_JSON = object()
 JSON_OPENERS = frozenset('{["' + " \t\n\r")  # a text that starts otherwise need not be looked at
 
-_SHORT_INT = 18  # digits that fit 64 bits whatever they are
+_SHORT_INT = 18  # so many digits always fit 64 bits
 _INT_SAFE_DIGITS = 640  # int(str) works up to here under the lowest sys.set_int_max_str_digits
 _SPACE = " \t\n\r"
 _TOKEN = re.compile(
@@ -26,7 +26,7 @@ _WORDS = {"true": True, "false": False, "null": None}
 
 
 class JsonNumber:
-    """A number that Python's own types would not write back as it was said, such as 1.10 or 1e400."""
+    """A number that Python's own types would not write back as it was given, such as 1.10 or 1e400."""
 
     __slots__ = ("text",)
 

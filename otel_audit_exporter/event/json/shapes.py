@@ -28,7 +28,7 @@ class Binary:
 
 @dataclass(slots=True)
 class Members:
-    """An object; `verbatim` where repeated keys are what was said."""
+    """An object; `verbatim` where repeated keys are to be kept."""
 
     pairs: list[tuple[object, object]]
     verbatim: bool = False

@@ -34,12 +34,12 @@ def shape_of(value: object, *, members: bool = True) -> Shape:
         cls: type = type(value)
         reader = _reader_for(cls)
         return _described(value) if reader is _object and not members else reader(value)
-    except Exception:  # whatever a stranger's code raises, the event is recorded
+    except Exception:  # the event is recorded whatever foreign code raises
         return UNPRINTABLE
 
 
 def is_opaque(value: object) -> bool:
-    """Say whether nothing but the text of a value is recorded, from which two values cannot be told apart."""
+    """Return whether only the text of a value is recorded. Two different values can have the same text."""
     try:
         cls: type = type(value)
         return _reader_for(cls) in (_object, _described) and not isinstance(_object(value), Members)
@@ -67,7 +67,7 @@ def scalar_text(value: object) -> str:
 
 
 def base64_object(data: bytes, cut: int = 0) -> bytes:
-    """Return `{"$base64": ...}`, which also says how many bytes were cut off, if any."""
+    """Return `{"$base64": ...}`, with the number of bytes that were cut off, if any."""
     marker = f',"$cut":"[{cut} bytes cut]"' if cut else ""
     return b'{"$base64":"%b"%b}' % (b64encode(data), marker.encode())
 
@@ -91,7 +91,7 @@ def _datetime_text(value: datetime) -> str:
         return value.isoformat()
     try:
         return value.astimezone(UTC).isoformat(timespec="microseconds")
-    except (OverflowError, ValueError):  # within an offset of year 1 or 9999: as it was said
+    except (OverflowError, ValueError):  # within an offset of year 1 or 9999: as it was given
         return value.isoformat(timespec="microseconds")
 
 

@@ -61,7 +61,7 @@ class PgConnection:
 
     @property
     def alive(self) -> bool:
-        """Say whether there is still a connection, as far as is known."""
+        """Return whether there is a connection now, as far as is known."""
         return self._connection.status == pq.ConnStatus.OK
 
     @property
@@ -80,7 +80,7 @@ class PgConnection:
             self._send(statements, deadline)
             results.extend(self._results(deadline))
         except psycopg.Error:
-            _raise_first_error(results)  # the server may have said why, before it closed the connection
+            _raise_first_error(results)  # the server may have sent the reason before it closed the connection
             raise ConnectionLostError("the connection broke") from None
         _raise_first_error(results)
         return results

@@ -1,8 +1,8 @@
 """Large batches by COPY: half the work for the server, and all or nothing.
 
-COPY cannot ignore keys that are known, and takes values otherwise than an INSERT in some columns. So it is for rows
-and tables of which it is sure that both would store the same, and where it is refused, for whatever reason, an
-INSERT of the same rows has the last word.
+COPY cannot ignore keys that are known, and takes values otherwise than an INSERT in some columns. So it is used for
+rows and tables where both surely store the same. Where COPY is refused for any reason, an INSERT of the same rows
+decides.
 """
 
 from __future__ import annotations

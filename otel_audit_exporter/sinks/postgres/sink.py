@@ -40,7 +40,7 @@ _LOOK_UP: Final[Which] = attrgetter("look_up")
 _DIFFERENCES: Final[Which] = attrgetter("differences")
 _NOT_ALLOWED: Final = "42501"
 
-# The server gives up a little before this side does, so that it says why, and works for nobody no longer.
+# The server gives up a little before this side does, so that it gives the reason, and stops work that nobody waits for.
 _ANSWER_SHARE: Final = 0.1
 _ANSWER_SECONDS: Final = 0.5
 
@@ -60,16 +60,15 @@ class _Copied:
 class PostgresSink:
     """Insert rows over a direct connection; a row whose key is known is ignored.
 
-    An insert is one transaction in one round trip, or two where many rows are copied; where the table took fewer
-    rows than it was given, one more tells which of them it has. Connections are made as they are needed, one for
+    An insert is one transaction in one round trip, or two where many rows are copied; where the table took fewer rows
+    than it was given, one more query finds out which of them it has. Connections are made as they are needed, one for
     each insert at a time, with TLS as the DSN says. ``dsn``: ``postgresql://...`` (also ``postgres://`` and
-    ``postgresql+driver://``) or ``key=value`` pairs. ``columns``: those that every row has. ``key_columns``:
-    what a unique constraint of the table is on; None looks for the shortest one that holds ``id_column`` and
-    otherwise only columns that are written, which on a partitioned table is its primary key.
-    ``json_columns``: those whose text is kept as it is where their type is not ``jsonb``. ``compared_columns``:
-    those in which a row whose key is there should equal the one in the table: a difference is logged, and counted in
-    ``known_rows``. Raises
-    ``ValueError`` for a DSN that cannot be read and ``ImportError`` where psycopg is missing.
+    ``postgresql+driver://``) or ``key=value`` pairs. ``columns``: those that every row has. ``key_columns``: what a
+    unique constraint of the table is on; None looks for the shortest one that holds ``id_column`` and otherwise only
+    columns that are written, which on a partitioned table is its primary key. ``json_columns``: those whose text is
+    kept as it is where their type is not ``jsonb``. ``compared_columns``: those in which a row whose key is there
+    should equal the one in the table: a difference is logged, and counted in ``known_rows``. Raises ``ValueError`` for
+    a DSN that cannot be read and ``ImportError`` where psycopg is missing.
     """
 
     name = "postgres"
@@ -147,7 +146,7 @@ class PostgresSink:
         self._idle: IdleConnections[PgConnection] = IdleConnections(self._open.discard)
 
     def _copy_rows(self, rows: Sequence[bytes], deadline: float) -> _Copied:
-        """Copy the rows; whatever the server has against it, they can be inserted."""
+        """Copy the rows. If the server refuses, they can be inserted."""
         from otel_audit_exporter.sinks.postgres.connection import ConnectError, ConnectionLostError, ServerError
 
         copy = self._copy if Clock.monotonic() >= self._copy_again_at else None
@@ -200,7 +199,7 @@ class PostgresSink:
             self._compare(values, deadline)
 
     def _compare(self, values: bytes, deadline: float) -> None:
-        """Log and count the rows that are there with other content; all rows are stored, whatever becomes of this."""
+        """Log and count the rows that are there with other content. All rows are stored, even if this check fails."""
         try:
             result = self._ask(_DIFFERENCES, values, deadline)
         except SinkError as error:
@@ -211,7 +210,7 @@ class PostgresSink:
             self.known_rows.note(self.target, self._insertion.differing_columns(places))
 
     def _is_known(self, values: bytes, deadline: float) -> bool:
-        """Tell by an insert that ignores nothing whether a row is there that the role does not see."""
+        """Find out, by an insert that ignores nothing, whether there is a row that the role does not see."""
         try:
             return _row_count(self._ask(_PLAIN_INSERT, values, deadline)) > 0
         except SinkError as error:

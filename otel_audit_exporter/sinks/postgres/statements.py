@@ -52,7 +52,7 @@ class Insert:
         return f"{self.plain_statement(shape, document)} ON CONFLICT ({quoted_names(self.key(shape))}) DO NOTHING"
 
     def plain_statement(self, shape: TableShape, document: str = "$1") -> str:
-        """Return the same insert, but for that a row whose key is known is refused."""
+        """Return the same insert, except that it refuses a row whose key is known."""
         columns = quoted_names(self.columns)
         recordset = self._recordset(shape, self.columns, document)
         return f"INSERT INTO {self.name} ({columns}) SELECT {columns} FROM {recordset}"  # noqa: S608  # quoted names
@@ -60,7 +60,7 @@ class Insert:
     def look_up(self, shape: TableShape, document: str = "$1") -> str:
         """Return the query for the places, from one on, of those rows in the array whose key the table has.
 
-        A key with a null in it is like no other, so that of such a row nothing can be said: it counts as there.
+        A key with a null in it equals no other key. A row with such a key cannot be checked: it counts as there.
         """
         keys = self.key(shape)
         rows = self._recordset(shape, keys, document)
@@ -115,7 +115,7 @@ class Insert:
 
 
 class Statements:
-    """What is said to a table of one shape. Raises :class:`ShapeError` where it cannot take the insert."""
+    """The statements for a table of one shape. Raises :class:`ShapeError` where it cannot take the insert."""
 
     def __init__(self, insertion: Insert, shape: TableShape) -> None:
         self.insert: Final = insertion.statement(shape).encode()

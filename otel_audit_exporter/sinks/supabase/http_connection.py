@@ -47,7 +47,7 @@ class HttpConnection:
     ) -> tuple[httpx.Response, bytes]:
         """Send a request; return the answer's head, and as much of its body as there is room for.
 
-        Raises what httpx raises, but for an answer that breaks off after a head that is enough.
+        Raises what httpx raises, except for an answer that breaks off after a sufficient head.
         """
         with self._deadline.until(deadline):
             request = self._session.build_request(

@@ -1,8 +1,7 @@
 """A total deadline for an httpx client, whose own timeouts are each for one read or write.
 
-A reply that drips would keep a request alive for ever. So the network below the client's connection pools is
-wrapped: whatever is read, written or connected gets no more time than is left until the calling thread's
-deadline.
+A reply that drips would keep a request alive for ever. So the network below the client's connection pools is wrapped:
+each read, write and connect gets no more time than is left until the calling thread's deadline.
 """
 
 from __future__ import annotations

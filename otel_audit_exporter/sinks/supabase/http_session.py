@@ -49,7 +49,7 @@ def open_http_session(certificates: ssl.SSLContext) -> httpx.Client:
 
 
 def _has_bad_exception() -> bool:
-    """Tell whether a name in ``NO_PROXY`` is what httpx cannot read: its error does not say."""
+    """Return whether ``NO_PROXY`` has a name that httpx cannot read. The error of httpx does not name it."""
     import httpx
 
     for name in getproxies_environment().get("no", "").split(","):

@@ -69,7 +69,7 @@ def found_of(asked: Sequence[str], rows: Sequence[Row], column: str) -> list[Row
 
 
 def are_others(rows: Iterable[Row], asked: Iterable[str], column: str) -> bool:
-    """Tell whether there is a row among these whose id was not asked for."""
+    """Return whether there is a row among these whose id was not asked for."""
     return not {same_id(row[column]) for row in rows} <= set(map(same_id, asked))
 
 
@@ -82,7 +82,7 @@ def same_id(value: Any) -> str:
 
 
 def total_in(content_range: str) -> int | None:
-    """Return how many rows a ``Content-Range`` counts; None where it says nothing of that."""
+    """Return how many rows a ``Content-Range`` counts; None where it has no count."""
     total = _TOTAL.search(content_range)
     return int(total[1]) if total else None
 

@@ -43,12 +43,12 @@ def refusal(status: int, headers: httpx.Headers, body: bytes) -> SinkError:
 
 
 def not_postgrest(status: int) -> SinkError:
-    """Say that an answer is somebody else's."""
+    """Return the error for an answer that is not PostgREST's."""
     return SinkError(_NOT_POSTGREST, "the answer is not PostgREST's", status=status)
 
 
 def another_answer(stored: Collection[int] = ()) -> SinkError:
-    """Say that an answer may be to another request, so that nobody knows what became of rows not in ``stored``."""
+    """Return the error for an answer that may be to another request. Only rows in ``stored`` are known to be stored."""
     return SinkError(_MIXED_UP, "the answer is to another request", stored=stored)
 
 

@@ -45,7 +45,7 @@ Parameters = Mapping[str, str] | Sequence[tuple[str, str]]
 class RestAnswer:
     """An answer, as far as it was read.
 
-    ``proved``: it says itself which request it is to. ``fresh``: it is the first one on its connection.
+    ``proved``: it names the request that it answers. ``fresh``: it is the first one on its connection.
     """
 
     status: int
@@ -114,7 +114,7 @@ class RestClient:
         return self._get(path, parameters, {"Accept": accept})[0]
 
     def count(self, path: str, parameters: Parameters = ()) -> int:
-        """Return how many rows there are in all; raise :class:`SinkError` where nobody says so."""
+        """Return how many rows there are in all; raise :class:`SinkError` where the answer has no number."""
         _, answer = self._get(path, parameters, {"Prefer": "count=exact"})
         total = answer.headers.get("content-range", "").rpartition("/")[2]
         if not total.isdigit():
@@ -134,7 +134,7 @@ class RestClient:
             raise not_postgrest(answer.status) from None
 
     def insert(self, table: str, parameters: Parameters, rows: bytes, prefer: str) -> SinkError | None:
-        """Insert rows; return the refusal, or None where PostgREST says that it did as it was told."""
+        """Insert rows; return the refusal, or None where PostgREST confirms the insert."""
         headers = {"Content-Profile": self.schema, "Content-Type": "application/json", "Prefer": prefer}
         with self.requests(Clock.monotonic() + _SECONDS) as requests:
             answer = requests.ask("POST", self.address(table, parameters), headers, rows, alone=True)
@@ -185,7 +185,7 @@ class RestClient:
 
 @dataclass
 class RestRequests:
-    """Requests with one set of credentials and by one deadline, each on whatever connection is there."""
+    """Requests with one set of credentials and by one deadline, each on any connection that is there."""
 
     client: RestClient
     credentials: Mapping[str, str] = field(repr=False)
@@ -307,7 +307,7 @@ def project_url(url: str) -> str:
 
 
 def _stored(status: int, headers: httpx.Headers) -> bool:
-    """Say whether it is PostgREST that answers, and says that it has stored rows.
+    """Return whether PostgREST itself answers that it has stored rows.
 
     It sends its headers after the commit. 200 and 201 also come from captive portals and parked domains, which know
     neither of the headers below.

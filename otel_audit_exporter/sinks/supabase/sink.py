@@ -131,7 +131,7 @@ class SupabaseSink:
         answer = self._post(requests, self._where(prefer), f"{prefer}return=minimal,count=exact", rows)
         taken = total_in(answer.headers.get("content-range", ""))
         self._short_answers_prove = answer.proved
-        if answer.proved:  # where nobody says how many were taken, it is believed that all were
+        if answer.proved:  # where the answer has no count, all rows are taken as stored
             return _Taken(len(rows) if taken is None else taken)
         if refused is not None:
             raise refused
@@ -211,7 +211,7 @@ class SupabaseSink:
             yield from ((place, row) for place, row in zip(places, found, strict=True) if row is not None)
 
     def _is_known(self, requests: RestRequests, rows: Sequence[bytes]) -> bool:
-        """Tell by an insert that ignores nothing whether a row is there that the role does not see."""
+        """Find out, by an insert that ignores nothing, whether there is a row that the role does not see."""
         try:
             return self._insert(requests, rows, prefer="").count != 0
         except SinkError as error:

@@ -76,7 +76,7 @@ class TokenProvider:
         except BaseException as error:  # SystemExit, say, which would end this thread without a word
             refusal = SinkError(_NO_TOKEN, f"the token callable raised {type(error).__name__}")
         with self._lock:
-            self._asking = None  # before anybody has this answer: the next insert asks anew
+            self._asking = None  # before anybody has this answer: the next insert asks again
         if refusal is None:
             future.set_result(token)
         else:

@@ -46,7 +46,7 @@ def _column(one: dict[str, Any]) -> Column:
 
 
 def _listed_values(check: str) -> tuple[str, ...]:
-    """Return the texts that a CHECK lists; none where it says anything else."""
+    """Return the texts that a CHECK lists; none where it is any other check."""
     found = _LISTED.fullmatch(check)
     return tuple(text.replace("''", "'") for text in _TEXT.findall(found[1] or found[2])) if found else ()
 
@@ -67,7 +67,7 @@ class PostgresTable:
         self._known: dict[str, Any] = {}
 
     def describe(self) -> TableDescription:
-        """Return what the catalogue says."""
+        """Return the description from the catalogue."""
         with self._connected() as connection:
             found = connection.execute(_SQL.read_text(encoding="utf-8"), [self._schema, self._table]).fetchone()
             if found is None:

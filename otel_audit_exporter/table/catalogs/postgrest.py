@@ -34,7 +34,7 @@ def _constant(default: Any, type_: str) -> Any:
 
 
 def _may_be_filled(said: dict[str, Any], type_: str) -> bool:
-    """Tell of which columns a default is not described: sequences and identities, documents, arrays."""
+    """Return whether a default may be there that is not described: sequences and identities, documents, arrays."""
     return said.get("type") in ("integer", "number", "array") or type_.startswith("json") or type_.endswith("[]")
 
 
@@ -78,7 +78,7 @@ class PostgrestTable:
         self._facts: TableDescription | None = None
 
     def describe(self) -> TableDescription | None:
-        """Return what PostgREST's OpenAPI description says; None where the server keeps it to itself."""
+        """Return PostgREST's OpenAPI description of the table; None where the server does not give it."""
         try:
             described = self._rest.get("", accept="application/openapi+json, application/json")
         except SinkError as error:
@@ -128,7 +128,7 @@ class PostgrestTable:
             yield _Trial(upsert, b"[" + row + b"," + nulls + b"]", ignoring, "23502")
 
     def _row_of_nulls(self, fit: ColumnMapping, row: bytes) -> bytes | None:
-        """Return the row with null wherever the table takes none, but for the yacht; None where that is too little."""
+        """Return the row with null in each column that takes none, except the yacht; None where that is too little."""
         required = {column.name for column in self._facts.columns if column.not_null} if self._facts else set()
         values = orjson.loads(row)
         nulls = [name for name in values if name in required and fit.columns.get(name) != "yacht_id"]

@@ -1,4 +1,4 @@
-"""The embedded table: what SQLite says of it, and an insert that is rolled back."""
+"""The embedded table: its description by SQLite, and an insert that is rolled back."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SQLiteTable:
         self.target = f"{self._path} {settings.table}"
 
     def describe(self) -> TableDescription | None:
-        """Return what SQLite says."""
+        """Return the description from SQLite."""
         if not self._path.exists():
             return None
         try:

@@ -46,10 +46,10 @@ class Source(Protocol):
         """Return how many rows there are, or a number above ``most`` where there are more."""
 
     def searchable(self) -> bool:
-        """Tell whether the table has the column for searching in values."""
+        """Return whether the table has the column for searching in values."""
 
     def close(self) -> None:
-        """Close what is open; a later call opens it anew."""
+        """Close what is open; a later call opens it again."""
 
 
 def no_such_value() -> QueryError:

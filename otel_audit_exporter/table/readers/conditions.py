@@ -95,7 +95,7 @@ def conditions_of(
 ) -> list[Condition] | None:
     """Return what the rows asked for have to fulfil; None where no row of this table can be meant.
 
-    ``is_there`` tells whether any row fulfils a condition: where a value is nowhere else than in its column, a
+    ``is_there`` says whether any row fulfils a condition: where a value is nowhere else than in its column, a
     database finds it by that column's index, which it often does not take for one of two.
     Raises :class:`QueryError` where a field is asked for that no column takes.
     """
@@ -124,7 +124,7 @@ def _equal(name: str, value: str, columns: ColumnReader, is_there: Callable[[Con
     places = columns.places(name)
     if not places:
         raise QueryError(f"columns: no column takes {name}, so it cannot be asked for")
-    if value == USUAL.get(name):  # what goes without saying: a row that says something else is left out afterwards
+    if value == USUAL.get(name):  # the usual value: a row with another one is left out afterwards
         return AnyOf((Compare(places[0], "=", value), Null(places[0])))
     first, *more = (Compare(place, "=", value) for place in places)
     return _any([first, *filter(is_there, more)])

@@ -18,7 +18,7 @@ class Follower:
     """Asks again and again for what is new.
 
     Events land in the table a little after their time, and not in its order: each time the last
-    ``overlap_seconds`` are read anew, and what was seen is left out. What lands later than that is not seen.
+    ``overlap_seconds`` are read again, and what was seen is left out. What lands later than that is not seen.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ Row = Mapping[str, Any]
 
 
 class MemorySource:
-    """Reads rows from wherever ``rows`` takes them."""
+    """Reads the rows that ``rows`` returns."""
 
     json_is_text = False
 
@@ -45,7 +45,7 @@ class MemorySource:
         return sum(1 for _ in islice(self._found(conditions), most + 1))
 
     def searchable(self) -> bool:
-        """Tell that there is no index for searching in values."""
+        """Return False: there is no index for searching in values."""
         return False
 
     def close(self) -> None:

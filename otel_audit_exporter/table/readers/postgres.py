@@ -75,7 +75,7 @@ class PostgresSource:
             raise read_error(error) from None
 
     def searchable(self) -> bool:
-        """Tell whether the table has the column for searching in values."""
+        """Return whether the table has the column for searching in values."""
         if self._searchable is None:
             found = Statement(
                 "select count(*) from pg_attribute where attrelid = to_regclass(%s) and attname = %s",

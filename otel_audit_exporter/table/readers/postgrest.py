@@ -70,7 +70,7 @@ class PostgRESTSource:
             raise read_error(error) from None
 
     def searchable(self) -> bool:
-        """Tell whether the table has the column for searching in values."""
+        """Return whether the table has the column for searching in values."""
         if self._searchable is None:
             try:
                 self._get([("select", SEARCH_COLUMN), ("limit", "0")])

@@ -29,7 +29,7 @@ class QueryError(AuditConfigurationError):
 class EventQuery:
     """Which events are asked for; None asks for all. Times are aware; ``since`` is included, ``until`` is not.
 
-    ``tenants`` is the scope of whoever asks: events of other tenants, and those without one, are not given.
+    ``tenants`` is the scope of the caller: events of other tenants, and those without one, are not returned.
     ``without_actions`` leaves out events of these kinds.
     """
 

@@ -99,7 +99,7 @@ class EventReader:
         return EventCount(counted, exact=True)
 
     def close(self) -> None:
-        """Close what is open; a later call opens it anew."""
+        """Close what is open; a later call opens it again."""
         self._source.close()
 
     def _all(self, query: EventQuery, newest_first: bool, after: Position | None) -> Iterator[StoredEvent]:
@@ -182,7 +182,7 @@ def _beyond(order: Order, position: Position | None) -> list[Condition]:
 
 
 def _is_meant(event: StoredEvent, query: EventQuery) -> bool:
-    """Tell whether a row that was found says what was asked for: two columns may say different things."""
+    """Return whether a row that was found really fits the query: two columns may hold different values."""
     if query.tenants is not None and event.yacht_id not in query.tenants:
         return False
     return query.outcome is None or event.outcome == query.outcome

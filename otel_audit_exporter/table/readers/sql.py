@@ -1,4 +1,4 @@
-"""Conditions as SQL: the same words for PostgreSQL and SQLite, but for what a dialect says its own way."""
+"""Conditions as SQL: the same text for PostgreSQL and SQLite, except for the parts of each dialect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from otel_audit_exporter.table.readers.conditions import (
 
 
 class Dialect(Protocol):
-    """What each database says its own way."""
+    """The parts of SQL that differ between the databases."""
 
     holder: str
 

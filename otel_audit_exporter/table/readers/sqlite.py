@@ -67,7 +67,7 @@ class SQLiteSource:
         return int(counted)
 
     def searchable(self) -> bool:
-        """Tell that there is no index for searching in values."""
+        """Return False: there is no index for searching in values."""
         return False
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ class StoredEvent:
 
     ``timestamp`` is in UTC; it is None where the table holds no time of a calendar (``infinity``, say), and
     ``time_text`` is then what the table holds. ``old_values``, ``new_values``, ``metadata`` and ``signature`` are
-    the values as they were said. ``other`` has the columns that no mapping knows, by their own names. ``mark`` is
+    the values as they were given. ``other`` has the columns that no mapping knows, by their own names. ``mark`` is
     where the event stands in its table: ``read_events(after=event)`` goes on behind it.
     """
 
@@ -81,7 +81,7 @@ _TEXT_FIELDS: Final = frozenset(one.name for one in fields(StoredEvent) if "Any"
 
 
 def stored_event(values: Mapping[str, Any], other: Mapping[str, Any], mark: str) -> StoredEvent:
-    """Return the event of these fields' values; what the table does not say is what goes without saying."""
+    """Return the event of these fields' values; a field that the table does not hold has its usual value."""
     said = {name: value for name, value in values.items() if value is not None and name != "timestamp"}
     for name in _TEXT_FIELDS & said.keys():
         said[name] = said[name] if isinstance(said[name], str) else str(said[name])
@@ -95,7 +95,7 @@ def stored_event(values: Mapping[str, Any], other: Mapping[str, Any], mark: str)
 def moment_of(value: Any) -> datetime | None:
     """Return a time in UTC, which is what a table means that does not say otherwise; None where it is none.
 
-    (PostgreSQL's ``infinity`` and years before 1 or after 9999 are none, nor is whatever else a SQLite column holds.)
+    (PostgreSQL's ``infinity``, years before 1 or after 9999, and other texts in a SQLite column are not times.)
     """
     try:
         moment = datetime.fromisoformat(value)
