@@ -71,7 +71,7 @@ def post(
 
 
 class TestRows:
-    def test_a_row_of_the_real_client_lands_once_as_it_was_said(
+    def test_a_row_of_the_real_client_lands_once_and_unchanged(
         self, stack: Stack, audit_table: AuditTable, http: httpx.Client
     ) -> None:
         client = supabase_client(stack, http, stack.service_key)
@@ -203,7 +203,7 @@ class TestInterruptions:
         injection.release()
         stack.gateway.wait_until_idle()
 
-    def test_a_delay_after_the_commit_is_a_timeout_of_a_stored_row(
+    def test_a_delay_after_the_commit_times_out_a_stored_row(
         self, stack: Stack, audit_table: AuditTable, hasty_http: httpx.Client
     ) -> None:
         stack.gateway.inject(Delay(600, at=Place.COMMITTED))
@@ -298,7 +298,7 @@ class TestAnswers:
         answer = client.table(audit_table.name).insert(new_row()).execute()
         assert answer.data == [{"id": 1}]
 
-    def test_faults_choose_their_requests_and_last_as_long_as_they_were_told(
+    def test_faults_choose_their_requests_and_last_until_removed(
         self, stack: Stack, audit_table: AuditTable, http: httpx.Client
     ) -> None:
         bad = new_row(action="bad")
@@ -313,7 +313,7 @@ class TestAnswers:
 
 
 class TestOutages:
-    def test_a_database_that_is_away_is_a_503_until_it_is_back(
+    def test_a_database_that_is_away_gives_503_until_it_returns(
         self, stack: Stack, audit_table: AuditTable, http: httpx.Client
     ) -> None:
         assert post(http, stack, audit_table, new_row()).status_code == 201
@@ -366,7 +366,7 @@ class TestStarting:
         )
         assert "no free TCP port" in other.stderr
 
-    def test_a_server_that_ends_while_it_starts_tells_what_it_said(self, stack: Stack, tmp_path: Path) -> None:
+    def test_a_server_that_ends_during_its_start_shows_its_output(self, stack: Stack, tmp_path: Path) -> None:
         another = PostgREST(tmp_path, dsn=stack.dsn("authenticator"), jwt_secret="s" * 32)
         with socket.create_server((HOST, another.port)):
             with pytest.raises(RuntimeError, match=r"PostgREST ended with status 1, and said:\n.*Address in use"):

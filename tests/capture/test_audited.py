@@ -218,7 +218,7 @@ def test_old_values_that_raise_do_not_keep_the_function_from_running(
     assert "raised KeyError" in caplog.text
 
 
-def test_after_a_success_an_event_that_cannot_be_recorded_is_told(audit_log: AuditLog) -> None:
+def test_an_event_that_cannot_be_recorded_after_a_success_is_reported(audit_log: AuditLog) -> None:
     @update(entity_id=lambda arguments, result: result["id"], new_values=lambda arguments, result: 1 / 0)
     def handler() -> dict[str, Any]:
         return {}

@@ -98,7 +98,7 @@ def test_after_the_block_nothing_is_left(audit_log: AuditLog) -> None:
 
 
 @pytest.mark.parametrize("call", [audit_context, update_audit_context])
-def test_wrong_fields_are_told_at_the_call_all_at_once(call: Any) -> None:
+def test_all_wrong_fields_are_reported_together_at_the_call(call: Any) -> None:
     with audit_context(user_id=USER), pytest.raises(AuditEventError) as caught:
         call(colour="red", entity_id=USER, user_id=object(), actor_type="robot", metadata=["no", "object"])
     assert set(caught.value.problems) == {"colour", "entity_id", "user_id", "actor_type", "metadata"}

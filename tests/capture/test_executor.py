@@ -47,7 +47,7 @@ def test_an_event_loop_can_use_it(audit_log: AuditLog) -> None:
     audit_log.assert_recorded("looped", user_id=user)
 
 
-def test_what_work_tells_its_context_is_known_where_it_came_from(audit_log: AuditLog) -> None:
+def test_context_changes_in_submitted_work_are_known_to_its_caller(audit_log: AuditLog) -> None:
     user = str(uuid4())
     with audit_executor(ThreadPoolExecutor(1)) as pool, audit_context():
         pool.submit(update_audit_context, user_id=user).result(30)

@@ -127,7 +127,7 @@ def test_a_system_that_acts_for_a_named_user_keeps_that_user(audit_log: AuditLog
     audit_log.assert_recorded(user_id=OTHER)
 
 
-def test_no_tenant_can_be_said(audit_log: AuditLog) -> None:
+def test_an_event_can_have_no_tenant(audit_log: AuditLog) -> None:
     with audit_context(**BOTH):
         audit_event("act", **THING, tenant_id=NOBODY)
     audit_log.assert_recorded(yacht_id=None, user_id=ACTOR)

@@ -233,7 +233,7 @@ def test_values_of_any_depth_and_any_size_are_recorded(audit_log: AuditLog) -> N
     assert len(audit_log.events) == 3
 
 
-def test_the_same_log_opened_again_begins_anew() -> None:
+def test_the_same_log_opened_again_starts_empty() -> None:
     audit_log = AuditLog()
     with audit_log:
         record({})

@@ -134,7 +134,7 @@ def _deliver_with_company(pipeline: AuditPipeline) -> bool:
     return pipeline.stats().failed == 1
 
 
-def test_a_record_that_cannot_become_a_row_is_parked_without_its_secrets(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unusable_record_is_parked_without_its_secrets(caplog: pytest.LogCaptureFixture) -> None:
     exporter = InMemoryAuditExporter()
     provider = LoggerProvider(shutdown_on_exit=False)
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
@@ -156,14 +156,14 @@ def test_a_record_that_cannot_become_a_row_is_parked_without_its_secrets(caplog:
         provider.shutdown()
 
 
-def test_secrets_of_a_context_are_redacted_before_they_travel_with_a_job() -> None:
+def test_secrets_of_a_context_are_redacted_before_a_job_takes_them() -> None:
     with audit_context(user_id=USER, metadata=full_of_secrets()):
         packed = json.dumps(serialize_context())
     assert "visible" in packed
     assert SECRET not in packed
 
 
-def test_without_a_pipeline_a_jobs_message_is_redacted_as_the_environment_says(
+def test_without_a_pipeline_the_environment_decides_what_is_redacted_for_jobs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with audit_context(user_id=USER, metadata={"pin": "1234", "password": SECRET}):
@@ -221,6 +221,6 @@ def test_long_values_are_kept_whole_unless_a_limit_is_set(audit_log: AuditLog, m
 
 
 @pytest.mark.parametrize("options", [{"redact_hook": "text"}, {"max_value_bytes": 0}, {"max_value_bytes": "many"}])
-def test_wrong_settings_are_told(audit_log: AuditLog, options: dict[str, Any]) -> None:
+def test_wrong_settings_are_reported(audit_log: AuditLog, options: dict[str, Any]) -> None:
     with pytest.raises(AuditConfigurationError, match=next(iter(options))):
         configure_audit(**options)

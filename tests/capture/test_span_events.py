@@ -150,7 +150,7 @@ def test_span_events_of_other_code_become_events_when_the_span_ends(audit_log: A
     assert event.record_id
 
 
-def test_the_context_fills_in_what_is_missing_even_after_it_has_ended(audit_log: AuditLog, spans: Spans) -> None:
+def test_the_context_fills_in_missing_fields_even_after_its_end(audit_log: AuditLog, spans: Spans) -> None:
     short = {"audit.action": "touch", "audit.target.type": "part", "audit.target.id": str(PART)}
     with audit_context(yacht_id=YACHT):
         span = spans.tracer.start_span("request")

@@ -42,7 +42,7 @@ def test_it_runs_as_a_module(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
-def test_a_missing_library_is_told_with_what_to_install(missing: str) -> None:
+def test_a_missing_library_is_reported_with_what_to_install(missing: str) -> None:
     program = f"import sys; sys.modules['{missing}'] = None; from otel_audit_exporter.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -330,7 +330,7 @@ def test_every_column_is_listed_with_what_fills_it(
 
 
 @pytest.mark.parametrize("write", [(), ("--write",)])
-def test_a_wrong_key_is_told(
+def test_a_wrong_key_is_reported(
     stack: Stack, workspace: Workspace, environment: Environment, kind: str, write: tuple[str, ...]
 ) -> None:
     environment("SUPABASE_KEY", "WR0NG-KEY")
@@ -343,7 +343,7 @@ def test_a_wrong_key_is_told(
     assert "WR0NG-KEY" not in done.out + done.err
 
 
-def test_an_expired_token_is_told(stack: Stack, workspace: Workspace, environment: Environment, kind: str) -> None:
+def test_an_expired_token_is_reported(stack: Stack, workspace: Workspace, environment: Environment, kind: str) -> None:
     if kind == "supabase":
         environment("OTEL_AUDIT_SUPABASE_TOKEN", stack.token("audit_writer", expires_in_seconds=-60))
         done = workspace.run("check")
@@ -383,7 +383,7 @@ def website() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def test_an_address_that_is_another_websites_is_told(
+def test_the_address_of_another_website_is_reported(
     workspace: Workspace, environment: Environment, kind: str, website: str
 ) -> None:
     if kind == "supabase":
@@ -392,7 +392,7 @@ def test_an_address_that_is_another_websites_is_told(
         assert (done.code, "SUPABASE_URL" in done.err) == (1, True)
 
 
-def test_a_table_that_is_not_there_is_told_with_those_that_are(
+def test_a_missing_table_is_reported_with_those_that_exist(
     stack: Stack, audit_table: AuditTable, workspace: Workspace, environment: Environment, kind: str
 ) -> None:
     environment("OTEL_AUDIT_TABLE", "no_such_table")
@@ -402,7 +402,7 @@ def test_a_table_that_is_not_there_is_told_with_those_that_are(
     assert "audit_" in done.err
 
 
-def test_a_schema_that_is_not_exposed_is_told(workspace: Workspace, environment: Environment, kind: str) -> None:
+def test_a_schema_that_is_not_exposed_is_reported(workspace: Workspace, environment: Environment, kind: str) -> None:
     environment("OTEL_AUDIT_SCHEMA", "no_such_schema")
     assert workspace.run("check").code == 1
 
@@ -457,7 +457,7 @@ def test_an_insert_is_tried_even_if_postgrest_describes_no_tables(
     ids=["503", "502", "429", "portal", "paused", "redirect"],
 )
 @pytest.mark.parametrize("kind", ["supabase"], indirect=True)
-def test_a_gateways_answer_is_told_for_what_it_is(
+def test_the_answer_of_a_gateway_is_reported_as_such(
     stack: Stack, workspace: Workspace, kind: str, answer: Answer, code: int
 ) -> None:
     stack.gateway.inject(answer, times=None)
@@ -465,7 +465,7 @@ def test_a_gateways_answer_is_told_for_what_it_is(
     assert (done.code, bool(done.err)) == (code, True)
 
 
-def test_a_role_without_any_right_to_the_table_is_told(
+def test_a_role_without_any_right_to_the_table_is_reported(
     stack: Stack, audit_table: AuditTable, workspace: Workspace, environment: Environment, kind: str
 ) -> None:
     stack.sql(f"revoke all on {audit_table.name} from audit_writer")

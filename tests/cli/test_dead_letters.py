@@ -57,7 +57,7 @@ def test_show_prints_the_row_as_it_would_be_written(parked: Workspace) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "retry", "drop"])
-def test_an_id_that_is_not_there_is_told_with_exit_code_1(parked: Workspace, command: str) -> None:
+def test_an_unknown_id_is_reported_with_exit_code_1(parked: Workspace, command: str) -> None:
     done = parked.run("dead-letters", command, "0190e0f4-0000-7000-8000-000000000000")
     assert done.code == 1
     assert "there is no dead letter with the id" in done.err
@@ -165,7 +165,7 @@ def test_every_destination_has_dead_letters_of_its_own(parked: Workspace) -> Non
 
 
 @pytest.mark.parametrize("exporter", ["memory", "console"])
-def test_exporters_that_keep_nothing_are_told_with_exit_code_2(workspace: Workspace, exporter: str) -> None:
+def test_exporters_that_keep_nothing_are_reported_with_exit_code_2(workspace: Workspace, exporter: str) -> None:
     done = workspace.run("dead-letters", "list", "--exporter", exporter)
     assert done.code == 2
     assert "keeps no dead letters on disk" in done.err

@@ -20,7 +20,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "DELAY_SECONDS", 0.001)
 
 
-def test_it_ends_with_the_rows_of_every_handler_in_the_sqlite_file(workspace: Workspace) -> None:
+def test_it_leaves_the_rows_of_every_handler_in_the_file(workspace: Workspace) -> None:
     done = workspace.run("demo", "--dir", "here")
     assert (done.code, done.err) == (0, "")
     rows = workspace.rows(workspace.directory / "here" / "pms_audit_log.db")
@@ -41,7 +41,7 @@ def test_it_shows_costs_rows_and_stats_without_colours_in_a_pipe(workspace: Work
     assert "\x1b" not in out
 
 
-def test_a_refused_approval_is_recorded_as_a_failure_and_not_as_done(workspace: Workspace) -> None:
+def test_a_refused_approval_is_recorded_as_a_failure(workspace: Workspace) -> None:
     workspace.run("demo", "--dir", "here")
     rows = workspace.rows(workspace.directory / "here" / "pms_audit_log.db")
     approvals = [orjson.loads(row["new_values"]) for row in rows if row["action"] == "approve_purchase"]

@@ -94,7 +94,7 @@ def test_a_line_that_is_not_utf8_is_reported(workspace: Workspace) -> None:
     assert [row["action"] for row in workspace.rows()] == ["after"]
 
 
-def test_a_closed_stdin_is_said_in_words(workspace: Workspace) -> None:
+def test_a_closed_stdin_gives_a_clear_message(workspace: Workspace) -> None:
     command = f"exec {shlex.quote(sys.executable)} -m otel_audit_exporter.cli emit - <&-"
     done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True, cwd=workspace.directory)
     assert (done.returncode, done.stdout) == (2, "")
@@ -109,7 +109,7 @@ def test_a_dash_reads_stdin_and_skips_blank_lines(workspace: Workspace) -> None:
     assert [row["action"] for row in workspace.rows()] == ["first", "second"]
 
 
-def test_lines_with_an_idempotency_key_can_be_written_again_without_new_rows(workspace: Workspace) -> None:
+def test_lines_with_an_idempotency_key_written_again_add_no_rows(workspace: Workspace) -> None:
     file = workspace.write_lines(*(workspace.event(idempotency_key=f"import-{number}") for number in range(3)))
     assert [workspace.run("emit", file).code for _ in range(2)] == [0, 0]
     assert len(workspace.rows()) == 3
@@ -139,7 +139,7 @@ def test_a_full_outbox_ends_the_run_and_says_before_which_line(workspace: Worksp
     assert "the outbox is full, and the sink takes nothing" in done.err
 
 
-def test_what_the_sink_does_not_take_in_time_stays_in_the_outbox(workspace: Workspace) -> None:
+def test_events_not_taken_in_time_stay_in_the_outbox(workspace: Workspace) -> None:
     late = workspace.directory / "late" / "audit.db"
     done = workspace.run("emit", workspace.write_lines(workspace.event()), "--path", late, "--timeout", 0.1)
     assert done.code == 1
@@ -150,7 +150,7 @@ def test_what_the_sink_does_not_take_in_time_stays_in_the_outbox(workspace: Work
     assert len(workspace.rows(late)) == 1
 
 
-def test_an_outbox_in_memory_is_said_to_lose_what_was_not_delivered(workspace: Workspace, environment: Put) -> None:
+def test_a_failed_run_with_an_outbox_in_memory_reports_the_loss(workspace: Workspace, environment: Put) -> None:
     environment("OTEL_AUDIT_OUTBOX", "memory")
     file = workspace.write_lines(workspace.event())
     done = workspace.run("emit", file, "--path", "nowhere/audit.db", "--timeout", 0.1)
@@ -158,7 +158,7 @@ def test_an_outbox_in_memory_is_said_to_lose_what_was_not_delivered(workspace: W
     assert "lost, as the outbox is in memory" in done.err
 
 
-def test_a_row_that_the_table_refuses_is_told_and_the_rest_lands(workspace: Workspace) -> None:
+def test_a_row_refused_by_the_table_is_reported_and_others_land(workspace: Workspace) -> None:
     workspace.create_table("action <> 'refused'")
     file = workspace.write_lines(workspace.event("good"), workspace.event("refused"), workspace.event("better"))
     done = workspace.run("emit", file)
@@ -176,13 +176,15 @@ def test_a_row_that_the_table_refuses_is_told_and_the_rest_lands(workspace: Work
         (("emit", "-", "--ids", "numbers"), "must be one of uuid, text"),
     ],
 )
-def test_a_wrong_setting_is_told_with_exit_code_2(workspace: Workspace, arguments: tuple[str, ...], fault: str) -> None:
+def test_a_wrong_setting_is_reported_with_exit_code_2(
+    workspace: Workspace, arguments: tuple[str, ...], fault: str
+) -> None:
     done = workspace.run(*arguments, stdin="")
     assert done.code == 2
     assert fault in done.err
 
 
-def test_a_wrong_variable_is_told_with_exit_code_2(workspace: Workspace, environment: Put) -> None:
+def test_a_wrong_variable_is_reported_with_exit_code_2(workspace: Workspace, environment: Put) -> None:
     environment("OTEL_AUDIT_MODE", "later")
     done = workspace.run("emit", "-", stdin="")
     assert done.code == 2

@@ -152,7 +152,7 @@ def test_a_failed_action_never_reads_as_success_in_a_later_column(
     }
 
 
-def test_values_that_are_no_objects_are_read_as_they_were_said(workspace: Workspace, kind: str) -> None:
+def test_values_that_are_no_objects_are_read_unchanged(workspace: Workspace, kind: str) -> None:
     values = ["text", "5", "true", "", 5, 2.5, True, None, [1], {"a": 1}]
     write(*({"new_values": value} for value in values))
     assert [line["new_values"] for line in workspace.run("tail", "--format", "json").lines] == values
@@ -160,7 +160,7 @@ def test_values_that_are_no_objects_are_read_as_they_were_said(workspace: Worksp
 
 @pytest.mark.parametrize("type_", ["timestamp", "timestamptz"])
 @pytest.mark.parametrize("kind", ["postgres", "supabase"], indirect=True)
-def test_times_are_told_in_utc_whatever_the_column_and_the_session_have(
+def test_times_are_printed_in_utc_for_any_column_and_session(
     stack: Stack, audit_table: AuditTable, workspace: Workspace, kind: str, type_: str
 ) -> None:
     audit_table.alter(f"alter created_at type {type_}")
@@ -183,7 +183,7 @@ def test_times_are_told_in_utc_whatever_the_column_and_the_session_have(
 
 
 @pytest.mark.parametrize("kind", ["postgres", "supabase"], indirect=True)
-def test_rows_of_others_with_odd_times_or_none_are_in_nobodys_way(
+def test_foreign_rows_with_odd_or_missing_times_do_no_harm(
     stack: Stack, audit_table: AuditTable, workspace: Workspace, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "PAGE", 2)
@@ -330,7 +330,7 @@ def test_an_outage_is_waited_for_with_follow(stack: Stack, workspace: Workspace,
 
 
 @pytest.mark.parametrize("kind", ["supabase", "postgres"], indirect=True)
-def test_a_role_that_may_not_read_is_told_so(
+def test_a_role_that_may_not_read_gets_a_clear_message(
     stack: Stack, workspace: Workspace, environment: Environment, kind: str
 ) -> None:
     environment("OTEL_AUDIT_SUPABASE_TOKEN", stack.token("audit_writer"))
@@ -341,7 +341,7 @@ def test_a_role_that_may_not_read_is_told_so(
     assert "grant usage on its schema and select" in done.err
 
 
-def test_what_cannot_be_read_is_told(workspace: Workspace, environment: Environment) -> None:
+def test_an_unreadable_table_is_reported(workspace: Workspace, environment: Environment) -> None:
     assert workspace.run("tail").code == 2  # no file yet
     workspace.database.write_bytes(b"no database at all" * 100)
     assert workspace.run("tail").code == 1
@@ -354,7 +354,7 @@ def test_what_cannot_be_read_is_told(workspace: Workspace, environment: Environm
     assert "S3CRET" not in done.err
 
 
-def test_history_asks_whose_and_wrong_times_are_told(workspace: Workspace) -> None:
+def test_history_needs_a_subject_and_reports_wrong_times(workspace: Workspace) -> None:
     assert workspace.run("history").code == 2
     for wrong in ("yesterday", "2026-13-01", "5M", "99999999w", "0001-01-01T00:00:00+14:00"):
         done = workspace.run("tail", "--since", wrong)
@@ -375,5 +375,5 @@ def test_history_asks_whose_and_wrong_times_are_told(workspace: Workspace) -> No
         ({}, {"a": "x" * 100}, [f"+a: {'x' * 79}…"]),
     ],
 )
-def test_changes_are_said_field_by_field(old: Any, new: Any, said: list[str]) -> None:
+def test_changes_are_printed_field_by_field(old: Any, new: Any, said: list[str]) -> None:
     assert changed_fields(old, new) == said

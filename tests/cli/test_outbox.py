@@ -35,7 +35,7 @@ def test_status_says_so_where_there_is_nothing(workspace: Workspace) -> None:
     assert _status(workspace) == []
 
 
-def test_status_tells_what_dead_processes_left_from_what_living_ones_hold(workspace: Workspace, late: Path) -> None:
+def test_status_separates_events_of_dead_processes_from_those_of_living_ones(workspace: Workspace, late: Path) -> None:
     workspace.leave_orphan(late, events=3)
     with workspace.living_process(workspace.directory / "other" / "audit.db", events=2) as pid:
         done = workspace.run("outbox", "status")
@@ -132,7 +132,7 @@ def test_drain_with_nothing_to_do_is_done(workspace: Workspace) -> None:
     assert workspace.run("outbox", "drain").code == 0
 
 
-def test_drain_of_an_outbox_in_memory_is_refused_with_exit_code_2(
+def test_draining_an_outbox_in_memory_is_refused_with_exit_code_2(
     workspace: Workspace, environment: Callable[[str, object], None]
 ) -> None:
     environment("OTEL_AUDIT_OUTBOX", "memory")

@@ -27,7 +27,7 @@ def check(workspace: Workspace, text: str, *flags: str) -> list[str]:
     return done.out.splitlines()
 
 
-def test_each_value_of_a_document_is_told_with_its_place(workspace: Workspace) -> None:
+def test_each_value_of_a_document_is_printed_with_its_place(workspace: Workspace) -> None:
     assert check(workspace, json.dumps(EVENT)) == [
         "shown    user.name  ada",
         "hidden   user.db_password  [REDACTED]",
@@ -42,7 +42,7 @@ def test_each_value_of_a_document_is_told_with_its_place(workspace: Workspace) -
     ]
 
 
-def test_lines_of_json_and_lines_of_text_are_told_by_number(workspace: Workspace) -> None:
+def test_lines_of_json_and_of_text_are_printed_by_number(workspace: Workspace) -> None:
     lines = [json.dumps({"password": SECRET}), "", f"password={SECRET}&a=1", "plain\x1b[31m"]
     assert check(workspace, "\n".join(lines)) == [
         "hidden   line 1: password  [REDACTED]",
@@ -58,7 +58,7 @@ def test_the_list_of_keys_is_the_environments(workspace: Workspace, environment:
 
 
 @pytest.mark.parametrize("name", ["missing.json", "."])
-def test_a_file_that_cannot_be_read_is_told(workspace: Workspace, name: str) -> None:
+def test_a_file_that_cannot_be_read_is_reported(workspace: Workspace, name: str) -> None:
     done = workspace.run("redact-check", name)
     assert (done.code, done.out) == (1, "")
     assert name in done.err

@@ -66,7 +66,7 @@ def test_table_schema_and_ids_default_to_the_environment(workspace: Workspace, e
 
 
 @pytest.mark.parametrize("flags", [("--retention-months", "3"), ("--table", "a\nb"), ("--ids", "int")], ids=str)
-def test_a_wrong_option_is_told_and_nothing_is_printed(workspace: Workspace, flags: tuple[str, ...]) -> None:
+def test_a_wrong_option_is_reported_and_no_script_is_printed(workspace: Workspace, flags: tuple[str, ...]) -> None:
     done = workspace.run("schema", *flags)
     assert (done.code, done.out) == (2, "")
     assert done.err

@@ -202,9 +202,8 @@ def test_a_table_that_refuses_every_row_gets_all_after_repair(
 
 
 @pytest.mark.parametrize("count", [1, REFUSALS_IN_A_ROW, REFUSALS_IN_A_ROW + 1])
-def test_rows_that_are_all_that_waits_land_once_the_table_is_mended(
-    start: Start, audit_table: AuditTable, count: int
-) -> None:
+def test_rows_that_wait_alone_land_after_a_repair(start: Start, audit_table: AuditTable, count: int) -> None:
+    """No other event comes that could prove that the table works."""
     running = start()
     audit_table.alter("add constraint c check (false) not valid")
     running.emit(count)

@@ -39,7 +39,7 @@ class TestFull:
         running.assert_each_good_one_stored_once()
 
     @pytest.mark.parametrize("limit", ["disk", "file size"])
-    def test_on_a_disk_without_space_it_refuses_and_drains_all_the_same(
+    def test_on_a_full_disk_it_refuses_events_but_still_drains(
         self, tmp_path: Path, small_disk: Path | None, limit: str
     ) -> None:
         """Where no small file system can be mounted, the system's limit on the size of a file stands for it."""
@@ -115,7 +115,7 @@ class TestUnusable:
         running.assert_each_good_one_stored_once()
         assert running.pipeline.shutdown()
 
-    def test_events_that_were_removed_with_their_directory_are_told_of(
+    def test_events_removed_with_their_directory_are_reported(
         self, stack: Stack, start: Start, caplog: pytest.LogCaptureFixture
     ) -> None:
         running = start()
@@ -167,7 +167,7 @@ class TestDamaged:
         assert path.read_bytes() == before
         assert "newer" in newer.log.read_text()
 
-    def test_a_damaged_log_does_not_keep_the_others_from_being_taken_over(self, orphan: tuple[Scenario, Path]) -> None:
+    def test_a_damaged_log_does_not_block_the_adoption_of_others(self, orphan: tuple[Scenario, Path]) -> None:
         damaged, path = orphan
         foreign = path.parent.with_name("1-of-garbage.log")
         foreign.mkdir()
@@ -201,7 +201,7 @@ def test_two_adopters_at_once_deliver_each_event_once(tmp_path: Path) -> None:
     assert shared.violations() == []
 
 
-def test_files_of_another_destination_are_left_alone_and_told_of(
+def test_files_of_another_destination_are_left_alone_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     left = scenario.on_sqlite(tmp_path, schedule_delay_millis=60_000)

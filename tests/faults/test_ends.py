@@ -46,7 +46,7 @@ class TestInABareScript:
         assert undelivered(ending) == set()
         assert ending.violations() == []
 
-    def test_sigterm_in_the_middle_of_calls_ends_the_process_and_loses_nothing(self, ending: Scenario) -> None:
+    def test_sigterm_during_calls_ends_the_process_and_loses_nothing(self, ending: Scenario) -> None:
         assert signalled("sigterm_in_a_busy_loop", ending, signal.SIGTERM) == -signal.SIGTERM
         assert len(ending.rows()) >= ending.job.events
         assert ending.violations() == []
@@ -64,7 +64,7 @@ class TestInABareScript:
 
 class TestSignalHandlers:
     @pytest.mark.parametrize("outbox", ["disk", "fsync"])
-    def test_handlers_that_emit_in_the_middle_of_calls_neither_deadlock_nor_lose(
+    def test_signal_handlers_that_emit_during_calls_neither_deadlock_nor_lose(
         self, ending: Scenario, outbox: str
     ) -> None:
         ending.job.options["outbox"] = outbox

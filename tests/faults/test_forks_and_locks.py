@@ -230,7 +230,7 @@ def test_a_child_works_whoever_held_this_lock_at_the_fork(
     assert audit.shutdown_audit(30_000)
 
 
-def test_a_child_of_a_test_that_looks_at_its_audit_log_records() -> None:
+def test_a_child_of_a_test_can_read_its_audit_log() -> None:
     def record() -> None:
         audit.audit_event(**arguments(action="in_the_child"))
         audit_log.assert_recorded(action="in_the_child")

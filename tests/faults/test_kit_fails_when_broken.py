@@ -33,7 +33,7 @@ def test_a_fresh_id_per_retry_doubles_rows_when_replies_are_lost(
     assert _lost(found)
 
 
-def test_taking_any_2xx_for_an_answer_loses_what_a_captive_portal_swallowed(
+def test_taking_any_2xx_as_success_loses_events_to_a_captive_portal(
     stack: Stack, audit_table: AuditTable, tmp_path: Path
 ) -> None:
     stack.gateway.inject(captive_portal(), times=2)

@@ -47,7 +47,7 @@ def test_a_hundred_replies_lost_after_the_commit_double_no_id(stack: Stack, star
     running.assert_each_good_one_stored_once()
 
 
-def test_the_server_s_retry_after_is_kept_to_even_by_a_flush(stack: Stack, start: Start) -> None:
+def test_even_a_flush_respects_the_servers_retry_after(stack: Stack, start: Start) -> None:
     running = start()
     asked: list[float] = []
 

@@ -69,9 +69,10 @@ def gunicorn(port: int, *options: str) -> Sequence[str]:
 
 
 @pytest.mark.timeout(240)
-def test_four_preloaded_workers_killed_and_recycled_under_load_lose_and_double_nothing(
+def test_preloaded_workers_killed_under_load_lose_and_double_nothing(
     stack: Stack, audit_table: AuditTable, tmp_path: Path
 ) -> None:
+    """There are four workers, which are also recycled."""
     stack.gateway.keep_requests(False)
     scene, port = scenario.on_stack(tmp_path, stack, audit_table), free_port()
     with served(scene, *gunicorn(port, "--max-requests", "40", "--max-requests-jitter", "20")) as server:

@@ -41,7 +41,8 @@ audit.shutdown_audit(0)
 """
 
 
-def test_without_a_home_the_error_names_the_setting_and_an_exporter_holds() -> None:
+def test_without_a_home_directory_the_error_names_the_setting() -> None:
+    """An exporter holds its events."""
     assert run_python(AS_NOBODY).split() == ["True", "1"]
 
 

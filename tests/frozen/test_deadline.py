@@ -37,11 +37,11 @@ def test_the_events_of_one_request_are_delivered_together() -> None:
     assert sink.requests == [30]
 
 
-def test_the_profile_keeps_the_outbox_in_memory_unless_another_is_asked_for(tmp_path: Any) -> None:
+def test_the_profile_keeps_the_outbox_in_memory_by_default(tmp_path: Any) -> None:
     assert configure_audit("sqlite", path=str(tmp_path / "a.db"), profile="ephemeral").settings.outbox == "memory"
 
 
-def test_a_sink_that_hangs_is_waited_for_no_longer_than_the_deadline(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hanging_sink_delays_the_response_to_the_deadline_at_most(caplog: pytest.LogCaptureFixture) -> None:
     sink = HeldSink(is_open=False)
     pipeline = configured(sink, "log", response_deadline_millis=50)
     (record_id,) = handler([{"new_values": {"note": SECRET}}], None)
@@ -95,7 +95,7 @@ def test_a_late_event_is_printed_whole_and_comes_in_again_once(
     assert other.rows == [row]
 
 
-def test_an_event_that_the_table_refuses_is_told_like_a_late_one(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_event_refused_by_the_table_is_reported_like_late_ones(caplog: pytest.LogCaptureFixture) -> None:
     pipeline = configured(HeldSink(), "raise", response_deadline_millis=30_000)
     handler([{}], None)
     with pytest.raises(AuditDeliveryError, match="refused"):
@@ -135,7 +135,7 @@ def test_a_platform_that_freezes_processes_is_warned_of_once(
 
 
 @pytest.mark.parametrize("settings", [{"profile": "ephemeral"}, {"profile": "server"}, {"outbox_dir": "kept"}])
-def test_who_has_said_how_events_last_is_not_warned(
+def test_an_explicit_choice_of_durability_gives_no_warning(
     settings: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("K_SERVICE", "shop")

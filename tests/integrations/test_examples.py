@@ -145,7 +145,7 @@ def test_migrations(name: str, tmp_path: Path, stack: Stack, audit_table: AuditT
     assert row["new_values"] == {"ordered": True}
 
 
-def test_tenants_and_a_ledger_leave_the_rows_that_hand_written_inserts_left(tmp_path: Path) -> None:
+def test_tenants_and_a_ledger_give_the_rows_of_handwritten_inserts(tmp_path: Path) -> None:
     example = Example("tenants_and_ledger", tmp_path / "tenants_and_ledger")
     for command in example.commands:
         example.run(command)

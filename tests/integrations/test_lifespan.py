@@ -125,14 +125,14 @@ async def ask(app: FastAPI) -> httpx.Response:
         return await client.get("/")
 
 
-def test_who_depends_on_the_user_tells_the_context(audit_log: AuditLog) -> None:
+def test_a_dependency_that_knows_the_user_updates_the_context(audit_log: AuditLog) -> None:
     app = application()
     app.add_middleware(AuditMiddleware)
     assert asyncio.run(ask(app)).json() is True
     audit_log.assert_recorded(user_id=USER, yacht_id=YACHT)
 
 
-def test_without_the_middleware_that_is_told(audit_log: AuditLog) -> None:
+def test_a_missing_middleware_is_reported(audit_log: AuditLog) -> None:
     with pytest.raises(AuditConfigurationError, match="AuditMiddleware"):
         asyncio.run(ask(application()))
     with pytest.raises(AuditConfigurationError, match="user_id='id'"):

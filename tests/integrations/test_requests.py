@@ -45,7 +45,7 @@ def test_only_trusted_proxies_are_believed(peer: str | None, forwarded: list[str
     assert TrustedProxies(PROXIES).source(peer, forwarded) == source
 
 
-def test_a_peer_on_a_unix_socket_is_trusted_by_its_own_name() -> None:
+def test_a_peer_on_a_unix_socket_is_trusted_by_name() -> None:
     assert TrustedProxies(["unix", "10.0.0.0/8"]).source(None, ["6.6.6.6, 203.0.113.7, 10.1.1.1"]) == "203.0.113.7"
     assert TrustedProxies(["unix"]).source("", []) is None
 
@@ -180,7 +180,7 @@ def test_an_identify_that_fails_lets_the_request_go_on(
     assert "hunter2" not in caplog.text
 
 
-def test_an_identify_that_cannot_be_called_is_told_at_set_up() -> None:
+def test_an_identify_that_cannot_be_called_is_reported_at_set_up() -> None:
     for module in (asgi, wsgi):
         with pytest.raises(AuditConfigurationError, match="identify"):
             module.AuditMiddleware(lambda *_: None, identify="name")

@@ -34,7 +34,7 @@ def watch_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "otel-audit-watch"]
 
 
-def test_an_outage_is_told_once_and_so_is_its_end(
+def test_an_outage_and_its_end_are_each_reported_once(
     configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -53,7 +53,7 @@ def test_an_outage_is_told_once_and_so_is_its_end(
     assert second == "audit: health good, was warning: everything is delivered in time"
 
 
-def test_what_gets_worse_and_worse_is_told_at_each_level(configured: Configure, stub: StubExporter) -> None:
+def test_a_growing_problem_is_reported_at_each_level(configured: Configure, stub: StubExporter) -> None:
     levels: list[str] = []
     configured(on_health_change=lambda health: levels.append(health.level))
     stub.sink.fail(AWAY)
@@ -63,7 +63,7 @@ def test_what_gets_worse_and_worse_is_told_at_each_level(configured: Configure, 
     wait_until(lambda: levels == ["warning", "critical"], "51 are critical")
 
 
-def test_held_events_are_told_by_level_and_figure(configured: Configure, stub: StubExporter) -> None:
+def test_held_events_are_reported_with_level_and_figure(configured: Configure, stub: StubExporter) -> None:
     changes: list[AuditHealth] = []
     configured(on_health_change=changes.append)
     stub.sink.fail(MISCONFIGURED)
@@ -72,7 +72,7 @@ def test_held_events_are_told_by_level_and_figure(configured: Configure, stub: S
     assert (changes[0].level, changes[0].held) == ("warning", 1)
 
 
-def test_parked_events_are_told_by_level_and_figure(configured: Configure, stub: StubExporter) -> None:
+def test_parked_events_are_reported_with_level_and_figure(configured: Configure, stub: StubExporter) -> None:
     pipeline = configured()
     emit(1000)
     stub.sink.fail(BAD_ROW, containing=b"refuse me")
@@ -145,7 +145,7 @@ def test_a_callback_that_raises_is_logged_and_called_again(
     wait_until(lambda: complaints(caplog) == 2, "both are logged")
 
 
-def test_a_callback_that_hangs_holds_up_neither_the_log_nor_the_shutdown(
+def test_a_callback_that_hangs_delays_neither_log_nor_shutdown(
     configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -287,7 +287,9 @@ def test_many_overdue_events_are_all_counted(configured: Configure, stub: StubEx
     wait_until(lambda: pipeline.health().overdue == 2500, "all are overdue")
 
 
-def test_what_is_lost_with_a_damaged_outbox_is_told(configured: Configure, stub: StubExporter, tmp_path: Path) -> None:
+def test_events_lost_with_a_damaged_outbox_are_reported(
+    configured: Configure, stub: StubExporter, tmp_path: Path
+) -> None:
     told: list[AuditHealth] = []
     pipeline = configured(on_health_change=told.append, health_thresholds={"overdue_critical": 10**6})
     stub.sink.fail(AWAY)
@@ -306,7 +308,9 @@ def test_what_is_lost_with_a_damaged_outbox_is_told(configured: Configure, stub:
     assert (pipeline.health().level, pipeline.health().failed) == ("critical", stats.failed)
 
 
-def test_dead_letters_that_cannot_be_read_are_told(configured: Configure, stub: StubExporter, tmp_path: Path) -> None:
+def test_dead_letters_that_cannot_be_read_are_reported(
+    configured: Configure, stub: StubExporter, tmp_path: Path
+) -> None:
     told: list[AuditHealth] = []
     pipeline = configured(on_health_change=told.append)
     emit(1000)

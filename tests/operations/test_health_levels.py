@@ -135,7 +135,7 @@ def test_thresholds_are_set_by_variable_mapping_or_value(given: Any) -> None:
         ("success_rate_good=-1", "success_rate_good must be a number, 0 or more"),
     ],
 )
-def test_a_wrong_threshold_is_said_with_its_variable(given: str, said: str) -> None:
+def test_a_wrong_threshold_is_reported_with_its_variable(given: str, said: str) -> None:
     with pytest.raises(AuditConfigurationError, match=said) as caught:
         load_settings({}, {"OTEL_AUDIT_HEALTH_THRESHOLDS": given})
     assert "OTEL_AUDIT_HEALTH_THRESHOLDS" in str(caught.value)

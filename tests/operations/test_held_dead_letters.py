@@ -104,9 +104,7 @@ def test_nothing_waits_for_who_holds_the_dead_letters(
     assert (health.level != "good", health.parked) == (True, 1)
 
 
-def test_a_receipt_that_nobody_can_tell_is_pending(
-    parked: tuple[AuditPipeline, PendingReceipt], tmp_path: Path
-) -> None:
+def test_a_receipt_with_unknown_state_is_pending(parked: tuple[AuditPipeline, PendingReceipt], tmp_path: Path) -> None:
     _, receipt = parked
     with held(letters_file(tmp_path)):
         state: str = receipt.state
@@ -160,7 +158,7 @@ def test_what_cannot_be_parked_now_is_parked_later(
     assert len(pipeline.dead_letters()) == 2
 
 
-def test_a_file_that_is_none_is_set_aside_and_told(
+def test_a_file_that_is_no_database_is_set_aside_and_reported(
     configured: Configure, stub: StubExporter, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipeline = configured()
@@ -184,7 +182,7 @@ def test_a_file_of_something_else_is_set_aside(configured: Configure, stub: Stub
     assert len(list(file.parent.glob("dead-letters.db.damaged-*"))) == 1
 
 
-def test_a_file_of_an_earlier_version_gets_the_column_that_it_lacks(
+def test_a_file_of_an_earlier_version_gets_its_missing_column(
     configured: Configure, stub: StubExporter, tmp_path: Path
 ) -> None:
     pipeline = configured()

@@ -341,9 +341,7 @@ def test_a_retried_dead_letter_is_in_the_table_and_counted(
 
 
 @KINDS
-def test_a_retry_that_is_refused_or_cannot_reach_the_sink_says_so(
-    configured: Configure, stub: StubExporter, make: Make
-) -> None:
+def test_a_refused_or_failed_retry_gives_a_clear_message(configured: Configure, stub: StubExporter, make: Make) -> None:
     configured()
     (record_id,) = park(stub)
     with visiting(make) as client:
@@ -356,9 +354,7 @@ def test_a_retry_that_is_refused_or_cannot_reach_the_sink_says_so(
 
 
 @KINDS
-def test_a_browser_that_retries_comes_back_to_the_page_with_a_notice(
-    configured: Configure, stub: StubExporter, make: Make
-) -> None:
+def test_a_retry_by_a_browser_returns_with_a_notice(configured: Configure, stub: StubExporter, make: Make) -> None:
     configured()
     (record_id,) = park(stub)
     stub.sink.heal()
@@ -455,7 +451,7 @@ def test_the_page_shows_level_figures_picture_errors_and_buttons(
 
 
 @KINDS
-def test_the_page_needs_nothing_from_elsewhere_and_runs_only_its_own_script(configured: Configure, make: Make) -> None:
+def test_the_page_loads_nothing_foreign_and_runs_only_its_script(configured: Configure, make: Make) -> None:
     configured()
     with visiting(make) as client:
         answers = [client.get("/") for _ in range(2)]

@@ -80,7 +80,7 @@ def configure(stack: Stack, audit_table: AuditTable, metrics: Metrics) -> Callab
     return make
 
 
-def test_every_step_is_told_once_each_way_and_everybody_agrees(
+def test_every_step_is_reported_once_each_way_and_everybody_agrees(
     stack: Stack,
     audit_table: AuditTable,
     configure: Callable[[list[str]], AuditPipeline],

@@ -44,9 +44,10 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("failure", FAILURES)
-def test_up_to_a_hundred_thousand_failing_events_give_fewer_than_twenty_lines(
+def test_many_failing_events_give_fewer_than_twenty_lines(
     configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture, failure: str
 ) -> None:
+    """Up to a hundred thousand events."""
     caplog.set_level(logging.INFO)
     pipeline = configured()
     error, count = FAILURES[failure]
@@ -92,7 +93,7 @@ def test_a_sink_that_fails_now_and_then_gives_few_lines(
     assert 3 < len(lines(caplog)) < 20
 
 
-def test_rows_refused_for_two_causes_in_turns_give_one_line_for_each(
+def test_rows_refused_for_two_causes_give_one_line_for_each(
     configured: Configure, stub: StubExporter, caplog: pytest.LogCaptureFixture
 ) -> None:
     configured()
@@ -106,7 +107,7 @@ def test_rows_refused_for_two_causes_in_turns_give_one_line_for_each(
     assert [line.partition("dead letters: ")[2].partition(".")[0] for line in parked] == [str(TOO_LONG), str(BAD_ROW)]
 
 
-def test_the_end_of_a_failure_is_told_however_often_it_came(
+def test_the_end_of_each_repeated_failure_is_reported(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -189,14 +190,14 @@ def test_the_same_mistake_in_every_call_gives_one_line(
     assert not any(SECRET in line for line in lines(caplog))
 
 
-def test_another_mistake_is_told_at_once(configured: Configure, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_mistake_is_reported_at_once(configured: Configure, caplog: pytest.LogCaptureFixture) -> None:
     configured()
     compat.write_audit_log_async(None, {"action": "update_part"})
     compat.write_audit_log_async(None, {"entity_type": "part"})
     wait_until(lambda: len(lines(caplog)) == 2, "both are told")
 
 
-def test_repeats_are_counted_and_told_with_the_next_line(
+def test_repeats_are_counted_and_reported_with_the_next_line(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0

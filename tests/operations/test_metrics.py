@@ -43,7 +43,7 @@ def test_the_metrics_say_what_the_stats_say(configured: Configure, stub: StubExp
     assert (stats.submitted, stats.succeeded, stats.failed, stats.pending) == (9, 5, 1, 3)
 
 
-def test_every_metric_of_the_table_is_told(configured: Configure, metrics: Metrics) -> None:
+def test_every_metric_of_the_table_is_exported(configured: Configure, metrics: Metrics) -> None:
     configured(meter_provider=metrics.provider)
     emit(1)
     assert flush_audit()
@@ -119,7 +119,7 @@ def test_metrics_keep_no_pipeline_alive(metrics: Metrics) -> None:
     assert metrics.sums()["audit.records.emitted"] == 0
 
 
-def test_each_provider_is_told_of_its_own_pipeline_only(metrics: Metrics) -> None:
+def test_each_provider_gets_metrics_of_its_own_pipeline_only(metrics: Metrics) -> None:
     other = InMemoryMetricReader()
     provider = MeterProvider(metric_readers=[other])
     configure_audit("memory", ids="text", outbox="memory", meter_provider=provider)
@@ -164,6 +164,6 @@ assert told.sums()["audit.queue.depth"] == 0
 """
 
 
-def test_without_an_argument_the_global_provider_is_told_whenever_it_is_set() -> None:
+def test_by_default_the_global_provider_is_used_even_if_set_later() -> None:
     for late in (False, True):
         subprocess.run([sys.executable, "-c", GLOBAL_PROVIDER.format(late=late)], check=True)

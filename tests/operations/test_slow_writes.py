@@ -39,7 +39,7 @@ def test_slowness_ends_after_a_fast_write_and_a_calm_time() -> None:
     assert writes.slow_seconds(12.1, 10.0) == 0.0
 
 
-def test_a_fast_write_beside_the_slow_one_proves_that_it_is_over() -> None:
+def test_a_fast_write_beside_a_slow_one_ends_the_slowness() -> None:
     writes = WriteTimings(1.0)
     slow = writes.begin(0.0)
     write(writes, 1.8, 1.9)

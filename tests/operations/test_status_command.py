@@ -82,7 +82,7 @@ def test_the_table_says_the_same_to_people() -> None:
 
 
 @pytest.mark.usefixtures("waiting")
-def test_what_cannot_be_read_is_not_told_as_nothing(tmp_path: Path) -> None:
+def test_an_unreadable_outbox_is_not_shown_as_empty(tmp_path: Path) -> None:
     (folder,) = (tmp_path / "outbox").iterdir()
     (folder / "dead-letters.db").write_bytes(b"damaged" * 1000)
     (folder / "1-aaaaaaaaaaaa.log").mkdir()
@@ -104,20 +104,20 @@ def test_on_a_narrow_terminal_no_number_is_broken() -> None:
     assert any(str(os.getpid()) in line and "KiB" in line for line in lines)
 
 
-def test_an_empty_directory_has_nothing_to_tell(tmp_path: Path) -> None:
+def test_an_empty_directory_has_nothing_to_show(tmp_path: Path) -> None:
     done = status("--outbox-dir", str(tmp_path))
     assert done.stdout == ""
     assert done.stderr == f"{tmp_path}: 0 events pending, 0 parked\n"
 
 
-def test_a_directory_that_is_not_there_is_told_as_that(tmp_path: Path) -> None:
+def test_a_missing_directory_is_reported_as_missing(tmp_path: Path) -> None:
     done = status("--outbox-dir", str(tmp_path / "nothing"))
     assert done.stdout == ""
     assert "0 events pending, 0 parked; there is no such directory (OTEL_AUDIT_OUTBOX_DIR)" in done.stderr
 
 
 @pytest.mark.usefixtures("waiting")
-def test_watching_tells_again_and_again_until_it_is_interrupted() -> None:
+def test_watching_prints_again_and_again_until_it_is_interrupted() -> None:
     command = [*COMMAND, "--watch", "--interval", "0.1", "--format", "json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -80,7 +80,7 @@ class TestIdempotency:
         assert audit_table.ids() == [first.record_id]
         assert said_lines(caplog, "said before") == []
 
-    def test_a_repeat_that_says_something_else_is_warned_of(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_repeat_with_other_content_gives_a_warning(self, caplog: pytest.LogCaptureFixture) -> None:
         configure_audit("sqlite")
         said = arguments(idempotency_key="order-1", new_values={"qty": 1})
         audit_event(**said)
@@ -274,7 +274,7 @@ class TestSpans:
         assert flush_audit()
         assert len(sqlite_rows(ROWS)) == 2
 
-    def test_what_only_the_surroundings_said_is_left_out_and_reported_once(
+    def test_fields_only_from_the_surroundings_are_left_out_and_reported_once(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "otel_audit_exporter")

@@ -155,7 +155,7 @@ def test_a_disabled_sdk_does_not_keep_events_from_the_table(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("before", [0, 3])
-def test_a_provider_that_the_application_shuts_down_keeps_nothing_from_the_table(
+def test_events_land_even_if_the_application_shuts_down_its_provider(
     provider: LoggerProvider, caplog: pytest.LogCaptureFixture, before: int
 ) -> None:
     attach_audit(provider, "sqlite", schedule_delay_millis=20)
@@ -225,6 +225,6 @@ def test_another_exporter_of_ours_on_the_provider_gets_the_events_too(provider: 
 
 
 @pytest.mark.parametrize("given", [None, NoOpLoggerProvider(), ProxyLoggerProvider(), "sqlite"])
-def test_what_is_no_provider_of_the_sdk_is_told(given: Any) -> None:
+def test_an_object_that_is_no_sdk_provider_is_reported(given: Any) -> None:
     with pytest.raises(AuditConfigurationError, match=f"{type(given).__name__} is no LoggerProvider"):
         attach_audit(given)

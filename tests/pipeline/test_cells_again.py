@@ -43,7 +43,9 @@ def test_functions_are_the_same_by_what_they_close_over(bare_environment: None) 
         configure_audit("memory", redact_hook=closing_over("y"))
 
 
-def test_an_exporter_that_is_made_again_is_the_same_and_leaves_nothing(tmp_path: Path, bare_environment: None) -> None:
+def test_an_equal_exporter_made_again_gives_the_running_pipeline(tmp_path: Path, bare_environment: None) -> None:
+    """It leaves no log of its own."""
+
     def exporter(table: str) -> SQLiteAuditExporter:
         return SQLiteAuditExporter(path=str(tmp_path / "audit.db"), table=table)
 

@@ -153,7 +153,7 @@ def test_what_the_callers_own_context_gives_is_kept_by_default(stack: Stack, mak
         ("full", "testclient", None),
     ],
 )
-def test_an_inet_column_gets_as_much_of_an_address_as_is_set(
+def test_an_inet_column_gets_the_address_part_that_is_set(
     stack: Stack, make_table: MakeTable, ip: str, peer: str, recorded: str | None
 ) -> None:
     table = make_table(EXAMPLE_SQL + ", ip inet")

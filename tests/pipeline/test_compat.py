@@ -82,9 +82,10 @@ def test_what_is_no_client_goes_to_the_pipeline_that_runs(db: Client, audit_tabl
     assert audit_table.count() == 6
 
 
-def test_where_only_the_environment_says_where_what_is_no_client_is_parked(
+def test_an_object_that_is_no_client_has_its_event_parked(
     stack: Stack, audit_table: AuditTable, db: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Only the environment says where events go."""
     monkeypatch.setenv("SUPABASE_URL", stack.url)
     monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", stack.service_key)
     record_id = write_audit_log_async(object(), payload())
@@ -187,9 +188,7 @@ def test_a_bad_payload_is_parked_logged_and_counted_and_never_raised(
 
 
 @pytest.mark.parametrize("client", [None, object(), 5])
-def test_a_client_that_is_none_is_logged_and_counted_and_never_raised(
-    client: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_wrong_client_is_logged_and_counted_but_never_raises(client: Any, caplog: pytest.LogCaptureFixture) -> None:
     write_audit_log_async(client, payload())
     assert get_audit_stats()["rejected"] == 1
     assert "SUPABASE_URL" in caplog.text
@@ -306,7 +305,7 @@ def test_events_after_a_shutdown_are_never_raised(caplog: pytest.LogCaptureFixtu
     assert get_audit_stats()["rejected"] == 1
 
 
-def test_both_get_audit_stats_tell_of_the_same_pipeline(db: Client) -> None:
+def test_both_get_audit_stats_are_about_the_same_pipeline(db: Client) -> None:
     write_audit_log_async(db, payload())
     wait_until(lambda: get_audit_stats()["succeeded"] == 1, "the row is stored")
     assert otel_audit_exporter.get_audit_stats().succeeded == 1

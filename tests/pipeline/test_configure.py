@@ -150,7 +150,7 @@ class TestOnce:
 
 
 class TestExporters:
-    def test_an_exporter_of_one_s_own_making_is_used(self) -> None:
+    def test_a_ready_made_exporter_is_used(self) -> None:
         exporter = InMemoryAuditExporter()
         configure_audit(exporter)
         receipt = audit_event(**arguments())
@@ -179,13 +179,13 @@ class TestExporters:
         assert list((tmp_path / "kept").glob("*/*.log"))
         assert not list(Path(outbox_dir).glob("*/*.log"))
 
-    def test_an_argument_that_contradicts_the_exporter_is_told(self) -> None:
+    def test_an_argument_that_contradicts_the_exporter_is_reported(self) -> None:
         exporter = InMemoryAuditExporter(ids="text")
         with pytest.raises(AuditConfigurationError, match="ids: the exporter that was given is made already"):
             configure_audit(exporter, ids="uuid", redact_keys=["iban"])
         configure_audit(exporter, ids="text")
 
-    def test_an_argument_that_comes_after_the_exporter_s_first_event_is_told(self) -> None:
+    def test_an_argument_after_the_exporters_first_event_is_reported(self) -> None:
         used = SQLiteAuditExporter()
         audit_event(**arguments())
         with pytest.raises(AuditConfigurationError, match="redact_keys: the exporter that was given is made already"):
@@ -202,12 +202,12 @@ class TestExporters:
         assert configure_audit(" SQLite ").name == "sqlite"
 
     @pytest.mark.parametrize("name", ["sqllite", "supabase;drop", ","])
-    def test_an_unknown_name_is_told_the_known_ones(self, name: str) -> None:
+    def test_an_unknown_name_gives_the_known_ones(self, name: str) -> None:
         with pytest.raises(AuditConfigurationError, match="OTEL_AUDIT_EXPORTER"):
             configure_audit(name)
 
     @pytest.mark.parametrize("given", [5, SQLiteAuditExporter, [5], [["sqlite"]], [], object()])
-    def test_what_is_no_exporter_is_told_what_is(self, given: Any) -> None:
+    def test_an_object_that_is_no_exporter_gives_the_possible_ones(self, given: Any) -> None:
         with pytest.raises(AuditConfigurationError, match="must be one of sqlite, supabase"):
             configure_audit(given)
 
@@ -443,7 +443,7 @@ class TestFaults:
         )
 
     @pytest.mark.parametrize("exporter", ["sqlite", "memory"])
-    def test_a_key_that_is_not_written_is_told(self, exporter: str) -> None:
+    def test_a_key_that_is_not_written_is_reported(self, exporter: str) -> None:
         with pytest.raises(AuditConfigurationError, match=r"OTEL_AUDIT_KEY_COLUMNS.* no field goes to nowhere"):
             configure_audit(exporter, key_columns=["id", "nowhere"])
 

@@ -157,7 +157,7 @@ if os.geteuid() == 0:
             assert run_in_child(in_one_process, 60)
         assert {path.stat().st_uid for path in base.rglob("*")} == {NOBODY}
 
-    def test_a_worker_that_cannot_use_roots_directory_is_told_what_helps(base: Path) -> None:
+    def test_a_worker_that_cannot_use_roots_directory_gets_a_remedy(base: Path) -> None:
         configure(base)
         audit_event(**arguments())
         assert as_nobody(refused(f"runs as user {NOBODY}.*chown -R {NOBODY} {base}"))

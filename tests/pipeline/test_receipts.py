@@ -94,7 +94,7 @@ def test_a_result_that_times_out_raises_and_the_event_stays_pending(
     assert audit_table.count() == 1
 
 
-def test_a_result_of_no_time_at_all_tells_at_once(stack: Stack, pipeline: AuditPipeline) -> None:
+def test_a_result_with_timeout_zero_returns_at_once(stack: Stack, pipeline: AuditPipeline) -> None:
     stack.gateway.refuse()
     with pytest.raises(AuditDeliveryError) as caught:
         audit_event(**arguments()).result(0)
@@ -134,7 +134,7 @@ def test_a_parked_event_says_why(pipeline: AuditPipeline, audit_table: AuditTabl
     assert get_audit_stats().failed == 1
 
 
-def test_a_bad_row_is_parked_whichever_row_of_its_batch_it_is(
+def test_a_bad_row_is_parked_at_any_place_in_its_batch(
     stack: Stack, pipeline: AuditPipeline, audit_table: AuditTable
 ) -> None:
     audit_table.alter("add constraint no_bad check (action <> 'bad')")
@@ -233,7 +233,7 @@ def test_threads_wait_for_their_results_while_others_are_settled(pipeline: Audit
     assert get_audit_stats().succeeded == 160
 
 
-def test_a_receipt_tells_the_truth_after_shutdown(stack: Stack, pipeline: AuditPipeline) -> None:
+def test_a_receipt_is_right_after_shutdown(stack: Stack, pipeline: AuditPipeline) -> None:
     stored = audit_event(**arguments())
     assert flush_audit()
     stack.gateway.refuse()
@@ -248,7 +248,7 @@ def test_a_receipt_tells_the_truth_after_shutdown(stack: Stack, pipeline: AuditP
     assert time.monotonic() - began < 10
 
 
-def test_a_receipt_tells_the_truth_after_shutdown_wherever_the_outbox_is(tmp_path: Path) -> None:
+def test_a_receipt_is_right_after_shutdown_for_every_outbox(tmp_path: Path) -> None:
     configure_audit("sqlite", path="missing/t.db", outbox_dir=os.fspath(tmp_path / "50%20 #1?x"))
     receipt = audit_event(**arguments())
     assert not shutdown_audit(0)
@@ -258,7 +258,7 @@ def test_a_receipt_tells_the_truth_after_shutdown_wherever_the_outbox_is(tmp_pat
     assert receipt.state == "pending"
 
 
-def test_a_receipt_tells_of_what_another_pipeline_has_parked(
+def test_a_receipt_knows_what_another_pipeline_has_parked(
     stack: Stack, audit_table: AuditTable, pipeline: AuditPipeline
 ) -> None:
     audit_table.alter("add constraint no_bad check (action <> 'bad')")

@@ -38,7 +38,7 @@ def check(*texts: str) -> None:
     "fault",
     [None, faults.invalid_api_key(), faults.internal_error(), faults.captive_portal(), faults.bad_gateway_page()],
 )
-def test_a_pipeline_that_fails_tells_no_secret(
+def test_a_pipeline_that_fails_shows_no_secret(
     stack: Stack, audit_table: AuditTable, caplog: pytest.LogCaptureFixture, outbox_dir: str, fault: Any
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -71,13 +71,13 @@ def test_a_pipeline_that_fails_tells_no_secret(
         {"url": "http://x.example", "key": KEY, "mode": "fast"},
     ],
 )
-def test_a_configuration_error_tells_no_secret(options: dict[str, Any]) -> None:
+def test_a_configuration_error_shows_no_secret(options: dict[str, Any]) -> None:
     with pytest.raises(AuditConfigurationError) as caught:
         configure_audit("supabase", **options)
     check("".join(traceback.format_exception(caught.value)), repr(caught.value))
 
 
-def test_an_exporter_without_a_usable_key_tells_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exporter_without_a_usable_key_shows_no_secret(caplog: pytest.LogCaptureFixture) -> None:
     exporter = SupabaseAuditExporter("http://x.example", "S3CRET two\nlines")
     check(caplog.text, repr(exporter))
     exporter.shutdown(0)
@@ -110,12 +110,12 @@ def test_a_password_where_the_port_should_be_is_not_shown(dsn: str) -> None:
     check(*traceback.format_exception(caught.value))
 
 
-def test_settings_tell_no_secret() -> None:
+def test_settings_show_no_secret() -> None:
     settings = load_settings({"url": "http://x.example", "key": KEY, "token": TOKEN, "dsn": "postgresql://u:S3CRET@h"})
     check(repr(settings), str(settings), f"{settings}")
 
 
-def test_a_token_callable_that_fails_tells_no_secret(
+def test_a_token_callable_that_fails_shows_no_secret(
     stack: Stack, audit_table: AuditTable, caplog: pytest.LogCaptureFixture
 ) -> None:
     def token() -> str:

@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_removed_fails_no_shutdown(outbox_dir: str) -> Non
     assert again.stats().recovered == 0
 
 
-def test_a_dead_letter_can_be_retried_after_shutdown_and_leaves_no_connection() -> None:
+def test_a_dead_letter_retried_after_shutdown_leaves_no_connection() -> None:
     pipeline, sink = configure()
     sink.refuse_rows(lambda row: row["action"] == "bad")
     audit_event(**arguments(action="bad"))

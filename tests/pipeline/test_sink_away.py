@@ -123,7 +123,7 @@ def test_a_response_that_is_lost_after_the_commit_doubles_nothing(stack: Stack, 
     assert Counter(audit_table.ids()) == Counter(ids)
 
 
-def test_a_failure_is_said_once_and_its_end_too(
+def test_a_failure_and_its_end_are_each_logged_once(
     stack: Stack, audit_table: AuditTable, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "otel_audit_exporter")
@@ -157,9 +157,10 @@ def test_a_table_that_refuses_every_row_is_reported_once(
     assert get_audit_stats().pending == 30
 
 
-def test_a_key_that_is_refused_holds_everything_and_says_what_to_fix(
+def test_a_refused_key_holds_everything_and_is_reported(
     stack: Stack, audit_table: AuditTable, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The log says what to fix."""
     configure_audit("supabase", url=stack.url, key="no-such-key", table=audit_table.name)
     longest_call(10)
     wait_until(lambda: get_audit_stats().held == 10, "everything is held")
@@ -181,7 +182,7 @@ def test_a_missing_table_holds_everything_until_it_is_there(stack: Stack, audit_
         stack.reload_schema_cache()
 
 
-def test_a_flush_after_a_shutdown_does_not_say_that_all_is_delivered(stack: Stack, audit_table: AuditTable) -> None:
+def test_a_flush_after_a_shutdown_reports_undelivered_events(stack: Stack, audit_table: AuditTable) -> None:
     pipeline = configure(stack, audit_table)
     stack.gateway.refuse()
     longest_call(5)

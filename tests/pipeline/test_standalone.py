@@ -168,9 +168,10 @@ class TestRecords:
         wait_until(lambda: exporter.channel.stats().failed == 200, "all parked")
         assert sqlite_rows(tmp_path / "rows.db") == []
 
-    def test_export_answers_success_once_the_outbox_has_it_or_the_dead_letters(
+    def test_export_answers_success_once_the_record_is_on_disk(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """In the outbox, or in the dead letters."""
         exporter = SQLiteAuditExporter(os.fspath(tmp_path / "missing" / "rows.db"))
         provider = LoggerProvider(shutdown_on_exit=False)
         answers: list[LogRecordExportResult] = []
@@ -212,7 +213,7 @@ class TestRecords:
 
 
 class TestMissingSettings:
-    def test_an_exporter_without_settings_holds_its_events_and_says_what_is_missing(
+    def test_an_exporter_without_settings_holds_events_and_names_what_is_missing(
         self, behind: Behind, caplog: pytest.LogCaptureFixture
     ) -> None:
         exporter = SupabaseAuditExporter()
@@ -275,7 +276,7 @@ class TestMissingSettings:
         assert configure_audit("sqlite").force_flush()
         assert len(sqlite_rows(tmp_path / "rows.db")) == 1
 
-    def test_an_empty_argument_is_one_that_was_not_said(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_an_empty_argument_counts_as_missing(self, caplog: pytest.LogCaptureFixture) -> None:
         exporter = SupabaseAuditExporter(url="", key="", token="", table="", columns="", outbox_dir="")
         assert "SUPABASE_URL" in caplog.text
         assert (exporter.settings.table, exporter.settings.token) == ("pms_audit_log", None)
@@ -285,7 +286,7 @@ class TestMissingSettings:
         with pytest.raises(AuditConfigurationError, match="mode='fast'"):
             SQLiteAuditExporter("rows.db", mode="fast")
 
-    def test_an_outbox_that_cannot_be_written_is_said_and_events_go_on(
+    def test_an_unwritable_outbox_is_reported_and_events_go_on(
         self, behind: Behind, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "file").write_text("in the way")
@@ -318,7 +319,7 @@ class TestAuditEvent:
         assert [row["id"] for row in sqlite_rows(tmp_path / "rows.db")] == [receipt.record_id]
         assert get_audit_stats().succeeded == 1
 
-    def test_a_flush_is_true_only_when_what_that_exporter_accepted_is_stored(
+    def test_a_flush_is_true_only_when_the_exporters_events_are_stored(
         self, tmp_path: Path, behind: Behind, providers: list[LoggerProvider]
     ) -> None:
         exporter = SQLiteAuditExporter(os.fspath(tmp_path / "missing" / "rows.db"))

@@ -63,9 +63,10 @@ def test_a_row_that_the_table_refuses_does_not_fail_the_request(stack: Stack, au
     assert audit_event(**arguments()).state == "stored"
 
 
-def test_a_failed_write_is_pending_and_logged_and_the_request_goes_on(
+def test_a_failed_write_is_pending_and_the_request_goes_on(
     stack: Stack, audit_table: AuditTable, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The failure is logged."""
     configure(stack, audit_table)
     stack.gateway.refuse()
     assert audit_event(**arguments()).state == "pending"
@@ -73,9 +74,8 @@ def test_a_failed_write_is_pending_and_logged_and_the_request_goes_on(
     assert [record.levelno for record in caplog.records if "event(s) wait" in record.message] == [logging.ERROR]
 
 
-def test_after_a_transient_failure_calls_do_not_wait_until_a_probe_succeeds(
-    stack: Stack, audit_table: AuditTable
-) -> None:
+def test_after_a_transient_failure_calls_do_not_wait_for_their_row(stack: Stack, audit_table: AuditTable) -> None:
+    """They wait again once a probe has succeeded."""
     configure(stack, audit_table, export_timeout_millis=2000)
     hang = stack.gateway.inject(Hang(Place.REQUEST_BODY), times=None)
     assert audit_event(**arguments()).state == "pending"

@@ -241,7 +241,7 @@ def test_a_refused_row_raises_and_the_callers_work_goes_on(kind: Any, stack: Sta
 
 
 @async_kinds
-def test_a_refused_row_raises_in_asyncio_and_the_callers_work_goes_on(
+def test_a_refused_row_raises_in_asyncio_and_the_transaction_continues(
     kind: Any, stack: Stack, audit_table: AuditTable
 ) -> None:
     audit_table.alter("add constraint short check (length(action) < 10)")
@@ -281,7 +281,7 @@ def test_a_row_dropped_by_a_trigger_raises_and_the_transaction_continues(
     assert get_audit_stats().transactional == 3
 
 
-def test_a_row_that_is_there_and_cannot_be_seen_is_no_error(
+def test_an_existing_row_that_the_role_cannot_see_is_no_error(
     stack: Stack, audit_table: AuditTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = f"{audit_table.name}_view"
@@ -296,7 +296,7 @@ def test_a_row_that_is_there_and_cannot_be_seen_is_no_error(
     stack.sql(f"drop view {view}")
 
 
-def test_a_table_that_is_not_there_is_told_and_spoils_nothing(
+def test_a_missing_table_is_reported_and_spoils_nothing(
     stack: Stack, audit_table: AuditTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget_pipelines()
@@ -329,7 +329,7 @@ def test_a_serialization_failure_comes_as_the_drivers_own_error(stack: Stack, au
             write_audit_event(connection, "receive", **said(record_id=record_id))
 
 
-def test_a_lost_connection_is_told_without_a_value(stack: Stack) -> None:
+def test_a_lost_connection_is_reported_without_a_value(stack: Stack) -> None:
     with psycopg.connect(stack.dsn()) as connection:
         connection.execute("select 1")
         stack.sql("select pg_terminate_backend(%s)", [connection.info.backend_pid])

@@ -513,7 +513,7 @@ def test_a_faulty_sink_hangs_until_it_is_released() -> None:
         sink.faulty.wait_until_hanging(timeout=0.01)
 
 
-def test_a_faulty_sink_fails_as_often_as_it_is_told() -> None:
+def test_a_faulty_sink_fails_as_often_as_ordered() -> None:
     table = MemorySink()
     sink = FaultySink(table)
     sink.fail_next(Verdict(Fault.TRANSIENT), times=2, message="away", code="X1")

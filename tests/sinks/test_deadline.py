@@ -124,7 +124,7 @@ def test_it_says_whether_a_new_connection_was_made() -> None:
             assert not deadline.connected
 
 
-def test_every_road_of_the_client_is_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_way_through_the_client_has_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", "localhost")
     with httpx.Client() as client:

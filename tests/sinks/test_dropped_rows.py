@@ -143,7 +143,7 @@ def test_a_row_that_is_there_and_cannot_be_seen_is_stored(
     assert refusal(sink, new_row(action="bad")).verdict.fault is RECORD
 
 
-def test_names_and_ids_with_special_characters_are_asked_for_as_they_are(make_sink: MakeSink, stack: Stack) -> None:
+def test_names_and_ids_with_special_characters_are_looked_up_unchanged(make_sink: MakeSink, stack: Stack) -> None:
     table = AuditTable(stack.postgres, f'odd "name", {uuid4().hex}')
     stack.sql(SQL('create table {} ("the (id)" text primary key, "a,b" text)').format(table.identifier))
     stack.sql(SQL("grant all on {} to service_role, audit_writer").format(table.identifier))
@@ -181,9 +181,7 @@ def test_known_rows_are_asked_for_in_requests_that_every_server_takes(
     assert all(len(look.target) < 7500 for look in looks)
 
 
-def test_where_nobody_says_how_many_rows_were_taken_the_answer_is_believed(
-    supabase_sink: SupabaseSink, stack: Stack
-) -> None:
+def test_an_answer_without_a_count_of_rows_is_believed(supabase_sink: SupabaseSink, stack: Stack) -> None:
     row = new_row()
     supabase_sink.insert([row], soon())
     stack.gateway.clear()
@@ -206,7 +204,7 @@ def test_where_the_table_cannot_be_asked_its_answer_is_believed(
 
 
 @pytest.mark.parametrize("fault", [unavailable_json(), Close(Place.REPLY_BODY)], ids=["away", "cut"])
-def test_what_was_found_before_the_connection_failed_is_known_to_be_stored(
+def test_rows_found_before_the_connection_failed_count_as_stored(
     supabase_sink: SupabaseSink, stack: Stack, fault: Injected
 ) -> None:
     rows = new_rows(1000)

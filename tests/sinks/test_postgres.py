@@ -86,7 +86,7 @@ def test_an_unreadable_dsn_raises_at_once_and_is_not_quoted(dsn: str) -> None:
     assert "S3CRET" not in str(caught.value)
 
 
-def test_a_missing_psycopg_is_said_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_psycopg_is_reported_with_the_command_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ImportError, match=r"pip install .otel-audit-exporter\[postgres\]"):
         PostgresSink("postgresql://db.example/app", columns=COLUMNS)
@@ -274,7 +274,7 @@ def test_a_refused_row_does_not_cost_the_connection(
     assert (audit_table.count(), proxy.accepted) == (3, 1)
 
 
-def test_a_port_that_is_no_number_is_said() -> None:
+def test_a_port_that_is_no_number_is_reported() -> None:
     with pytest.raises(ValueError, match="port in the DSN is no number"):
         read_dsn("host=localhost port=x")
 
@@ -362,7 +362,7 @@ def test_columns_that_are_not_written_keep_their_defaults(sink: PostgresSink, au
     assert (audit_table.rows()[0]["stamp"], audit_table.rows()[0]["number"]) == ("made here", 1)
 
 
-def test_the_shortest_key_that_holds_the_id_is_the_one_that_counts(sink: PostgresSink, audit_table: AuditTable) -> None:
+def test_the_shortest_key_that_holds_the_id_is_used(sink: PostgresSink, audit_table: AuditTable) -> None:
     audit_table.alter("drop constraint " + f"{audit_table.name}_pkey" + ", add primary key (created_at, id)")
     audit_table.alter("add unique (id)")
     row = new_row()

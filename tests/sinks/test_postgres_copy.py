@@ -73,7 +73,7 @@ def how(table: AuditTable) -> set[str]:
     return {row["action"] for row in table.rows()}
 
 
-def test_many_rows_are_copied_and_stored_as_they_were_said(sink: PostgresSink, audit_table: AuditTable) -> None:
+def test_many_rows_are_copied_and_stored_unchanged(sink: PostgresSink, audit_table: AuditTable) -> None:
     documents: list[Any] = [
         {"text": 'back\\slash, "quotes", tab\t, newline\n, \\N, \\., null, ü\u2028, {}'},
         [1.5, None, True, [], {"null": "null"}],
@@ -149,7 +149,9 @@ def test_only_the_rows_dropped_by_a_trigger_are_refused(sink: PostgresSink, audi
     assert (how(audit_table), audit_table.count()) == ({"copied"}, COPY_ROWS - 1)
 
 
-def test_without_the_unique_index_nothing_is_copied_and_it_is_told(sink: PostgresSink, audit_table: AuditTable) -> None:
+def test_without_the_unique_index_nothing_is_copied_and_it_is_reported(
+    sink: PostgresSink, audit_table: AuditTable
+) -> None:
     audit_table.alter(f"drop constraint {audit_table.name}_pkey")
     error = refusal(sink, *many())
     assert (error.verdict.fault, error.code) == (Fault.CONFIGURATION, "42P10")
@@ -175,9 +177,8 @@ def test_where_row_level_security_applies_rows_are_inserted(stack: Stack, audit_
     assert (how(audit_table), audit_table.count()) == ({"inserted"}, COPY_ROWS + 1)
 
 
-def test_where_security_comes_to_apply_later_rows_are_inserted_from_then_on(
-    stack: Stack, audit_table: AuditTable
-) -> None:
+def test_rows_are_inserted_once_row_level_security_applies(stack: Stack, audit_table: AuditTable) -> None:
+    """It did not apply at first, and rows were copied."""
     audit_table.run_before_insert(TELL_HOW)
     audit_table.alter("disable row level security")
     with closing(PostgresSink(stack.dsn("audit_writer"), table=audit_table.name, columns=COLUMNS)) as sink:
@@ -190,9 +191,7 @@ def test_where_security_comes_to_apply_later_rows_are_inserted_from_then_on(
     assert (how(audit_table), audit_table.count()) == ({"inserted"}, COPY_ROWS)
 
 
-def test_a_table_that_gets_rules_is_not_copied_into_behind_their_back(
-    sink: PostgresSink, audit_table: AuditTable
-) -> None:
+def test_nothing_is_copied_into_a_table_that_gets_rules(sink: PostgresSink, audit_table: AuditTable) -> None:
     rule = SQL("create rule nothing as on insert to {} where new.entity_type = 'never' do also select 1")
     audit_table.postgres.sql(rule.format(audit_table.identifier))
     assert refusal(sink, *many()).code == "0A000"  # which is what PostgreSQL says to ON CONFLICT on such a table
@@ -265,7 +264,7 @@ def test_a_server_that_does_not_answer_ends_with_the_deadline(
     assert audit_table.count() == COPY_ROWS + 1
 
 
-def test_a_table_that_is_locked_ends_with_the_deadline_and_is_told(
+def test_a_locked_table_ends_the_attempt_in_time_and_is_reported(
     stack: Stack, sink: PostgresSink, audit_table: AuditTable
 ) -> None:
     rows = many()

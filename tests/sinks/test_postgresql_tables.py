@@ -21,7 +21,7 @@ from tests.stack import AuditTable, Stack
 from tests.support.running import in_threads
 
 
-def test_every_row_is_stored_as_it_was_said(sink: Sink, audit_table: AuditTable) -> None:
+def test_every_row_is_stored_unchanged(sink: Sink, audit_table: AuditTable) -> None:
     document = {"b": [1, 2.5, None, True, "ü\u2028"], "a": {"deep": {"er": 1}}, "big": "LONG"}
     row = new_row(new_values=document, old_values="text").replace(b'"LONG"', str(2**70).encode())
     sink.insert([row, *new_rows(99)], soon())
@@ -34,7 +34,7 @@ def test_every_row_is_stored_as_it_was_said(sink: Sink, audit_table: AuditTable)
     assert kept["entity_type"] == VALUE
 
 
-def test_an_id_that_is_there_is_ignored_and_the_first_write_wins(sink: Sink, audit_table: AuditTable) -> None:
+def test_a_known_id_is_ignored_and_the_first_write_wins(sink: Sink, audit_table: AuditTable) -> None:
     row = new_row()
     sink.insert([row, row], soon())
     sink.insert([new_row(id=id_of(row), action="other"), new_row()], soon())

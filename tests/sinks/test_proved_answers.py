@@ -144,7 +144,7 @@ def test_no_two_requests_in_a_row_carry_the_same_marks() -> None:
         assert is_answer_to(after, applied) is False
 
 
-def test_columns_without_a_zone_are_what_they_would_be_without_the_marks(
+def test_columns_without_a_zone_are_unaffected_by_the_marks(
     stack: Stack, sink: SupabaseSink, audit_table: AuditTable
 ) -> None:
     audit_table.alter(

@@ -47,7 +47,7 @@ def read(path: Path, query: str = "SELECT * FROM pms_audit_log ORDER BY rowid") 
         return [dict(row) for row in connection.execute(query)]
 
 
-def test_file_and_table_are_made_and_the_row_is_what_was_said(sink: SQLiteSink, path: Path) -> None:
+def test_file_and_table_are_made_and_the_row_stored_unchanged(sink: SQLiteSink, path: Path) -> None:
     row = new_row(new_values={"lines": [1, 2.5, None, "ü"]})
     sink.insert([row], soon())
     expected = orjson.loads(row)
@@ -56,7 +56,7 @@ def test_file_and_table_are_made_and_the_row_is_what_was_said(sink: SQLiteSink, 
     assert stored == expected
 
 
-def test_an_id_that_is_there_is_ignored_and_the_first_write_wins(sink: SQLiteSink, path: Path) -> None:
+def test_a_known_id_is_ignored_and_the_first_write_wins(sink: SQLiteSink, path: Path) -> None:
     row = new_row()
     sink.insert([row, row], soon())
     sink.insert([new_row(id=id_of(row), action="other"), new_row()], soon())
@@ -93,7 +93,7 @@ def test_a_long_integer_keeps_every_digit(sink: SQLiteSink, path: Path) -> None:
     ],
     ids=["deep", "deep objects", "huge", "exact numbers", "repeated keys"],
 )
-def test_json_of_any_depth_and_any_number_is_kept_to_the_letter(sink: SQLiteSink, path: Path, value: str) -> None:
+def test_json_of_any_depth_and_any_number_is_kept_exactly(sink: SQLiteSink, path: Path, value: str) -> None:
     rows = [new_row(new_values="JSON", old_values="[1]").replace(b'"JSON"', value.encode()), new_row()]
     sink.insert(rows, soon())
     stored, _ = read(path)

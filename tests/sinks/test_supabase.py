@@ -56,7 +56,7 @@ def test_the_request_is_the_one_that_the_least_privileges_allow(
     assert request.headers["authorization"] == f"Bearer {stack.service_key}"
 
 
-def test_a_key_of_the_new_kind_goes_in_the_apikey_header_alone(stack: Stack, audit_table: AuditTable) -> None:
+def test_a_new_kind_of_key_goes_only_in_the_apikey_header(stack: Stack, audit_table: AuditTable) -> None:
     stack.gateway.clear()
     insert_with(stack, audit_table, stack.secret_key)
     headers = stack.gateway.requests[-1].headers
@@ -101,7 +101,7 @@ def test_a_token_callable_that_gives_no_token_is_the_configurations_fault(
         ("https://project.supabase.co", "S3CRETü"),
     ],
 )
-def test_what_cannot_work_is_said_at_once_and_quotes_nothing(url: str, key: str) -> None:
+def test_an_impossible_setting_raises_at_once_and_is_not_quoted(url: str, key: str) -> None:
     with pytest.raises(ValueError, match=r"URL|key") as caught:
         SupabaseSink(url, key, columns=COLUMNS)
     assert "S3CRET" not in str(caught.value)
@@ -440,7 +440,7 @@ def test_a_forked_child_uses_connections_of_its_own(stack: Stack, sink: Supabase
     assert stack.gateway.connections_accepted == before + 3
 
 
-def test_a_fork_that_nobody_told_of_is_noticed(stack: Stack, sink: SupabaseSink, audit_table: AuditTable) -> None:
+def test_a_fork_without_a_hook_is_noticed(stack: Stack, sink: SupabaseSink, audit_table: AuditTable) -> None:
     sink.insert([new_row()], soon())
     assert run_in_child(lambda: sink.insert([new_row()], soon()))
     sink.insert([new_row()], soon())

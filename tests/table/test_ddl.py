@@ -83,7 +83,7 @@ def test_a_script_names_the_settings_that_fit_its_table() -> None:
     assert "OTEL_AUDIT" not in TablePlan().sql()
 
 
-def test_postgrest_serves_the_table_without_being_told(stack: Stack) -> None:
+def test_postgrest_serves_the_table_without_a_reload(stack: Stack) -> None:
     table = MadeTable(stack, TablePlan(table=new_name(), writer_role="audit_writer"))
     stack.sql(table.plan.sql())
     wait_until(lambda: table.request("GET", "select=id", "audit_writer").status_code == 200, "the table is served")
@@ -375,7 +375,7 @@ def test_a_reader_writes_nothing(stack: Stack) -> None:
     assert table.count() == 1
 
 
-def test_partitions_cannot_be_read_past_the_policies_where_everybody_was_granted_everything(stack: Stack) -> None:
+def test_partitions_cannot_be_read_past_policies_even_with_all_grants(stack: Stack) -> None:
     everybody = "alter default privileges in schema public {} all on tables {} anon, authenticated, service_role"
     stack.sql(everybody.format("grant", "to"))
     try:
@@ -403,7 +403,7 @@ def months(stack: Stack, first: int, last: int) -> list[str]:
     return [row["month"] for row in stack.sql(query, [first, last])]
 
 
-def test_rows_go_to_their_months_and_all_others_to_the_default_partition(stack: Stack) -> None:
+def test_rows_go_to_their_months_or_to_the_default_partition(stack: Stack) -> None:
     table = make_table(stack, partitioned=True)
     assert sorted(table.partitions()) == [*months(stack, 0, 3), "default"]
     this_month = months(stack, 0, 0)[0]

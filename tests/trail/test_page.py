@@ -189,7 +189,7 @@ def test_pages_are_walked_by_links(configured: Configure) -> None:
     assert page_of(client, "/trail/?order=oldest").text.index(written[0]) > 0
 
 
-def test_what_cannot_be_asked_is_said_on_the_page(configured: Configure) -> None:
+def test_an_impossible_query_is_reported_on_the_page(configured: Configure) -> None:
     configured()
     client = client_of(AUDITOR)
     for query in ("user=nobody", "since=yesterday", "after=x", "order=up", "outcome=done", f"text={'x' * 501}"):

@@ -162,7 +162,7 @@ def test_a_failed_action_is_found_whichever_column_says_so(
     assert ids(outcome="success") == [written[1]]
 
 
-def test_what_cannot_be_asked_is_said_at_the_call(configured: Configure) -> None:
+def test_an_impossible_query_is_reported_at_the_call(configured: Configure) -> None:
     configured()
     wrong: list[dict[str, Any]] = [
         {"user": "x"},
@@ -194,7 +194,7 @@ def test_no_character_of_a_value_means_anything_to_a_filter(configured: Configur
 
 
 @pytest.mark.parametrize("kind", SERVED, indirect=True)
-def test_a_role_without_the_right_is_told_of_reading(stack: Stack, configured: Configure, kind: str) -> None:
+def test_a_role_without_the_right_to_read_gets_a_clear_message(stack: Stack, configured: Configure, kind: str) -> None:
     write(configured(), {})
     configured(**({"dsn": stack.dsn("audit_writer")} if kind == "postgres" else {"token": stack.token("audit_writer")}))
     with pytest.raises(SinkError, match="may not read") as caught:
@@ -312,7 +312,7 @@ names = st.text(string.ascii_letters + " ,.*()\"'\\%_ü", min_size=1, max_size=1
     columns=st.sampled_from([DEFAULT_COLUMNS, FULL, ONE_DOCUMENT, NO_NEW_VALUES]),
 )
 @settings(max_examples=60)
-def test_everything_that_was_said_comes_back(event: dict[str, Any], columns: Mapping[str, str]) -> None:
+def test_every_field_comes_back(event: dict[str, Any], columns: Mapping[str, str]) -> None:
     # Nothing is redacted: a key that is made up at random may be that of a secret.
     with configure_audit("memory", outbox="memory", columns=columns, redact_keys=()):
         receipt = audit_event(**event, entity_id=uuid4(), yacht_id=uuid4(), user_id=uuid4())

@@ -94,7 +94,7 @@ def test_without_identify_reader_nothing_is_served(trail_of_two: list[str]) -> N
 
 
 @pytest.mark.parametrize("kind", ["postgres", "supabase"], indirect=True)
-def test_an_event_without_a_tenant_is_shown_to_readers_of_all_only(
+def test_an_event_without_a_tenant_is_only_for_unrestricted_readers(
     stack: Stack, audit_table: AuditTable, configured: Configure
 ) -> None:
     write(configured(), {})
@@ -159,7 +159,7 @@ def test_a_reader_that_cannot_be_meant_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["postgres", "supabase"], indirect=True)
-def test_a_connection_that_the_server_ended_is_opened_anew(stack: Stack, trail_of_two: list[str]) -> None:
+def test_a_connection_that_the_server_ended_is_opened_again(stack: Stack, trail_of_two: list[str]) -> None:
     client = client_of(Reader(USERS[0], tenants=YACHTS))
     assert len(ids(client)) == 4
     for role in ("postgres", "authenticator"):

@@ -48,7 +48,7 @@ def test_what_waits_for_a_database_that_nobody_knows_is_drained(files: Path) -> 
     assert [row["action"] for row in sqlite_rows(files / "acme.db", "ledger_events")] == ["booked"]
 
 
-def test_another_address_is_taken_after_it_was_said_to_be_meant(files: Path) -> None:
+def test_another_address_is_used_once_somebody_has_confirmed_it(files: Path) -> None:
     configure(files, files / "acme.db")
     audit_event(**arguments(action="before", database="acme")).result(30)
     assert shutdown_audit()

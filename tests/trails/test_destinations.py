@@ -96,7 +96,7 @@ def test_events_and_decorated_functions_name_destinations_too(configured: Callab
         ({"trail": " "}, "trail"),
     ],
 )
-def test_a_trail_that_nobody_configured_is_told_at_the_call(
+def test_a_trail_that_nobody_configured_is_reported_at_the_call(
     configured: Callable[..., Any], named: dict[str, Any], field: str
 ) -> None:
     configured()
@@ -106,7 +106,7 @@ def test_a_trail_that_nobody_configured_is_told_at_the_call(
     assert get_audit_stats().rejected == 1
 
 
-def test_a_database_where_none_is_configured_is_told_at_the_call(configured: Callable[..., Any]) -> None:
+def test_a_database_where_none_is_configured_is_reported_at_the_call(configured: Callable[..., Any]) -> None:
     configured(databases=None)
     with pytest.raises(AuditEventError, match="no databases are configured"):
         audit_event(**arguments(), database="acme")
@@ -168,7 +168,7 @@ class TestResolving:
             never.set()
 
     @pytest.mark.parametrize("answer", ["nothing", "LookupError", "ValueError"])
-    def test_a_name_that_cannot_be_resolved_is_held_and_told_once(
+    def test_a_name_that_cannot_be_resolved_is_held_and_reported_once(
         self, configured: Callable[..., Any], files: Path, caplog: pytest.LogCaptureFixture, answer: str
     ) -> None:
         known: dict[str, Mapping[str, Any]] = {}

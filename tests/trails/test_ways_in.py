@@ -71,7 +71,7 @@ def test_an_exporter_of_the_sdk_s_takes_its_own_trail_only(files: Path, caplog: 
     provider.shutdown()
 
 
-def test_an_attached_pipeline_has_trails_and_says_them_in_its_records(files: Path) -> None:
+def test_an_attached_pipeline_has_trails_and_its_records_name_them(files: Path) -> None:
     seen: list[dict[str, Any]] = []
 
     class Watching(SimpleLogRecordProcessor):
@@ -116,7 +116,7 @@ def test_a_job_brings_both_names_along(files: Path) -> None:
     assert actions(files / "acme.db", "ledger_events") == ["in_the_job"]
 
 
-def test_a_row_in_one_s_own_transaction_is_that_of_its_trail(stack: Stack, audit_table: AuditTable) -> None:
+def test_a_row_in_the_callers_transaction_goes_to_its_trail(stack: Stack, audit_table: AuditTable) -> None:
     ledger = f"{audit_table.name}_ledger"
     name = Identifier("public", ledger)
     stack.sql(SQL("create table {} (id uuid primary key, what text, bill uuid)").format(name))
@@ -153,7 +153,7 @@ def test_the_fixture_takes_every_destination_and_says_which() -> None:
         audit_log.assert_recorded(action="plain", trail=None, database=None)
 
 
-def test_sqlite_is_untouched_where_nothing_was_said(files: Path) -> None:
+def test_sqlite_is_unchanged_where_no_event_came(files: Path) -> None:
     configure_audit("sqlite", path=str(files / "main.db"), trails=LEDGER)
     assert shutdown_audit()
     with sqlite3.connect(files / "main.db") as connection:

@@ -111,7 +111,7 @@ def test_what_every_call_goes_through_takes_no_lock(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", SLOW)
-def test_where_a_call_may_wait_is_said(module: str) -> None:
+def test_every_place_listed_as_waiting_takes_a_lock(module: str) -> None:
     for name, node in chosen(module, SLOW[module]):
         assert locks(node), f"{module}: {name} takes no lock any more: it belongs into PATH"
 

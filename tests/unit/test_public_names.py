@@ -45,7 +45,7 @@ def test_a_public_name_can_be_imported_and_says_what_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(COMPAT))
-def test_a_name_of_compat_can_be_imported_and_says_what_it_is(name: str) -> None:
+def test_a_name_of_compat_can_be_imported_and_is_documented(name: str) -> None:
     assert inspect.getdoc(getattr(compat, name))
 
 

@@ -68,7 +68,7 @@ def test_console_prints_to_a_terminal_that_knows_ascii_only(tmp_path: Path, form
     assert "Mah\\" in ran.out
 
 
-def test_console_keeps_to_one_line_whatever_is_said(tmp_path: Path) -> None:
+def test_console_keeps_to_one_line_for_any_event(tmp_path: Path) -> None:
     odd = "\\nsecond\\x1b[31m\\x9b31m\\u2028"
     said = THREE.replace('"part",', f'"part{odd}",').replace('"one', f'"{odd}one')
     ran = run(tmp_path, said, OTEL_AUDIT_EXPORTER="console")

@@ -83,18 +83,18 @@ def traced_table(stack: Stack, audit_table: AuditTable) -> AuditTable:
     return audit_table
 
 
-def test_sqlite_has_what_the_application_said(tmp_path: Path) -> None:
+def test_sqlite_has_the_applications_events(tmp_path: Path) -> None:
     path = tmp_path / "rows.db"
     told = shop(tmp_path, OTEL_AUDIT_EXPORTER="sqlite", OTEL_AUDIT_SQLITE_PATH=str(path), OTEL_AUDIT_COLUMNS=COLUMNS)
     check_rows(told, sqlite_rows(path))
 
 
-def test_supabase_has_what_the_application_said(tmp_path: Path, stack: Stack, traced_table: AuditTable) -> None:
+def test_supabase_has_the_applications_events(tmp_path: Path, stack: Stack, traced_table: AuditTable) -> None:
     told = shop(tmp_path, **to_table(stack, traced_table), OTEL_AUDIT_COLUMNS=COLUMNS)
     check_rows(told, traced_table.rows())
 
 
-def test_postgresql_has_what_the_application_said(tmp_path: Path, stack: Stack, traced_table: AuditTable) -> None:
+def test_postgresql_has_the_applications_events(tmp_path: Path, stack: Stack, traced_table: AuditTable) -> None:
     told = shop(
         tmp_path,
         OTEL_AUDIT_EXPORTER="postgres",
@@ -106,7 +106,7 @@ def test_postgresql_has_what_the_application_said(tmp_path: Path, stack: Stack, 
     assert stack.gateway.requests == []
 
 
-def test_an_otlp_receiver_has_what_the_application_said(tmp_path: Path, receiver: Receiver) -> None:
+def test_an_otlp_receiver_has_the_applications_events(tmp_path: Path, receiver: Receiver) -> None:
     told = shop(tmp_path, OTEL_AUDIT_EXPORTER="otlp", OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=receiver.endpoint)
     check_records(told, receiver.records)
 
@@ -118,7 +118,7 @@ def test_an_otlp_receiver_is_found_by_the_general_endpoint_too(tmp_path: Path, r
 
 
 @pytest.mark.parametrize("status", [503, 500])
-def test_an_otlp_receiver_that_refuses_at_first_has_everything_in_the_end(
+def test_an_otlp_receiver_that_refuses_at_first_gets_everything_later(
     status: int, tmp_path: Path, receiver: Receiver
 ) -> None:
     receiver.answer_next(status, status)
@@ -127,6 +127,6 @@ def test_an_otlp_receiver_that_refuses_at_first_has_everything_in_the_end(
     check_records(told, receiver.records)
 
 
-def test_memory_counts_what_the_application_said_and_leaves_no_file(tmp_path: Path) -> None:
+def test_memory_counts_the_applications_events_and_leaves_no_file(tmp_path: Path) -> None:
     shop(tmp_path, OTEL_AUDIT_EXPORTER="memory")
     assert list(tmp_path.rglob("*.db")) == []

@@ -75,7 +75,7 @@ def test_requests_that_are_too_large_are_made_smaller(receiver: Receiver, pipeli
         (200, {"content-type": "text/html"}, "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"),
     ],
 )
-def test_a_wrong_key_or_address_holds_everything_and_says_what_to_fix(
+def test_a_wrong_key_or_address_holds_everything_until_it_is_fixed(
     status: int,
     headers: dict[str, str],
     remedy: str,
@@ -83,6 +83,7 @@ def test_a_wrong_key_or_address_holds_everything_and_says_what_to_fix(
     pipeline: AuditPipeline,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """The log says what to fix."""
     usual = receiver.headers
     receiver.judge, receiver.headers = lambda records: status, headers
     receipts = [audit_event(**arguments()) for _ in range(5)]

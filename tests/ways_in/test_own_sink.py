@@ -29,7 +29,7 @@ def test_it_gets_the_rows_by_the_columns_that_are_set() -> None:
     assert sink.rows == [{"id": receipt.record_id, "what": "create_part"}]
 
 
-def test_what_it_does_not_take_waits_and_what_it_refuses_is_parked() -> None:
+def test_untaken_events_wait_and_refused_ones_are_parked() -> None:
     table = MemorySink()
     sink = FaultySink(table)
     pipeline = configure_audit(sink, schedule_delay_millis=10)
@@ -42,7 +42,7 @@ def test_what_it_does_not_take_waits_and_what_it_refuses_is_parked() -> None:
     assert [letter.record_id for letter in pipeline.dead_letters()] == [waits[1].record_id]
 
 
-def test_what_is_left_goes_to_the_next_one_with_the_same_target() -> None:
+def test_remaining_events_go_to_the_next_sink_with_that_target() -> None:
     away = FaultySink(MemorySink())
     away.fail_next(Verdict(Fault.TRANSIENT), times=None)
     configure_audit(away)
@@ -63,7 +63,7 @@ def test_it_may_be_one_of_several() -> None:
     assert set(pipeline.stats().sinks) == {"memory", "sqlite"}
 
 
-def test_a_class_or_what_lacks_a_part_of_a_sink_is_refused() -> None:
+def test_a_class_or_an_incomplete_sink_is_refused() -> None:
     class NullSink:
         name = target = "half"
 

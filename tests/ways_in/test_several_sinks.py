@@ -66,7 +66,7 @@ def both(stack: Stack, table: AuditTable, receiver: Receiver, **more: Any) -> Au
     )
 
 
-def test_every_event_goes_to_both_and_the_figures_tell_of_each(
+def test_every_event_goes_to_both_and_each_has_its_figures(
     stack: Stack, audit_table: AuditTable, receiver: Receiver
 ) -> None:
     pipeline = both(stack, audit_table, receiver)

@@ -91,7 +91,7 @@ class Choosy(Theirs):
         return FAILURE if len(batch) > self.longest or actions & self.bad else super().export(batch)
 
 
-def test_a_batch_that_is_too_long_for_an_exporter_is_made_shorter() -> None:
+def test_a_batch_too_long_for_an_exporter_is_made_shorter() -> None:
     theirs = Choosy()
     theirs.longest = 3
     configure_audit(theirs, schedule_delay_millis=200)
@@ -144,7 +144,7 @@ def test_exports_come_one_at_a_time() -> None:
     assert theirs.most == 1
 
 
-def test_an_exporter_that_hangs_holds_up_neither_the_caller_nor_the_end(hanging: Theirs) -> None:
+def test_a_hanging_exporter_delays_neither_the_caller_nor_the_end(hanging: Theirs) -> None:
     pipeline = configure_audit(hanging)
     audit_event(**arguments())
     assert hanging.entered.wait(60)
@@ -204,7 +204,7 @@ class Failing(Theirs):
         raise RuntimeError("no")
 
 
-def test_an_exporter_that_raises_in_its_own_shutdown_ends_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exporter_that_raises_in_its_shutdown_gives_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     theirs = Failing()
     pipeline = configure_audit(theirs)
     receipt = audit_event(**arguments())

@@ -229,7 +229,7 @@ class TestFaults:
             ("url", 5),
         ],
     )
-    def test_a_bad_argument_is_told_like_a_bad_variable(self, name: str, value: Any) -> None:
+    def test_a_bad_argument_is_reported_like_a_bad_variable(self, name: str, value: Any) -> None:
         assert complaint({name: value}).startswith(f"{name}=")
 
     def test_one_error_names_every_fault(self) -> None:

@@ -97,14 +97,14 @@ def test_the_longest_declared_name_wins() -> None:
         ({}, ["ledger"], "must be a mapping"),
     ],
 )
-def test_every_mistake_of_naming_is_told(environ: dict[str, str], trails: Any, words: str) -> None:
+def test_every_mistake_of_naming_is_reported(environ: dict[str, str], trails: Any, words: str) -> None:
     with pytest.raises(AuditConfigurationError) as caught:
         read(environ, trails)
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", ["KEY", "SUPABASE_SERVICE_ROLE_KEY", "DSN", "TOKEN"])
-def test_no_secret_of_a_trail_is_in_a_message_or_a_repr(suffix: str) -> None:
+def test_no_message_or_repr_has_a_secret_of_a_trail(suffix: str) -> None:
     secret = "postgresql://u:hunter2@" if suffix == "DSN" else "hunter2\nhunter2"
     environ = {"OTEL_AUDIT_TRAILS": "ledger", **TABLES, f"OTEL_AUDIT_TRAIL_LEDGER_{suffix}": secret}
     try:

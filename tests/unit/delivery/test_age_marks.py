@@ -50,7 +50,7 @@ def test_the_age_is_that_of_the_oldest_pending_mark(log: OutboxLog, times: Times
     assert (marks.oldest_seconds(), marks.count_older(0)) == (0.0, 0)
 
 
-def test_marks_of_a_long_outage_are_few_and_still_tell_the_oldest(log: OutboxLog, times: Times) -> None:
+def test_a_long_outage_has_few_marks_but_the_oldest_age(log: OutboxLog, times: Times) -> None:
     marks = AgeMarks()
     log.append(b"event")
     for _ in range(5000):

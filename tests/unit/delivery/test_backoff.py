@@ -61,7 +61,7 @@ def test_an_attempt_is_allowed_only_once_the_pause_is_over() -> None:
     assert backoff.allows(1000.41)
 
 
-def test_another_kind_of_fault_starts_the_back_off_anew() -> None:
+def test_another_kind_of_fault_starts_the_back_off_again() -> None:
     backoff = after(9, TRANSIENT).after_failure(CONFIGURATION, None, 2000.0, Longest())
     assert (backoff.state, backoff.failures, backoff.not_before) == (BackoffState.ON_HOLD, 1, 2001.0)
     backoff = backoff.after_failure(TRANSIENT, None, 3000.0, Longest())
@@ -74,7 +74,7 @@ def test_the_server_s_own_word_is_kept_to() -> None:
     assert not backoff.allows(1016.9)
 
 
-def test_a_short_word_of_the_server_does_not_shorten_the_back_off() -> None:
+def test_a_short_retry_after_does_not_shorten_the_back_off() -> None:
     backoff = after(10, TRANSIENT, retry_after=0.0)
     assert backoff.not_before == 1030.0
     assert backoff.asked_until == 1000.0

@@ -86,7 +86,7 @@ def test_one_bad_row_of_512_is_found_in_few_requests(bad: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [0, 1, 255, 256, 511])
-def test_a_bad_row_is_proved_by_whichever_rows_are_accepted_after_it(bad: int) -> None:
+def test_any_row_accepted_after_a_bad_row_proves_it_bad(bad: int) -> None:
     run = Run(512, refuses(bad))
     assert [one.proved for one in run.result.refused] == [True]
 
@@ -139,7 +139,7 @@ def test_where_every_row_is_refused_the_attempt_stops_early() -> None:
     assert run.result.error.code == "23502"
 
 
-def test_where_only_the_first_rows_are_refused_the_last_one_proves_it() -> None:
+def test_an_accepted_last_row_proves_the_refused_first_rows_bad() -> None:
     run = Run(512, refuses(*range(100)))
     assert sorted(run.refused) == list(range(100))
     assert len(run.result.stored) == 412
@@ -155,7 +155,7 @@ def test_good_rows_behind_many_bad_ones_need_few_requests() -> None:
     assert until_stored <= 2 + 2 * REFUSALS_IN_A_ROW + 4 * math.log2(512)
 
 
-def test_a_transient_fault_of_the_last_row_s_try_leaves_nothing_out() -> None:
+def test_a_transient_fault_at_the_last_row_leaves_nothing_out() -> None:
     away = fault(Fault.TRANSIENT, "57P01")
     run = Run(512, lambda rows, _: away if rows == [511] else fault(Fault.RECORD))
     assert len(run.refused) == REFUSALS_IN_A_ROW
@@ -246,7 +246,7 @@ def test_nothing_is_sent_when_the_time_is_up() -> None:
 
 
 @pytest.mark.parametrize("answered", [True, False])
-def test_a_sink_that_took_rows_until_the_time_was_up_has_not_failed(
+def test_a_sink_that_takes_rows_until_its_deadline_has_not_failed(
     answered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0

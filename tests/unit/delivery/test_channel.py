@@ -108,9 +108,7 @@ def test_a_row_that_is_refused_again_after_others_passed_is_parked(channel: Deli
     assert (channel.counters.failed, channel.counters.succeeded, channel.counters.pending) == (1, 1, 0)
 
 
-def test_others_that_passed_while_the_refusal_was_on_its_way_prove_nothing(
-    channel: DeliveryChannel, table: Table
-) -> None:
+def test_rows_that_passed_during_the_refused_request_prove_nothing(channel: DeliveryChannel, table: Table) -> None:
     first, second = accept(channel, "first"), accept(channel, "second")
     offer(channel, first)
     table.answers.clear()
@@ -128,7 +126,7 @@ def test_others_that_passed_while_the_refusal_was_on_its_way_prove_nothing(
     assert channel.stats().held == 0
 
 
-def test_what_is_held_or_parked_is_said_before_anybody_can_see_it(
+def test_held_and_parked_events_are_logged_before_the_stats_show_them(
     channel: DeliveryChannel, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int, str | None]] = []
@@ -258,7 +256,7 @@ def test_a_refused_row_that_gets_damaged_is_not_tried_again(
     assert "1 event(s) cannot be read" in caplog.text
 
 
-def test_an_orphan_that_is_damaged_is_taken_over_told_and_counted(
+def test_a_damaged_orphan_is_adopted_reported_and_counted(
     on_disk: DeliveryChannel, table: Table, caplog: pytest.LogCaptureFixture
 ) -> None:
     refs: list[EventRef] = []

@@ -57,7 +57,8 @@ def test_a_loop_that_was_closed_disturbs_nobody(log: OutboxLog) -> None:
     assert other.settled
 
 
-def test_waiting_for_everything_ends_with_the_last_event_and_asks_again_meanwhile(log: OutboxLog) -> None:
+def test_waiting_for_all_ends_with_the_last_event(log: OutboxLog) -> None:
+    """It asks for delivery again meanwhile."""
     completions, asked = Completions(), threading.Event()
     for _ in range(3):
         log.append(b"event")

@@ -118,7 +118,7 @@ def test_no_stripe_s_backlog_keeps_another_waiting(cursor: DeliveryCursor, log: 
     assert any(entry[0] is other.stripes[0] for batch in taken for entry in batch)
 
 
-def test_a_log_that_is_let_go_of_is_handed_out_no_more(cursor: DeliveryCursor, log: OutboxLog) -> None:
+def test_a_released_log_is_handed_out_no_more(cursor: DeliveryCursor, log: OutboxLog) -> None:
     other = memory_log()
     cursor.add(other)
     fill(log, 3)
@@ -136,7 +136,7 @@ def test_the_newest_is_taken_where_nobody_has_it(cursor: DeliveryCursor, log: Ou
     assert numbers(cursor.newest()) == [1999]
 
 
-def test_what_is_damaged_is_told_of_once(log: OutboxLog) -> None:
+def test_a_damaged_event_is_reported_once(log: OutboxLog) -> None:
     told: list[Range] = []
     cursor = DeliveryCursor(lambda log, ranges: told.extend(ranges))
     cursor.add(log)

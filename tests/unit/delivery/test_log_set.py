@@ -112,9 +112,10 @@ def test_adopted_logs_beyond_the_quota_must_be_delivered_before_new_events(
         own.append(event_bytes(1, 50_000))
 
 
-def test_what_comes_after_the_end_is_kept_on_disk_and_told_once(
+def test_events_after_the_end_are_kept_on_disk(
     logs: LogSet, directory: OutboxDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """One warning says so."""
     logs.open_own().append(b"before")
     logs.close()
     assert (logs.own, logs.append, logs.accepted) == (None, None, 1)
@@ -146,7 +147,7 @@ def test_the_quota_is_at_most_half_of_the_free_disk(logs: LogSet, monkeypatch: p
     assert logs.left_bytes <= 2**22 + 2 * FIRST_BYTES
 
 
-def test_a_child_begins_without_any_log_and_leaves_its_parent_s_alone(logs: LogSet, directory: OutboxDirectory) -> None:
+def test_a_child_starts_without_logs_and_leaves_its_parents_alone(logs: LogSet, directory: OutboxDirectory) -> None:
     leave(directory, 1)
     logs.open_own().append(b"the parent's")
     logs.adopt()

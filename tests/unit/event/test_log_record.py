@@ -83,7 +83,7 @@ class TestFromEvents:
             "user_agent.original": "curl",
         }
 
-    def test_what_is_not_said_is_no_attribute(self) -> None:
+    def test_a_missing_field_is_no_attribute(self) -> None:
         assert to_attributes(compose(user_id=..., actor_type="system").body).keys() == {
             "audit.record.id", "audit.tenant.id", "audit.target.type", "audit.action", "audit.target.id",
             "audit.outcome", "audit.actor.type",
@@ -214,7 +214,7 @@ class TestFromRecords:
         assert list(decode(body)) == list(FIELDS)
         assert value in decode(body).values()
 
-    def test_what_is_kept_of_a_record_has_an_id_and_a_time(self) -> None:
+    def test_what_is_kept_of_a_record_has_id_and_time(self) -> None:
         kept = decode(raw_body(LogRecord(attributes={"audit.action": "x"}), Encoder()))
         assert len(kept["record_id"]) == 36
         assert datetime.fromisoformat(kept["timestamp"]).tzinfo is not None

@@ -25,7 +25,7 @@ SHOWN = (
 
 
 @pytest.mark.parametrize("key", [*HIDDEN.split(), "API KEY", " password ", "b'password'"])
-def test_a_key_that_is_or_ends_in_a_listed_name_is_hidden(key: str) -> None:
+def test_a_key_that_ends_in_a_listed_name_is_hidden(key: str) -> None:
     assert Redactor().hides(key)
 
 
@@ -115,7 +115,7 @@ def test_a_hook_that_raises_hides_the_value() -> None:
     assert Redactor(hook=broken).ask_hook((), "4111 1111 1111 1111") == REDACTED
 
 
-def test_plain_words_and_times_are_told_from_secrets_at_the_first_look() -> None:
+def test_plain_words_and_times_are_quickly_seen_to_be_harmless() -> None:
     redactor = Redactor()
     texts = [
         "2026-05-01T12:30:00Z",

@@ -198,7 +198,7 @@ def test_what_only_looks_like_a_secret_is_kept(text: str) -> None:
 @pytest.mark.parametrize(
     "key", ["token_count", "password_changed_at", "passwordStrength", "secret_name", "cookie_policy"]
 )
-def test_what_is_said_about_a_secret_is_kept(key: str) -> None:
+def test_a_text_about_a_secret_is_kept(key: str) -> None:
     value = {key: "x", "list": [{"name": key, "value": "y"}]}
     assert json.loads(ENCODER.value(value)) == value
 
@@ -244,7 +244,7 @@ def test_a_long_text_made_to_take_long_does_not(text: str) -> None:
 
 
 @given(st.lists(st.sampled_from([*SHOWN, *(value for value, _ in VALUES if isinstance(value, str)), *PREFIXED, ""])))
-def test_many_texts_are_cleared_just_when_none_of_them_holds_a_secret(texts: list[str]) -> None:
+def test_many_texts_are_cleared_only_if_none_holds_a_secret(texts: list[str]) -> None:
     redactor = Redactor()
     assert redactor.clears_texts(texts) == all(redactor.text(text) is text for text in texts)
     quick = quick_json(texts, redactor)

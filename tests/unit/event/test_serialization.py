@@ -59,7 +59,7 @@ def test_an_event_with_more_fields_cannot_be_its_own_row(more: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("bodies", [[plain], [traced], [plain, traced, plain], [traced, traced, plain]])
-def test_many_at_once_are_the_rows_that_they_are_one_by_one(bodies: list[Any]) -> None:
+def test_many_events_give_the_same_rows_as_single_ones(bodies: list[Any]) -> None:
     made = [make(new_values=HOSTILE, old_values=number) for number, make in enumerate(bodies * 3)]
     rows = as_rows(joined(*made), traces_too=True)
     assert rows is not None
@@ -67,7 +67,7 @@ def test_many_at_once_are_the_rows_that_they_are_one_by_one(bodies: list[Any]) -
     assert orjson.loads(json_array(rows)) == [orjson.loads(TableMapping().row(body)) for body in made]
 
 
-def test_of_many_none_loses_its_trace_where_that_is_to_be_told() -> None:
+def test_many_events_keep_their_traces_where_losses_are_reported() -> None:
     assert as_rows(joined(plain(), traced()), traces_too=False) is None
     assert as_rows(joined(plain(), plain()), traces_too=False) is not None
 

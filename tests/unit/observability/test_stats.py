@@ -59,7 +59,7 @@ def test_nothing_pending_is_not_old() -> None:
     assert stats_of(counters, oldest=5.0).oldest_pending_seconds == 5.0
 
 
-def test_the_last_success_is_told_in_utc() -> None:
+def test_the_time_of_the_last_success_is_in_utc() -> None:
     counters = DeliveryCounters()
     counters.last_success = 1_767_225_600.5
     assert stats_of(counters).last_success_at == datetime(2026, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)

@@ -71,7 +71,7 @@ def check(found: Findings, pending: set[Event], everything: set[Event]) -> int:
     return gone
 
 
-def test_what_was_left_is_found_whole_and_what_has_ended_has_ended(own: OutboxLog, tmp_path: Path) -> None:
+def test_pending_events_are_found_complete_and_ended_ones_stay_ended(own: OutboxLog, tmp_path: Path) -> None:
     copy = open_copy(path_of(own), tmp_path / "copy")
     assert {event for event in copy.events if event[1] not in copy.log.stripes[event[0]].ended} == all_events(own)
     assert (copy.log.pending, copy.found.lost, copy.found.foreign) == (own.pending, 0, [])
@@ -86,7 +86,8 @@ def test_looking_changes_nothing(own: OutboxLog, tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in path_of(own).iterdir()} == before
 
 
-def test_an_orphan_is_cut_to_its_last_frame_and_spares_are_removed(own: OutboxLog, tmp_path: Path) -> None:
+def test_an_orphan_is_cut_and_its_spares_are_removed(own: OutboxLog, tmp_path: Path) -> None:
+    """It is cut to its last frame."""
     own.do_work()
     before = sum(path.stat().st_size for path in path_of(own).glob("*.s*"))
     copy = open_copy(path_of(own), tmp_path / "copy")
@@ -97,7 +98,7 @@ def test_an_orphan_is_cut_to_its_last_frame_and_spares_are_removed(own: OutboxLo
     assert (again.events, again.found.lost) == (copy.events, 0)
 
 
-def test_a_flipped_bit_in_a_dead_log_is_harmless_or_told(own: OutboxLog) -> None:
+def test_a_flipped_bit_in_a_dead_log_is_harmless_or_reported(own: OutboxLog) -> None:
     path, chance = path_of(own), Random(7)
     everything, pending = set(read(own.stripes)), all_events(own)
     files = sorted([*path.glob("*.seg"), path / ENDED_NAME])
@@ -159,14 +160,14 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_a_damage_has_taken_is_told(own: OutboxLog, tmp_path: Path, damage: str) -> None:
+def test_events_lost_by_damage_are_reported(own: OutboxLog, tmp_path: Path, damage: str) -> None:
     everything, pending = set(read(own.stripes)), all_events(own)
     copy = open_copy(path_of(own), tmp_path / "copy", lambda path: DAMAGES[damage](own, path))
     assert check(copy.found, pending, everything) > 0
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damage_is_told_once_however_often_the_log_is_adopted(own: OutboxLog, tmp_path: Path, damage: str) -> None:
+def test_damage_is_reported_once_even_after_several_adoptions(own: OutboxLog, tmp_path: Path, damage: str) -> None:
     copy = open_copy(path_of(own), tmp_path / "copy", lambda path: DAMAGES[damage](own, path))
     assert copy.found.lost > 0
     for number in range(3):
@@ -224,7 +225,7 @@ def test_without_a_word_of_what_has_ended_everything_is_there_again(
     assert copy.found.lost == 0
 
 
-def test_the_time_of_the_oldest_event_that_waits_is_told(tmp_path: Path) -> None:
+def test_the_time_of_the_oldest_pending_event_is_known(tmp_path: Path) -> None:
     log = file_log(tmp_path / "own.log")
     times = iter([100.0, 100.0, 200.0, 200.0, 300.0, 300.0])
     for _ in range(3):

@@ -78,7 +78,7 @@ def names(directory: OutboxDirectory) -> list[str]:
     return sorted(path.name for path in directory.path.iterdir() if path.is_dir())
 
 
-def test_a_log_is_adopted_once_its_process_is_gone_and_not_before(directory: OutboxDirectory, create: Create) -> None:
+def test_a_log_is_adopted_only_after_its_process_has_ended(directory: OutboxDirectory, create: Create) -> None:
     own = create(b"one", b"two")
     assert adopt(directory) == []
     die(own)
@@ -147,9 +147,10 @@ def test_a_child_has_not_its_parent_s_lock(directory: OutboxDirectory, create: C
 # --- what is left alone -------------------------------------------------------------------------------------------
 
 
-def test_a_log_of_a_newer_format_is_left_alone_and_told_once(
+def test_a_log_of_a_newer_format_is_left_alone(
     directory: OutboxDirectory, create: Create, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """One warning says so."""
     path = die(create(b"one"))
     described = json.loads((path / DESCRIPTION_NAME).read_text()) | {"format": 99}
     (path / DESCRIPTION_NAME).write_text(json.dumps(described))
@@ -207,7 +208,7 @@ def test_a_damaged_segment_is_kept_after_the_rest_is_delivered(directory: Outbox
     assert adopt(directory) == []
 
 
-def test_a_lock_that_is_a_link_is_refused_and_told(
+def test_a_lock_that_is_a_link_is_refused_and_reported(
     directory: OutboxDirectory, create: Create, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     path = die(create(b"one"))
@@ -356,7 +357,7 @@ def test_dead_logs_give_back_unused_room_on_a_full_disk(
         directory.release(one)
 
 
-def test_events_in_a_directory_that_was_removed_are_told_of(
+def test_events_in_a_removed_directory_are_reported(
     directory: OutboxDirectory, create: Create, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = create(b"one", b"two")

@@ -86,7 +86,7 @@ def test_a_file_that_is_not_there_has_no_records(path: Path) -> None:
     assert read_records(path, LOG_ID) == []
 
 
-def test_a_record_that_a_kill_cut_off_is_passed_over_and_overwritten(path: Path) -> None:
+def test_a_record_cut_off_by_a_kill_is_skipped_and_overwritten(path: Path) -> None:
     ended_file(path).note(records(3))
     for cut in range(2 * RECORD_BYTES + 1, 3 * RECORD_BYTES):
         os.truncate(path, cut)
@@ -116,7 +116,7 @@ def test_a_file_with_a_record_of_unknown_type_is_never_rewritten(path: Path) -> 
     assert (again.foreign, again.is_long) == (True, False)
 
 
-def test_what_a_full_disk_does_not_take_is_written_with_the_next(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_refused_by_a_full_disk_are_written_with_the_next(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = ended_file(path)
     own.note(records(2))
     with monkeypatch.context() as full:
@@ -156,7 +156,7 @@ def test_a_summary_that_cannot_be_written_leaves_the_records(path: Path, monkeyp
     assert read_records(path, LOG_ID) == records(11)
 
 
-def test_only_a_durable_file_syncs_and_only_where_it_is_asked_to(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_durable_file_syncs_and_only_on_request(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(module, "sync_file", synced.append)
     for durable in (False, True):

@@ -69,7 +69,7 @@ def test_the_type_decides_and_of_an_overlay_the_one_below(
     assert mapping_problem(tmp_path) == problem
 
 
-def test_a_map_s_device_is_told_and_the_probe_leaves_nothing(tmp_path: Path) -> None:
+def test_the_device_of_a_map_is_found_without_leaving_files(tmp_path: Path) -> None:
     assert module._device_of_a_map(tmp_path).count(":") == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -182,7 +182,7 @@ def test_a_failed_sync_is_never_tried_again_on_the_same_file(
     assert (log.accepted, log.pending) == (0, 0)
 
 
-def test_where_no_segment_can_be_made_those_that_found_room_are_recorded(
+def test_events_that_found_room_are_recorded_without_a_new_segment(
     commit: GroupCommit, log: OutboxLog, syncs: Syncs
 ) -> None:
     log.space.quota.max_bytes = log.space.quota.used_bytes
@@ -210,7 +210,7 @@ def test_a_signal_handler_that_appends_in_the_middle_waits_for_nobody(tmp_path: 
     assert steps > 20
 
 
-def test_an_exception_in_the_thread_that_commits_for_others_keeps_nobody_waiting(tmp_path: Path) -> None:
+def test_an_exception_in_the_committing_thread_keeps_nobody_waiting(tmp_path: Path) -> None:
     steps, more = 0, True
     while more:
         log = file_log(tmp_path / f"{steps}.log", WrittenSegment)

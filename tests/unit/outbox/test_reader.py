@@ -36,7 +36,7 @@ def flip(path: Path, bit: int) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 7, 1000])
-def test_no_more_is_given_than_was_asked_for_and_the_rest_afterwards(log: OutboxLog, limit: int) -> None:
+def test_a_read_respects_its_limit_and_the_rest_follows(log: OutboxLog, limit: int) -> None:
     written = said(log, [event_bytes(number, 300) for number in range(1000)])
     reader, found = StripeReader(log.stripes[0]), list[int]()
     while reader.number < 1000:

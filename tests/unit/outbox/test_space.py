@@ -75,7 +75,7 @@ def test_past_the_quota_none_is_made(tmp_path: Path, folder: bool) -> None:
         space.make(LOG_ID, 0, 2, FIRST_BYTES, FIRST_BYTES)
 
 
-def test_an_emptied_file_is_the_next_segment_and_has_nothing_of_before(tmp_path: Path) -> None:
+def test_an_emptied_file_is_reused_without_its_old_content(tmp_path: Path) -> None:
     space = SegmentSpace(Quota(FIRST_BYTES), tmp_path)
     first = made(space)
     first.put(64, 64 + 24, b"x" * 16, 1)
@@ -170,7 +170,7 @@ def test_a_volume_that_stalled_has_written_segments_for_a_while(
     assert isinstance(made(space, 3), MappedSegment)
 
 
-def test_a_full_disk_and_a_broken_one_are_told_apart(tmp_path: Path) -> None:
+def test_a_full_disk_and_a_broken_one_are_distinguished(tmp_path: Path) -> None:
     space = SegmentSpace(Quota(2**20), tmp_path)
     full = [space.as_outbox_error(OSError(number, "")) for number in (errno.ENOSPC, errno.EDQUOT)]
     assert {type(error) for error in full} == {OutboxFullError}

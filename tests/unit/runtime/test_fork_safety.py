@@ -135,7 +135,7 @@ def test_a_block_that_a_fork_leaves_twice_ends_well_in_both() -> None:
     in_threads([lock.acquire])
 
 
-def test_one_thread_at_a_time_holds_a_lock_also_in_a_child() -> None:
+def test_one_thread_at_a_time_holds_a_lock_in_children_too() -> None:
     lock, count = ForkSafeLock(), 0
 
     def add() -> None:

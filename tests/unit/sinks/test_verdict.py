@@ -149,7 +149,8 @@ def test_only_a_foreign_key_waits_for_its_parent() -> None:
     assert [code for code in SQLSTATES if classify_sqlstate(code).foreign_key] == ["23503"]
 
 
-def test_a_refused_statement_is_surely_not_stored_and_a_gateways_error_perhaps() -> None:
+def test_after_a_gateways_error_rows_are_perhaps_stored() -> None:
+    """After a refused statement they are surely not."""
     assert not classify_sqlstate("23505").perhaps_stored
     assert classify_http(502).perhaps_stored
     assert not classify_http(429).perhaps_stored

@@ -137,7 +137,7 @@ class TestFold:
             "_audit": {"outcome": "failure"},
         }
 
-    def test_everything_that_was_said_is_kept(self) -> None:
+    def test_every_field_is_kept(self) -> None:
         folded = row(
             outcome="unknown",
             actor_type="system",
@@ -473,7 +473,7 @@ class TestMetadataColumn:
         assert made["metadata"] == {**deeper, "source_ip": "10.0.0.1"}
         assert row(TableMapping(FULL), metadata={"source_ip": "6.6.6.6"})["metadata"] == {"source_ip": "6.6.6.6"}
 
-    def test_what_only_the_surroundings_said_is_left_out_elsewhere(self) -> None:
+    def test_fields_only_from_the_surroundings_are_left_out_elsewhere(self) -> None:
         assert TableMapping().lost_surroundings == SURROUNDINGS
         assert TableMapping(FULL).lost_surroundings == ()
         assert row(source_ip=Found("10.0.0.1"), trace_id="0" * 31 + "1")["new_values"] is None

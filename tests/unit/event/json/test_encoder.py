@@ -249,7 +249,7 @@ def test_the_json_is_compact_utf_8() -> None:
     assert ENCODER.value({"a": ["é", 1.0, None]}) == '{"a":["é",1.0,null]}'.encode()
 
 
-def test_ordinary_values_take_the_quick_road() -> None:
+def test_ordinary_values_use_the_quick_encoder() -> None:
     at = {"id": ID, "at": NOON, "price": Decimal("1.10"), "nested": [{"a": (1, 2)}]}
     for value in (USUAL, at, [USUAL], json.loads(json.dumps(USUAL))):
         assert quick_json(value, Redactor()) == walked(value) == ENCODER.value(value)
@@ -324,7 +324,7 @@ def test_an_integer_beyond_the_limit_of_python_is_a_number() -> None:
     assert ENCODER.value({number: 1}).startswith(b'{"1000')
 
 
-def test_an_integer_is_a_number_under_the_lowest_limit_that_python_allows() -> None:
+def test_integers_are_numbers_even_with_pythons_lowest_digit_limit() -> None:
     before = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(640)
     try:
@@ -411,7 +411,7 @@ def test_json_of_a_users_own_making_cannot_be_smuggled_in() -> None:
     assert encoded([orjson.Fragment(b'broken\n"')])[0].startswith("<orjson.Fragment>")
 
 
-def test_a_uuid_that_was_never_filled_does_not_take_the_process_down() -> None:
+def test_an_unfilled_uuid_does_not_crash_the_process() -> None:
     assert encoded({"a": object.__new__(uuid.UUID)}) == {"a": "<unprintable>"}
 
 
@@ -741,7 +741,7 @@ def test_documents_of_any_depth_with_huge_integers_are_read() -> None:
 
 
 @given(st.text('[]{}",:0123456789.-+eEtruefalsnNIy \n\\', max_size=12).map(lambda text: f"[{text}]"))
-def test_the_parser_for_any_depth_takes_just_what_the_usual_one_takes(text: str) -> None:
+def test_the_parser_for_any_depth_agrees_with_the_usual_one(text: str) -> None:
     for lenient in (False, True):
         usual = parse_json(text, lenient=lenient)
         try:

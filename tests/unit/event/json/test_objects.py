@@ -104,9 +104,7 @@ def queries(session: Session) -> list[str]:
 WHOLE = {"id": 1, "name": "impeller", "api_token": REDACTED, "made_at": None, "owner_id": 7}
 
 
-def test_a_row_of_sqlalchemy_is_recorded_by_its_columns_without_its_secrets(
-    session: Session, queries: list[str]
-) -> None:
+def test_a_sqlalchemy_row_is_recorded_by_columns_without_its_secrets(session: Session, queries: list[str]) -> None:
     part = session.scalars(select(Part)).one()
     queries.clear()
     assert recorded({"part": part}) == {"part": WHOLE | {"manual": "<not loaded>"}}
@@ -128,7 +126,7 @@ def test_what_sqlalchemy_has_not_loaded_is_not_loaded_for_the_audit(
     assert "refresh" in caplog.messages[0]
 
 
-def test_what_was_never_given_to_a_new_object_is_no_unloaded_column() -> None:
+def test_an_unset_attribute_of_a_new_object_is_no_unloaded_column() -> None:
     assert recorded(Part(name="new")) == {"name": "new"}
 
 
@@ -169,7 +167,7 @@ def ship() -> Any:
         editor.delete_model(Ship)
 
 
-def test_a_model_of_django_is_recorded_by_its_columns_and_loads_nothing(ship: Any) -> None:
+def test_a_django_model_is_recorded_by_columns_and_loads_nothing(ship: Any) -> None:
     from django.db import connection  # needs the settings
     from django.test.utils import CaptureQueriesContext  # the same
 
@@ -232,7 +230,7 @@ def test_an_object_of_plain_members_is_recorded_by_them(caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize("value", [Plain(a=object()), Plain(), Plain(a=[[object()]]), Asking(a=1), object(), Plain])
-def test_any_other_object_is_recorded_by_its_text_and_told_once(
+def test_any_other_object_is_recorded_by_its_text_with_one_warning(
     value: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
