@@ -244,7 +244,8 @@ def test_dead_letters_show_what_and_why_and_no_values(configured: Configure, stu
     assert len(part["dead_letters"]) == 2
     first = document["dead_letters"][0]
     assert (first["action"], first["entity_type"], first["entity_id"]) == ("refuse me", "part", "part-0")
-    assert (first["code"], first["attempts"]) == ("22P02", 1)
+    assert first["code"] == "22P02"
+    assert first["attempts"] >= 1  # one more where somebody else had the dead letters in hand
     assert "DE02120300000000202051" not in whole.text + page.text
 
 
