@@ -16,6 +16,7 @@ from otel_audit_exporter.cli.emit import emit
 from otel_audit_exporter.cli.events import events, history, tail
 from otel_audit_exporter.cli.losses import losses
 from otel_audit_exporter.cli.outbox import outbox
+from otel_audit_exporter.cli.purge import purge
 from otel_audit_exporter.cli.redact_check import redact_check
 from otel_audit_exporter.cli.schema import schema
 from otel_audit_exporter.cli.status import status
@@ -88,3 +89,4 @@ app.command()(redact_check)
 app.command()(events)
 app.command()(tail)
 app.command()(history)
+app.command()(purge)

@@ -99,7 +99,7 @@ class SQLiteSink:
                 connection.execute(self._insert, self._values(row))
                 return connection.total_changes > before
             except sqlite3.Error as error:
-                raise _sink_error(error) from None
+                raise sqlite_error(error) from None
             finally:
                 self._disconnect()  # which rolls back
 
@@ -134,7 +134,7 @@ class SQLiteSink:
                 if _is_busy(error) and seconds_left(deadline) > 0:
                     return False
                 self._disconnect()
-                raise _sink_error(error) from None  # a trigger's words may hold a row's values
+                raise sqlite_error(error) from None  # a trigger's words may hold a row's values
 
     def _store(self, values: Sequence[Sequence[Any]], deadline: float) -> None:
         connection = self._connect()
@@ -315,7 +315,8 @@ def classify_sqlite(error: sqlite3.Error) -> Verdict:
     return Verdict(Fault.RECORD if isinstance(error, sqlite3.DataError) else Fault.TRANSIENT)
 
 
-def _sink_error(error: sqlite3.Error) -> SinkError:
+def sqlite_error(error: sqlite3.Error) -> SinkError:
+    """Say what an error of SQLite is, with no value of a row in its words."""
     if _error_name(error).startswith("SQLITE_CANTOPEN") and (full := no_file_left()):
         return full
     said = str(error)

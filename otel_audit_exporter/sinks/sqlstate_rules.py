@@ -24,6 +24,8 @@ from otel_audit_exporter.sinks.verdict import (
 )
 
 UNIQUE_VIOLATION: Final = "23505"
+APPEND_ONLY: Final = "is append-only"
+"""What the description of a refusal by the trigger of `otel-audit schema --append-only` ends in."""
 
 _GRANTS: Final = (
     "grant usage on the schema, insert on the columns that are written and select on the key column(s)"
@@ -153,6 +155,11 @@ _SQLSTATES: Final[Mapping[str, tuple[Rule, ...]]] = {
             'create policies on "{table}" for the role that writes: one for insert, and one for select that'
             " is true for the rows it writes; or use the service role's key",
             r'violates row-level security policy .*\bfor table "(?P<table>[^"]+)"',
+        ),
+        configuration(
+            f'table "{{table}}" {APPEND_ONLY}',
+            "see the trigger that refuses it",
+            r"^(?:UPDATE|DELETE|TRUNCATE) is refused: (?P<table>[^\n]+) is append-only$",
         ),
         configuration(
             "the role that writes may not use {kind} {object}",

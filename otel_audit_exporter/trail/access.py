@@ -17,7 +17,8 @@ from otel_audit_exporter.trail.filters import TrailFilter
 from otel_audit_exporter.trail.identity import Reader
 
 _NAMESPACE: Final = uuid.UUID("b2f3f3c8-6d0a-4f0d-9e5b-2f6f3f6f9b11")
-_ALL_TENANTS: Final = str(uuid.UUID(int=0))
+NO_TENANT: Final = str(uuid.UUID(int=0))
+"""The tenant of what was done to the events of several."""
 _HOUR: Final = 3600
 
 
@@ -54,8 +55,7 @@ class AccessLog:
             pipeline.submit(
                 {
                     "action": action,
-                    "entity_type": "audit_trail",
-                    "entity_id": str(uuid.uuid5(_NAMESPACE, trail)) if pipeline.settings.ids == "uuid" else trail,
+                    **trail_as_entity(trail, pipeline.settings.ids),
                     "yacht_id": _tenant(reader, asked),
                     "user_id": str(reader.id),
                     "new_values": details,
@@ -66,10 +66,15 @@ class AccessLog:
             logger.error("audit: %s by a reader of the trail could not be recorded: %s", action, error)
 
 
+def trail_as_entity(trail: str, ids: str) -> dict[str, str]:
+    """Return the entity of an event about a trail itself; ``ids``: that setting."""
+    return {"entity_type": "audit_trail", "entity_id": str(uuid.uuid5(_NAMESPACE, trail)) if ids == "uuid" else trail}
+
+
 def _tenant(reader: Reader, asked: TrailFilter) -> str:
     """Return the tenant that an export is recorded under: the one it is about, else none of them."""
     scope = reader.scope
     wanted = asked.given.get("tenant")
     if wanted and (scope is None or wanted in scope):
         return wanted
-    return next(iter(scope)) if scope is not None and len(scope) == 1 else _ALL_TENANTS
+    return next(iter(scope)) if scope is not None and len(scope) == 1 else NO_TENANT

@@ -17,8 +17,8 @@ from otel_audit_exporter.table.readers import EventQuery, open_reader
 from otel_audit_exporter.table.readers.base import Order
 from otel_audit_exporter.table.readers.columns import Column, ColumnReader
 from otel_audit_exporter.table.readers.conditions import Beyond, conditions_of
-from otel_audit_exporter.table.readers.postgres import _Dialect
-from otel_audit_exporter.table.readers.postgrest import Parameters, _filters
+from otel_audit_exporter.table.readers.postgres import PostgresDialect
+from otel_audit_exporter.table.readers.postgrest import Parameters, filters
 from otel_audit_exporter.table.readers.sql import select_rows
 from tests.stack import Stack
 from tests.support.made_tables import NOTIFY, NOW, MadeTable, make_table, new_name
@@ -51,7 +51,7 @@ def plans(table: MadeTable) -> Iterator[tuple[str, str]]:
             conditions = conditions_of(query, columns, ids="uuid", searchable=False)
             assert conditions is not None
             for more in ([], [beyond]):
-                asked = select_rows(_Dialect(), "*", table.name.as_string(), [*conditions, *more], order, 50)
+                asked = select_rows(PostgresDialect(), "*", table.name.as_string(), [*conditions, *more], order, 50)
                 found = connection.execute(f"explain {asked.text}".encode(), asked.values).fetchall()
                 yield name, "\n".join(str(line["QUERY PLAN"]) for line in found)
 
@@ -77,7 +77,7 @@ def test_postgrest_answers_questions_from_indexes(stack: Stack, full: bool) -> N
         for name, query in ASKED.items():
             conditions = conditions_of(query, ColumnReader(table.plan.columns), ids="uuid", searchable=False)
             assert conditions is not None
-            parameters = [("order", "created_at.desc,id.desc"), ("limit", "50"), *_filters([*conditions, beyond])]
+            parameters = [("order", "created_at.desc,id.desc"), ("limit", "50"), *filters([*conditions, beyond])]
             plan = asked_for_plan(stack, table, parameters)
             assert "Seq Scan" not in plan, f"{name}: {plan}"
             assert "Index" in plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,22 @@ def test_the_status_names_trails_and_databases(files: Path) -> None:
     shown = [orjson.loads(line) for line in run("status", "--format", "json").stdout.splitlines()]
     assert ("ledger", "acme", 1) in [(one["trail"], one["database"], one["pending"]) for one in shown]
     assert os.environ["OTEL_AUDIT_OUTBOX_DIR"]
+
+
+@pytest.mark.usefixtures("declared")
+def test_old_events_of_a_trail_in_a_database_go_and_no_others(files: Path) -> None:
+    configure(files, files / "acme.db")
+    old = {"timestamp": datetime(2020, 1, 1, tzinfo=UTC)}
+    audit_event(**arguments(action="main", **old)).result(30)
+    for trail in ("default", "ledger"):
+        for when in (old, {}):
+            audit_event(**arguments(action=trail, database="acme", trail=trail, **when)).result(30)
+    assert shutdown_audit()
+    ours = ["--database", "acme", "--path", str(files / "acme.db"), "--yes"]
+    done = run("purge", "--older-than", "1y", "--trail", "ledger", *ours)
+    assert (done.exit_code, "1 event deleted" in done.output) == (0, True), done.output
+    actions = [row["action"] for row in sqlite_rows(files / "acme.db", "ledger_events")]
+    assert sorted(actions) == ["audit.purge_started", "audit.purged", "ledger"]
+    assert [row["action"] for row in sqlite_rows(files / "acme.db")] == ["default", "default"]
+    assert [row["action"] for row in sqlite_rows(files / "main.db")] == ["main"]
+    assert run("purge", "--older-than", "1y", "--trail", "nonsense", *ours).exit_code == 2

@@ -140,6 +140,16 @@ class RestClient:
             answer = requests.ask("POST", self.address(table, parameters), headers, rows, alone=True)
         return None if answer.status in (200, 201) and "content-range" in answer.headers else answer.refusal()
 
+    def delete(self, table: str, parameters: Parameters) -> int:
+        """Delete the rows that fulfil all parameters; return how many that were. Raises :class:`SinkError`."""
+        headers = {"Content-Profile": self.schema, "Prefer": "count=exact,return=minimal"}
+        with self.requests(Clock.monotonic() + _SECONDS) as requests:
+            answer = requests.ask("DELETE", self.address(table, parameters), headers, alone=True)
+        gone = answer.headers.get("content-range", "").rpartition("/")[2]
+        if answer.status not in (200, 204) or not gone.isdigit():
+            raise answer.refusal()
+        return int(gone)
+
     def close(self) -> None:
         """Close every connection, those in use after their request; a later request opens a new one."""
         self._open.clear()

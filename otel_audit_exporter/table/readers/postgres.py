@@ -15,7 +15,9 @@ from otel_audit_exporter.table.readers.conditions import SEARCH_COLUMN, Conditio
 from otel_audit_exporter.table.readers.sql import Statement, column_of, path_of, select_count, select_rows
 
 
-class _Dialect:
+class PostgresDialect:
+    """What PostgreSQL says its own way."""
+
     holder = "%s"
 
     def place(self, place: Place) -> str:
@@ -70,7 +72,7 @@ class PostgresSource:
     def count(self, conditions: Sequence[Condition], order: Order, most: int) -> int:
         """Return how many rows there are, or one more than ``most``."""
         try:
-            return int(self._run(select_count(_Dialect(), self._table, conditions, most))[0][0])
+            return int(self._run(select_count(PostgresDialect(), self._table, conditions, most))[0][0])
         except SinkError as error:
             raise read_error(error) from None
 
@@ -91,7 +93,7 @@ class PostgresSource:
             self._connection = None
 
     def _rows(self, what: str, conditions: Sequence[Condition], order: Order, limit: int) -> list[Mapping[str, Any]]:
-        inner = select_rows(_Dialect(), what, self._table, conditions, order, limit)
+        inner = select_rows(PostgresDialect(), what, self._table, conditions, order, limit)
         query = f"select row_to_json(r)::text from ({inner.text}) r"  # noqa: S608  # quoted names
         return [loads_exact(row.encode()) for (row,) in self._run(Statement(query, inner.values))]
 

@@ -48,7 +48,7 @@ class PostgRESTSource:
         self, known: Sequence[str], conditions: Sequence[Condition], order: Order, limit: int
     ) -> list[Mapping[str, Any]]:
         """Return the next rows, with every column that this role may read; a server may give fewer than asked for."""
-        parameters = [("order", _ordered(order)), ("limit", str(limit)), *_filters(conditions)]
+        parameters = [("order", _ordered(order)), ("limit", str(limit)), *filters(conditions)]
         try:
             return self._get([("select", "*"), *parameters])
         except SinkError as error:
@@ -61,7 +61,7 @@ class PostgRESTSource:
 
     def count(self, conditions: Sequence[Condition], order: Order, most: int) -> int:
         """Return how many rows there are, or one more than ``most``: more are not counted."""
-        parameters = [("select", _name(order.key)), ("limit", "1"), *_filters(conditions)]
+        parameters = [("select", name_of(order.key)), ("limit", "1"), *filters(conditions)]
         try:  # in the order that the indexes are in
             if self._get([*parameters, ("order", _ordered(order)), ("offset", str(most))]):
                 return most + 1
@@ -95,7 +95,7 @@ class PostgRESTSource:
             raise
 
 
-def _filters(conditions: Sequence[Condition]) -> Parameters:
+def filters(conditions: Sequence[Condition]) -> Parameters:
     """Return the conditions as parameters, all of which have to hold."""
     parameters: Parameters = []
     for condition in conditions:
@@ -103,7 +103,7 @@ def _filters(conditions: Sequence[Condition]) -> Parameters:
             case AnyOf(inner):
                 parameters.append(("or", f"({','.join(map(_in_logic, inner))})"))
             case AllOf(inner):
-                parameters += _filters(inner)
+                parameters += filters(inner)
             case Beyond():
                 parameters += _beyond(condition)
             case _:  # what follows the operator is the value, as it is
@@ -113,12 +113,12 @@ def _filters(conditions: Sequence[Condition]) -> Parameters:
 
 def _ordered(order: Order) -> str:
     direction = "desc" if order.newest_first else "asc"
-    return ",".join(f"{_name(place)}.{direction}" for place in (order.at, order.key))
+    return ",".join(f"{name_of(place)}.{direction}" for place in (order.at, order.key))
 
 
 def _beyond(condition: Beyond) -> Parameters:
     """Return what comes after a row; its first part is there for the index, which an `or` has no use for."""
-    at, key = _name(condition.at), _name(condition.key)
+    at, key = name_of(condition.at), name_of(condition.key)
     moment, last = (_in_quotes(str(value)) for value in condition.position)
     than = "lt" if condition.newest_first else "gt"
     after = f"({at}.{than}.{moment},and({at}.eq.{moment},{key}.{than}.{last}))"
@@ -142,15 +142,15 @@ def _compared(condition: Compare | OneOf | Null | Prefix | Contains, written: Ca
     """Return the name of a column, and what it is compared with."""
     match condition:
         case Compare(place, operator, value):
-            return _name(place), f"{_OPERATORS[operator]}.{written(value)}"
+            return name_of(place), f"{_OPERATORS[operator]}.{written(value)}"
         case OneOf(place, values, negated):
-            return _name(place), f"{_not(negated)}in.({','.join(map(_in_quotes, values))})"
+            return name_of(place), f"{_not(negated)}in.({','.join(map(_in_quotes, values))})"
         case Null(place, negated):
-            return _name(place), f"{_not(negated)}is.null"
+            return name_of(place), f"{_not(negated)}is.null"
         case Prefix(place, text):  # not `like`, in which PostgREST takes every asterisk for a wildcard
-            return _name(place), f"match.{written('^' + _as_pattern(text))}"
+            return name_of(place), f"match.{written('^' + _as_pattern(text))}"
         case Contains(place, text):
-            return _name(place), f"imatch.{written(_as_pattern(text))}"
+            return name_of(place), f"imatch.{written(_as_pattern(text))}"
 
 
 def _not(negated: bool) -> str:
@@ -162,7 +162,8 @@ def _as_pattern(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", text)
 
 
-def _name(place: Place) -> str:
+def name_of(place: Place) -> str:
+    """Return a place as PostgREST has it."""
     *inner, last = [_in_quotes(column_of(place)), *path_of(place)]
     return f"{'->'.join(inner)}->>{last}" if inner else last
 

@@ -93,7 +93,7 @@ class EventReader:
         for segment in self._segments:
             conditions = self._conditions(segment, asked)
             if conditions is not None:
-                counted += self._source.count(conditions, _order(segment), most - counted)
+                counted += self._source.count(conditions, order_of(segment), most - counted)
             if counted > most:
                 return EventCount(most, exact=False)
         return EventCount(counted, exact=True)
@@ -117,7 +117,7 @@ class EventReader:
         conditions = self._conditions(segment, query)
         if conditions is None:
             return
-        order = _order(segment, newest_first=newest_first)
+        order = order_of(segment, newest_first=newest_first)
         known = list(segment.columns.known)
         while True:
             page = self._source.rows(known, [*conditions, *_beyond(order, beyond)], order, PAGE)
@@ -139,7 +139,7 @@ class EventReader:
             segment.columns,
             ids=self._ids,
             searchable=searchable,
-            is_there=lambda condition: self._source.count([condition], _order(segment), 0) > 0,
+            is_there=lambda condition: self._source.count([condition], order_of(segment), 0) > 0,
         )
 
     def _event(self, columns: ColumnReader, row: Mapping[str, Any], position: Position) -> StoredEvent:
@@ -170,7 +170,8 @@ def segments_of(settings: Settings) -> list[Segment]:
     return [Segment(*each) for each in zip(mappings, bounds[:-1], bounds[1:], strict=True)]
 
 
-def _order(segment: Segment, *, newest_first: bool = True) -> Order:
+def order_of(segment: Segment, *, newest_first: bool = True) -> Order:
+    """Return the columns that rows of a stretch of time are put in order by."""
     at, key = (Column(segment.columns.of[name]) for name in ("timestamp", "record_id"))
     return Order(at, key, newest_first)
 

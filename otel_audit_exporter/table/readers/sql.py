@@ -54,7 +54,7 @@ def select_rows(
     dialect: Dialect, what: str, table: str, conditions: Sequence[Condition], order: Order, limit: int
 ) -> Statement:
     """Return the statement for the next rows."""
-    writer = _Writer(dialect)
+    writer = ConditionWriter(dialect)
     where = writer.all(conditions)
     direction = "desc" if order.newest_first else "asc"
     at, key = dialect.place(order.at), dialect.place(order.key)
@@ -64,20 +64,21 @@ def select_rows(
 
 def select_count(dialect: Dialect, table: str, conditions: Sequence[Condition], most: int) -> Statement:
     """Return the statement for how many rows there are, one more than ``most`` at the most."""
-    writer = _Writer(dialect)
+    writer = ConditionWriter(dialect)
     where = writer.all(conditions)
     inner = f"select 1 from {table} where {where} limit {int(most) + 1}"  # noqa: S608  # quoted names
     return Statement(f"select count(*) from ({inner}) counted", writer.values)  # noqa: S608
 
 
-class _Writer:
-    """Writes conditions, and gathers their values on the way."""
+class ConditionWriter:
+    """Writes conditions, and gathers their values in ``values`` on the way."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self.values: list[Any] = []
 
     def all(self, conditions: Sequence[Condition]) -> str:
+        """Return SQL that says that all of these hold."""
         return " and ".join(map(self._write, conditions)) or "true"
 
     def _write(self, condition: Condition) -> str:

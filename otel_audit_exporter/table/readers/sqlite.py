@@ -23,7 +23,9 @@ from otel_audit_exporter.table.readers.sql import Statement, column_of, path_of,
 _NO_RIGHT: Final = Verdict(Fault.CONFIGURATION, "give this user the right to read the file and to search its directory")
 
 
-class _Dialect:
+class SQLiteDialect:
+    """What SQLite says its own way."""
+
     holder = "?"
 
     def place(self, place: Place) -> str:
@@ -50,6 +52,7 @@ class SQLiteSource:
     """Reads the embedded table, without changing the file."""
 
     json_is_text = True
+    dialect = SQLiteDialect()
 
     def __init__(self, settings: Settings) -> None:
         self._path = Path(settings.path).absolute()
@@ -59,11 +62,11 @@ class SQLiteSource:
         self, known: Sequence[str], conditions: Sequence[Condition], order: Order, limit: int
     ) -> list[Mapping[str, Any]]:
         """Return the next rows, with every column."""
-        return self._run(select_rows(_Dialect(), "*", self._table, conditions, order, limit))
+        return self._run(select_rows(self.dialect, "*", self._table, conditions, order, limit))
 
     def count(self, conditions: Sequence[Condition], order: Order, most: int) -> int:
         """Return how many rows there are, or one more than ``most``."""
-        (counted,) = self._run(select_count(_Dialect(), self._table, conditions, most))[0].values()
+        (counted,) = self._run(select_count(self.dialect, self._table, conditions, most))[0].values()
         return int(counted)
 
     def searchable(self) -> bool:
