@@ -109,7 +109,7 @@ class _Check:
         if facts is None:
             print("The table describes itself to nobody, or is made on first use.\n")
             return self._try(source, present, {}), Suggestion(present, {})
-        findings = examine(facts, present, finds_key=source.finds_key)
+        findings = examine(facts, present, finds_key=source.finds_key, unmapped=self.settings.unmapped)
         _print_columns(facts, present)
         shape_fits = not findings.faults
         shown = Suggestion(present, {}) if shape_fits else suggest(facts, present, finds_key=source.finds_key)
@@ -117,9 +117,12 @@ class _Check:
             findings.notes.append("no trial insert was made, as something is left to do")
         else:
             found = self._try(source, shown.fit, values_that_fit(facts, shown.fit))
-            if not shape_fits and (found.faults or found.notes):
-                findings.notes.append("by the settings below, too:")
-            findings.add(found)
+            if found.unfilled:  # what the description does not tell
+                facts = facts.without_fillers(found.unfilled)
+                shown = suggest(facts, present, finds_key=source.finds_key)
+            findings.add(found if shape_fits else found.said_of("with the settings below"))
+        if "timestamp" not in shown.fit.columns.values():
+            findings.notes.append("without a column for timestamp the table cannot be read in order, nor purged by age")
         if source.untold:
             findings.notes.append(source.untold)
         return findings, shown
@@ -166,7 +169,7 @@ _FULL: Final[Mapping[str, Any]] = {
 
 def _event(said: Mapping[str, Any]) -> dict[str, Any]:
     made_up = {name: str(uuid.uuid4()) for name in ("yacht_id", "entity_id", "user_id")}
-    marked = {"action": MARK, "entity_type": MARK, "old_values": {MARK: True}, "new_values": {MARK: True}}
+    marked = {"action": MARK, "entity_type": MARK, "old_values": {MARK: "old"}, "new_values": {MARK: "new"}}
     return {**made_up, **marked, **said}
 
 
@@ -217,7 +220,7 @@ def _read_back(settings: Settings, event: Mapping[str, Any]) -> bool:
     if row is None:
         talk.say("It could not be read back: this role sees no such row. Run this with a role that may read.")
         return True
-    found = places(event, row)
+    found = places(event, row, _present(settings).columns)
     for field, place in found.items():
         print(f"  {field:<13} {talk.clean(place) if place else 'LOST'}")
     lost = [field for field, place in found.items() if place is None]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import orjson
 
 from otel_audit_exporter.event.fields import ACTOR_TYPES, DEFAULT_COLUMNS, JSON_FIELDS, OUTCOMES
-from otel_audit_exporter.event.paths import parse_source
+from otel_audit_exporter.event.paths import Source, parse_source
 from otel_audit_exporter.table.ddl import columns_text
 from otel_audit_exporter.table.defaults import COMPUTED
-from otel_audit_exporter.table.names import field_named
+from otel_audit_exporter.table.folding import fold_target
+from otel_audit_exporter.table.names import field_named, is_verdict
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class TableDescription:
         """Return the column of this name."""
         return next((column for column in self.columns if column.name == name), None)
 
+    def without_fillers(self, names: Collection[str]) -> TableDescription:
+        """Return the same table, now that these columns are known not to be filled by the database."""
+        columns = [replace(one, filled=False, not_null=True) if one.name in names else one for one in self.columns]
+        return replace(self, columns=columns)
+
 
 @dataclass(frozen=True)
 class ColumnMapping:
@@ -79,15 +85,25 @@ class ColumnMapping:
 
 @dataclass
 class CheckReport:
-    """What was found: ``faults`` would make writing fail, ``notes`` may in some cases."""
+    """What was found: ``faults`` would make writing fail, ``notes`` may in some cases.
+
+    ``unfilled``: the columns that a trial insert was refused for, as they take no NULL and nothing fills them.
+    """
 
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unfilled: list[str] = field(default_factory=list)
 
     def add(self, other: CheckReport) -> None:
         """Take over what another has."""
         self.faults += other.faults
         self.notes += other.notes
+        self.unfilled += other.unfilled
+
+    def said_of(self, settings: str) -> CheckReport:
+        """Return the same, each finding with the settings that it is about."""
+        faults, notes = ([f"{settings}: {one}" for one in found] for found in (self.faults, self.notes))
+        return CheckReport(faults, notes, self.unfilled)
 
 
 # --- what fits what -----------------------------------------------------------------------------------------------
@@ -178,8 +194,13 @@ def _kind(name: str, ids: str) -> str:
 # --- does it fit? -------------------------------------------------------------------------------------------------
 
 
-def examine(facts: TableDescription, fit: ColumnMapping, *, finds_key: bool = False) -> CheckReport:
-    """Compare a table with settings. ``finds_key``: the sink looks for a key by itself where none is set."""
+def examine(
+    facts: TableDescription, fit: ColumnMapping, *, finds_key: bool = False, unmapped: str = "fold"
+) -> CheckReport:
+    """Compare a table with settings.
+
+    ``finds_key``: the sink looks for a key by itself where none is set. ``unmapped``: that setting.
+    """
     findings = CheckReport()
     for name, said in fit.columns.items():
         _examine_column(facts.column(name), name, said, fit, findings)
@@ -187,15 +208,39 @@ def examine(facts: TableDescription, fit: ColumnMapping, *, finds_key: bool = Fa
         if facts.column(name) is None:
             findings.faults.append(f'column "{name}" is missing (column_defaults names it)')
     for column in facts.columns:
-        if column.name not in fit.columns and column.name not in fit.defaults and (reason := unfilled(column, fit)):
+        if column.name in fit.columns or column.name in fit.defaults:
+            continue
+        if reason := unfilled(column, fit):
             findings.faults.append(
                 f'column "{column.name}" {reason}: map a field to it, set column_defaults for it, or give it a DEFAULT'
             )
+        _note_verdict(column, findings)
     _examine_key(facts, fit, findings, finds_key)
-    unmapped = [name for name in DEFAULT_COLUMNS.values() if name not in fit.columns.values()]
-    if unmapped:
-        findings.notes.append(f"no column takes {', '.join(unmapped)}: what is said of it is not stored")
+    _note_unmapped(fit, unmapped, findings)
     return findings
+
+
+def _note_unmapped(fit: ColumnMapping, unmapped: str, findings: CheckReport) -> None:
+    taken = {source.field: column for column, text in fit.columns.items() if not (source := parse_source(text)).keys}
+    missing = [name for name in DEFAULT_COLUMNS.values() if name not in taken]
+    if missing:
+        into = fold_target(taken) if unmapped == "fold" else None
+        fate = f'kept under _audit in column "{taken[into]}"' if into else "not stored"
+        findings.notes.append(f"no column takes {', '.join(missing)}: what is said of it is {fate}")
+
+
+def _note_verdict(column: Column, findings: CheckReport) -> None:
+    """Note a column that says how it went, by a default that knows nothing of it."""
+    if column.filled and base_type(column.type) in ("boolean", "bool") and is_verdict(column.name):
+        findings.notes.append(
+            f'column "{column.name}" is filled by the database, whatever the outcome of an event is: drop its DEFAULT, '
+            f"or say it with each event ({columns_text(by_path(column.name))})"
+        )
+
+
+def by_path(column: str) -> dict[str, str]:
+    """Return the mapping by which a column takes a member of its own name of ``metadata``."""
+    return {column: str(Source("metadata", (column,)))}
 
 
 def _examine_column(column: Column | None, name: str, said: str, fit: ColumnMapping, findings: CheckReport) -> None:

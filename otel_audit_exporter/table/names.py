@@ -43,6 +43,31 @@ _LISTED: Final[Mapping[str, str]] = {
 USUAL_NAMES: Final[Mapping[str, tuple[str, ...]]] = {field: tuple(listed.split()) for field, listed in _LISTED.items()}
 
 
+# Words of which the names of columns consist that hold when an event happened, was recorded or last touched. Any other
+# word may mean another time: when it expires, is due, or may go.
+_OF_THE_EVENT: Final = (
+    "at on time date timestamp tstamp ts tx stm clk utc created inserted updated modified changed occurred happened"
+    " recorded logged performed executed received stored written added audited action event operation log entry row"
+    " record audit create insert update change modification last start started"
+)
+
+
+def is_of_the_event(column: str) -> bool:
+    """Tell whether a column of times has a name that speaks of the event itself."""
+    return set(plain_name(column).split("_")) <= set(_OF_THE_EVENT.split())
+
+
+_VERDICTS: Final = (
+    "success succeeded successful is_success is_successful was_successful ok is_ok failed failure is_failed is_failure"
+    " error is_error has_error"
+)
+
+
+def is_verdict(column: str) -> bool:
+    """Tell whether a column of such a name says that something went well, or did not."""
+    return plain_name(column) in _VERDICTS.split()
+
+
 def plain_name(name: str) -> str:
     """Return a name as the list of usual names has it: `userId` is `user_id`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace("-", "_").replace(" ", "_")

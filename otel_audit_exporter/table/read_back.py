@@ -9,20 +9,28 @@ from typing import Any
 import orjson
 
 from otel_audit_exporter.event.diff import same
+from otel_audit_exporter.event.paths import parse_source
 
 
-def places(said: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, str | None]:
+def places(said: Mapping[str, Any], row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str | None]:
     """Return for each given field its place in the row, such as `new_values._audit.outcome`; None: lost.
 
-    The place that is named after the field is preferred, as one value may stand for two fields.
+    Looks where ``columns`` say that the field is, and inside documents under its name: an equal value anywhere else is
+    another field's.
     """
-    found = {field: [place for place, value in _values(row) if _holds(value, wanted)] for field, wanted in said.items()}
-    return {field: _best(field, there) for field, there in found.items()}
+    taken = {column: parse_source(source) for column, source in columns.items()}
+    held = list(_values(row))
 
+    def is_of(field: str, place: str) -> bool:
+        source = taken.get(place)
+        if source is not None:
+            return source.field == field and not source.keys
+        return "." in place and place.rpartition(".")[2] == field
 
-def _best(field: str, there: list[str]) -> str | None:
-    named = (place for place in there if place.rpartition(".")[2] == field)
-    return next(named, min(there, key=lambda place: place.count("."), default=None))
+    return {
+        field: next((place for place, value in held if is_of(field, place) and _holds(value, wanted)), None)
+        for field, wanted in said.items()
+    }
 
 
 def _values(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

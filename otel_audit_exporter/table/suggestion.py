@@ -23,13 +23,15 @@ from otel_audit_exporter.table.compatibility import (
     ColumnMapping,
     TableDescription,
     base_type,
+    by_path,
     is_picky,
     unfilled,
     usable_keys,
     wrong_type,
 )
+from otel_audit_exporter.table.ddl import columns_text
 from otel_audit_exporter.table.defaults import COMPUTED
-from otel_audit_exporter.table.names import USUAL_NAMES, plain_name
+from otel_audit_exporter.table.names import USUAL_NAMES, is_of_the_event, plain_name
 
 _NEW_KEYS: Final = ("audit_id", "audit_record_id", "audit_event_id")
 
@@ -76,7 +78,7 @@ class MappingSuggester:
             if field not in self.columns.values():
                 self._give(field)
         for column in facts.columns:
-            if self._must_be_filled(column) and base_type(column.type) in TIME_TYPES:
+            if self._must_be_filled(column) and base_type(column.type) in TIME_TYPES and is_of_the_event(column.name):
                 self.columns[column.name] = "timestamp"
 
     def has_text_ids(self) -> bool:
@@ -109,7 +111,7 @@ class MappingSuggester:
             if column.name in fit.defaults:
                 continue
             if field is None and (reason := unfilled(column, fit)):
-                found[column.name] = f"{reason}: map a field or a path to it ({column.name}=metadata.{column.name})"
+                found[column.name] = f"{reason}: map a field or a path to it ({columns_text(by_path(column.name))})"
             elif field is not None and column.not_null and field not in ALWAYS_GIVEN | {"user_id"}:
                 found[column.name] = f"is NOT NULL, and an event need not have {field}"
         return {

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from otel_audit_exporter.cli.app import app
 from otel_audit_exporter.config.options import SETTINGS
 from tests.stack import AuditTable, Stack
+from tests.support.made_tables import new_name
 
 # A process that emits events to a table whose directory is not there, and then waits, or is gone at once.
 _LEAVES_EVENTS = """
@@ -160,3 +161,16 @@ def kind(
     environment("SUPABASE_KEY", stack.service_key)
     environment("OTEL_AUDIT_POSTGRES_DSN", stack.dsn())
     return str(request.param)
+
+
+@pytest.fixture(params=["supabase", "postgres"])
+def table(request: pytest.FixtureRequest, stack: Stack, environment: Callable[[str, object], None]) -> Iterator[str]:
+    """A name, with the sink set in the environment as a role that may do anything with its table."""
+    name = new_name()
+    environment("OTEL_AUDIT_EXPORTER", request.param)
+    environment("OTEL_AUDIT_TABLE", name)
+    environment("SUPABASE_URL", stack.url)
+    environment("SUPABASE_KEY", stack.service_key)
+    environment("OTEL_AUDIT_POSTGRES_DSN", stack.dsn())
+    yield name
+    stack.sql(f"drop table if exists {name}")

@@ -15,7 +15,8 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from otel_audit_exporter import audit_event, configure_audit
-from tests.cli.conftest import Done, Workspace
+from tests.cli.checking import settings_in
+from tests.cli.conftest import Workspace
 from tests.stack import AuditTable, Stack
 from tests.stack.faults import (
     Answer,
@@ -240,11 +241,6 @@ def change(stack: Stack, table: AuditTable, text: str) -> None:
     if text:
         stack.sql(text.replace("{}", table.name))
         stack.reload_schema_cache()
-
-
-def settings_in(done: Done) -> dict[str, str]:
-    """The settings that the command printed."""
-    return dict(line.split("=", 1) for line in done.out.splitlines() if line.startswith("OTEL_AUDIT_"))
 
 
 @pytest.mark.parametrize(

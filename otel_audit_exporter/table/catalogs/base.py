@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
@@ -11,6 +12,7 @@ from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from otel_audit_exporter.table.compatibility import CheckReport, ColumnMapping, TableDescription
 
 _NO_TABLE: Final = "42P01"
+_TAKES_NO_NULL: Final = re.compile(r'column "([^"]+)" of table "[^"]+" does not take null')
 # A check or a trigger, which may let other events pass.
 _OWN_RULES: Final = frozenset({"23514", "P0001", "SQLITE_CONSTRAINT_CHECK", "SQLITE_CONSTRAINT_TRIGGER"})
 
@@ -43,6 +45,8 @@ def note_refusal(verdict: Verdict, said: str, code: str | None, findings: CheckR
         findings.notes.append(f"a trial event was refused: {said}; see whether your own events pass")
     else:
         findings.faults.append(said)
+        if unfilled := _TAKES_NO_NULL.match(said):
+            findings.unfilled.append(unfilled[1])
 
 
 def no_such_table(name: str, others: Sequence[str]) -> SinkError:

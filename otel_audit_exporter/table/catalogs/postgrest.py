@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import quote
@@ -65,7 +65,8 @@ class PostgrestTable:
     finds_key = False
     untold = (
         "PostgREST's description tells no CHECK constraints, triggers, policies, defaults of json and array columns, "
-        "or keys but the primary one: unique columns were asked for one by one, of the rest only a trial event tells"
+        "types of domains over domains, or keys but the primary one: unique columns were asked for one by one, of the "
+        "rest only a trial event tells"
     )
 
     def __init__(self, settings: Settings) -> None:
@@ -159,15 +160,20 @@ class PostgrestTable:
                 primary.append(name)
         keys = [tuple(primary)] if primary else []
         keys += [(column.name,) for column in columns if (column.name,) not in keys and self._is_unique(column)]
-        return TableDescription([self._completed(column) for column in columns], keys)
+        return TableDescription(self._completed(columns), keys)
 
-    def _completed(self, column: Column) -> Column:
-        """Ask whether a column is generated, which is not described."""
-        if not column.not_null or column.filled:
-            return column
-        refusal = self._insert_nothing({"columns": quoted_list((column.name,))})
-        generated = refusal is not None and refusal.code == _GENERATED
-        return replace(column, filled=True, generated=True) if generated else column
+    def _completed(self, columns: Sequence[Column]) -> Sequence[Column]:
+        """Ask which columns are generated, which is not described: of all at once, and where any is, one by one."""
+        if not self._is_any_generated(columns):
+            return columns
+        return [
+            replace(column, filled=True, generated=True) if self._is_any_generated([column]) else column
+            for column in columns
+        ]
+
+    def _is_any_generated(self, columns: Sequence[Column]) -> bool:
+        refusal = self._insert_nothing({"columns": quoted_list([column.name for column in columns])})
+        return refusal is not None and refusal.code == _GENERATED
 
     def _is_unique(self, column: Column) -> bool:
         """Ask whether a column that may be an id has a unique constraint, which is not described."""

@@ -15,12 +15,9 @@ select pg_catalog.json_build_object(
     'columns', (
         select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
             'name', a.attname,
-            'type', pg_catalog.format_type(
-                case when t.typtype = 'd' then t.typbasetype else a.atttypid end,
-                case when t.typtype = 'd' then t.typtypmod else a.atttypmod end
-            ),
-            'not_null', a.attnotnull or t.typnotnull,
-            'filled', a.atthasdef or a.attidentity <> '' or t.typdefault is not null,
+            'type', pg_catalog.format_type(t.id, t.modifier),
+            'not_null', a.attnotnull or t.not_null,
+            'filled', a.atthasdef or a.attidentity <> '' or coalesce(t.filled, false),
             'default', case when a.attgenerated = '' then pg_catalog.pg_get_expr(d.adbin, d.adrelid) end,
             'identity', a.attidentity <> '',
             'references', (
@@ -32,18 +29,35 @@ select pg_catalog.json_build_object(
             'checks', (
                 select pg_catalog.json_agg(pg_catalog.pg_get_constraintdef(k.oid))
                 from pg_catalog.pg_constraint k
-                where k.conrelid = c.oid and k.contype = 'c' and k.conkey = array[a.attnum]
+                where k.contype = 'c' and (k.conrelid = c.oid and k.conkey = array[a.attnum] or k.contypid = any (t.domains))
             ),
             'generated', a.attgenerated <> '' or a.attidentity = 'a',
             'labels', (
                 select pg_catalog.json_agg(e.enumlabel order by e.enumsortorder)
                 from pg_catalog.pg_enum e
-                where e.enumtypid = case when t.typtype = 'd' then t.typbasetype else t.oid end
+                where e.enumtypid = t.id
             ),
             'insert', pg_catalog.has_column_privilege(c.oid, a.attnum, 'insert'),
             'select', pg_catalog.has_column_privilege(c.oid, a.attnum, 'select')
         ) order by a.attnum), '[]')
-        from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
+        from pg_catalog.pg_attribute a
+        -- The type itself, and the domains over it that it is called by, the last of which names its length.
+        cross join lateral (
+            with recursive chain as (
+                select p.oid, p.typtype, p.typbasetype, p.typtypmod, p.typnotnull, p.typdefault, a.atttypmod as modifier
+                from pg_catalog.pg_type p where p.oid = a.atttypid
+                union all
+                select p.oid, p.typtype, p.typbasetype, p.typtypmod, p.typnotnull, p.typdefault, d.typtypmod
+                from chain d join pg_catalog.pg_type p on p.oid = d.typbasetype where d.typtype = 'd'
+            )
+            select
+                pg_catalog.max(oid) filter (where typtype <> 'd') as id,
+                pg_catalog.max(modifier) filter (where typtype <> 'd') as modifier,
+                pg_catalog.array_agg(oid) filter (where typtype = 'd') as domains,
+                pg_catalog.bool_or(typnotnull) as not_null,
+                pg_catalog.bool_or(typdefault is not null) filter (where typtype = 'd') as filled
+            from chain
+        ) t
         left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
         where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     ),
