@@ -205,7 +205,7 @@ def test_what_cannot_be_recorded_is_not_deleted(workspace: Workspace, kind: str)
 
 
 @pytest.mark.parametrize("kind", ["supabase"], indirect=True)
-def test_a_server_that_goes_away_midway_is_told_with_how_many_went(
+def test_an_outage_midway_is_reported_with_the_number_of_deleted_events(
     stack: Stack, workspace: Workspace, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(purging, "BATCH", 2)
@@ -253,7 +253,7 @@ def test_a_table_of_another_shape_is_purged_too(
 
 
 @pytest.mark.parametrize("kind", ["postgres", "supabase"], indirect=True)
-def test_a_partitioned_table_with_an_odd_name_for_the_time_is_purged(
+def test_a_partitioned_table_with_an_odd_time_column_is_purged(
     stack: Stack, audit_table: AuditTable, workspace: Workspace, environment: Environment, kind: str
 ) -> None:
     days_ago(100, 10)

@@ -100,7 +100,7 @@ def test_the_status_names_trails_and_databases(files: Path) -> None:
 
 
 @pytest.mark.usefixtures("declared")
-def test_old_events_of_a_trail_in_a_database_go_and_no_others(files: Path) -> None:
+def test_only_old_events_of_the_named_trail_and_database_are_purged(files: Path) -> None:
     configure(files, files / "acme.db")
     old = {"timestamp": datetime(2020, 1, 1, tzinfo=UTC)}
     audit_event(**arguments(action="main", **old)).result(30)
