@@ -15,6 +15,18 @@ from uuid import UUID
 
 import orjson
 
+from otel_audit_exporter.api.call_sources import (
+    Arguments,
+    Source,
+    Sources,
+    Unknown,
+    all_awaited,
+    all_there,
+    awaited,
+    of_result,
+    outcome_of_response,
+    without_awaitables,
+)
 from otel_audit_exporter.api.events import ActorType, Identifier, audit_event
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError, AuditEventError
 from otel_audit_exporter.event.context import current_scope, overlay
@@ -27,41 +39,51 @@ from otel_audit_exporter.runtime.log import rejections_logged_by_caller
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_Source = Callable[["Arguments", Any], Any]
-_RESULT: Final = "result"
+# Of these an event may be recorded without: what cannot be found out is left out, and the log says so.
+_MAY_BE_LEFT_OUT: Final = frozenset({"new_values", "metadata", "on_behalf_of", "idempotency_key", "signature"})
+_IDENTIFIERS: Final = frozenset({"entity_id", "yacht_id", "user_id", "tenant_id", "actor_id"})
 _IMMUTABLE: Final = (str, bytes, int, float, type(None), Decimal, date, time, UUID, Enum)
 _PLAIN: Final = Encoder()
 
 
 def audited(
-    action: str,
+    action: str | Callable[..., Any],
     *,
-    entity_type: str,
-    entity_id: Identifier | Callable[..., Any],
+    entity_type: str | Callable[..., Any],
+    entity_id: Identifier | tuple[Any, ...] | Callable[..., Any],
     new_values: Any = None,
     old_values: Any = None,
-    yacht_id: Identifier | Callable[..., Any] | None = None,
-    user_id: Identifier | Callable[..., Any] | None = None,
+    yacht_id: Identifier | tuple[Any, ...] | Callable[..., Any] | None = None,
+    user_id: Identifier | tuple[Any, ...] | Callable[..., Any] | None = None,
     metadata: Any = None,
     actor_type: ActorType | None = None,
     on_behalf_of: Identifier | Callable[..., Any] | None = None,
     event_name: str | None = None,
     idempotency_key: str | Callable[..., Any] | None = None,
     as_span_event: bool = False,
-    tenant_id: Identifier | Callable[..., Any] | None = None,
-    actor_id: Identifier | Callable[..., Any] | None = None,
+    tenant_id: Identifier | tuple[Any, ...] | Callable[..., Any] | None = None,
+    actor_id: Identifier | tuple[Any, ...] | Callable[..., Any] | None = None,
     trail: str | None = None,
     database: str | Callable[..., Any] | None = None,
+    signature: Any = None,
+    outcome: Callable[..., Any] | None = outcome_of_response,
+    when: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Record an audit event for every call of the decorated function or coroutine function.
 
-    When it returns, the event has outcome ``"success"``. When it raises, ``"failure"``, with the exception's type
-    (never its message) under ``exception`` of ``metadata``, and the exception goes on unchanged; one that merely
-    stops the work (``CancelledError``, ``KeyboardInterrupt``, ``SystemExit``) leaves ``"unknown"``. The signature
-    stays what it is, so that FastAPI endpoints may be decorated (below the route's decorator).
+    When it returns, the event has outcome ``"success"``, or ``"failure"`` where it returns a Response (of Starlette,
+    Flask, Django, ...) with a status of 4xx or 5xx. When it raises, ``"failure"``, with the exception's type (never
+    its message) under ``exception`` of ``metadata``, and the exception goes on unchanged; one that merely stops the
+    work (``CancelledError``, ``KeyboardInterrupt``, ``SystemExit``) leaves ``"unknown"``. The signature of the
+    function stays what it is, so that FastAPI endpoints may be decorated (below the route's decorator).
+
+    ``outcome`` is called with the result, or with ``(arguments, result)`` where it takes two, and returns
+    ``"success"``, ``"failure"`` or ``"unknown"``, or whether it was a success; ``outcome=None``: what returns is a
+    success. ``when`` is called likewise: where it returns false, nothing is recorded. An exception is recorded
+    whatever they would say.
 
     Each of ``entity_id``, ``new_values``, ``old_values``, ``yacht_id`` (or ``tenant_id``), ``user_id`` (or
-    ``actor_id``), ``metadata``, ``on_behalf_of``, ``idempotency_key`` and ``database`` is one of:
+    ``actor_id``), ``metadata``, ``signature``, ``on_behalf_of``, ``idempotency_key`` and ``database`` is one of:
 
     - the name of a parameter of the function (or of an argument among its ``**kwargs``), for that argument, or a
       path from it through attributes and keys (``"payload.part.id"``); ``"result"`` is what the function returned.
@@ -71,16 +93,22 @@ def audited(
       and ``result`` is None where the function raised. For coroutine functions it may be one itself;
     - a plain value.
 
-    ``old_values`` is taken **before** the function runs, and copied; its callable gets the arguments only. Where it
-    raises, the function runs all the same: an error is logged, and the event has no old values. The other arguments
-    are those of :func:`audit_event`.
+    An identifier may also be a tuple of these: the first one that is there counts
+    (``entity_id=("part_id", "result.id")``). ``action`` and ``entity_type`` are plain values or callables.
+
+    ``old_values`` is taken **before** the function runs, and copied; its callable gets the arguments only. The other
+    arguments are those of :func:`audit_event`.
+
+    A callable that raises keeps no function from running. Where the event can do without its value (old and new
+    values, ``metadata``, ``signature``, ``on_behalf_of``, ``idempotency_key``), it is recorded without, and an error
+    is logged. It is recorded where ``when`` raises, and with ``"unknown"`` where ``outcome`` does.
 
     After a success an event that cannot be recorded raises as ``audit_event`` does: :class:`AuditEventError`,
     :class:`OutboxError`. After an exception it is logged, as nothing may hide the exception: so let ``entity_id``
     come from the arguments where failures are to be recorded.
 
     :raises AuditConfigurationError: at the decoration, for what is no function or coroutine function (a generator
-        function has no one moment at which it is done).
+        function has no one moment at which it is done), and for an ``outcome`` or ``when`` that is no callable.
     """
     sources = {
         "entity_id": entity_id,
@@ -93,21 +121,28 @@ def audited(
         "tenant_id": tenant_id,
         "actor_id": actor_id,
         "database": database,
+        "signature": signature,
     }
+    names = {"action": action, "entity_type": entity_type}
+    sources |= {name: value for name, value in names.items() if callable(value)}
     fixed = {
+        **{name: value for name, value in names.items() if not callable(value)},
         "trail": trail,
-        "action": action,
-        "entity_type": entity_type,
         "actor_type": actor_type,
         "event_name": event_name,
         "as_span_event": as_span_event,
     }
 
+    judges = {"outcome": outcome, "when": when}
+    for name, judge in judges.items():
+        if not (judge is None or callable(judge)):
+            raise AuditConfigurationError(f"audited({name}=...) is a callable that gets the result, or None")
+
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if isinstance(function, staticmethod | classmethod):  # decorated outside of @staticmethod: it stays one
             return type(function)(decorate(function.__func__))
         _refuse_what_has_no_end(function)
-        plan = _Plan(_signature(function), fixed, sources, old_values)
+        plan = _Plan(function, fixed, sources, old_values, judges)
         wrap = _around_coroutine if _is_coroutine_function(function) else _around_function
         wrapper = functools.wraps(function)(wrap(function, plan))
         wrapper.__signature__ = plan.signature  # type: ignore[attr-defined]  # what inspect and FastAPI look at
@@ -116,27 +151,29 @@ def audited(
     return decorate
 
 
-class Arguments(dict[str, Any]):
-    """The arguments of one call by parameter name, as keys or as attributes."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-
 class _Plan:
     """What to record of every call of one function."""
 
     def __init__(
-        self, signature: inspect.Signature, fixed: Mapping[str, Any], sources: Mapping[str, Any], old: Any
+        self,
+        function: Callable[..., Any],
+        fixed: Mapping[str, Any],
+        sources: Mapping[str, Any],
+        old: Any,
+        judges: Mapping[str, Callable[..., Any] | None],
     ) -> None:
-        self.signature = signature
-        self.keywords = next((name for name, one in signature.parameters.items() if one.kind is one.VAR_KEYWORD), None)
+        self.signature = _signature(function)
         self.fixed = fixed
-        self.sources = {name: self._source(source) for name, source in sources.items() if source is not None}
-        self.old = None if old is None else self._source(old)
+        self.label = fixed.get("action") or getattr(function, "__qualname__", "a function")
+        made = Sources(self.signature)
+        self.keywords = made.keywords
+        self.sources = {
+            name: made.of_identifier(source) if name in _IDENTIFIERS else made.of(source)
+            for name, source in sources.items()
+            if source is not None
+        }
+        self.judges = {name: of_result(judge) for name, judge in judges.items() if judge is not None}
+        self.old = None if old is None else made.of(old)
 
     def begin(self, args: Any, kwargs: Any) -> _Call | None:
         """Return the call with these arguments; None where they do not fit, as the function itself will say."""
@@ -147,21 +184,6 @@ class _Plan:
         bound.apply_defaults()
         more = bound.arguments[self.keywords] if self.keywords else {}
         return _Call(self, Arguments({**more, **bound.arguments}))
-
-    def _source(self, said: Any) -> _Source:
-        """Return how to get a value: from an argument or a part of it, from a callable, or as it is."""
-        if isinstance(said, str):
-            name, *path = said.split(".")
-            if name in self.signature.parameters:
-                return lambda arguments, result: _follow(path, arguments[name])
-            if name == _RESULT:
-                return lambda arguments, result: _follow(path, result)
-            if self.keywords:  # may come as one of **kwargs
-                return lambda arguments, result: _follow(path, arguments[name]) if name in arguments else said
-        elif callable(said):
-            count = _takes(said)
-            return lambda arguments, result: said(*(arguments, result)[:count])
-        return lambda arguments, result: said
 
 
 class _Call:
@@ -176,11 +198,11 @@ class _Call:
         """Return the state before, or an awaitable of it."""
         return None if self._plan.old is None else self._plan.old(self._arguments, None)
 
-    def lose_old(self, error: Exception) -> None:
-        """Go on without the state before, and say so."""
-        action, kind = self._plan.fixed.get("action"), _type_name(error)
-        message = "audit: old_values of %s raised %s: its events have no old values"
-        say_once(ERROR, ("old values", action, kind), message, action, kind)
+    def lose(self, name: str, error: Exception, instead: str = "without it") -> None:
+        """Go on without a value whose source raised, and say so."""
+        label, kind = self._plan.label, _type_name(error)
+        message = "audit: %s of %s raised %s: the event is recorded %s"
+        say_once(ERROR, (name, label, kind), message, name, label, kind, instead)
 
     def keep_old(self, values: Any) -> None:
         """Keep the state before as it is now."""
@@ -188,54 +210,70 @@ class _Call:
             self._said["old_values"] = _snapshot(values)
 
     def values(self, result: Any) -> dict[str, Any]:
-        """Return what the sources say, or awaitables of it; the exception of one that raised."""
+        """Return what the sources give, or awaitables of it; the exception of one that raised."""
+        return self._asked(self._plan.sources, result)
+
+    def values_of_success(self, result: Any) -> dict[str, Any]:
+        """Do as :meth:`values`, and ask what the result means, too."""
+        return self.values(result) | self._asked(self._plan.judges, result)
+
+    def _asked(self, sources: Mapping[str, Source], result: Any) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        for name, source in self._plan.sources.items():
+        for name, source in sources.items():
             try:
                 values[name] = source(self._arguments, result)
             except Exception as error:
-                values[name] = _Unknown(error)
+                values[name] = Unknown(error)
         return values
 
-    def succeed(self, values: Mapping[str, Any]) -> None:
-        """Record that the function has returned."""
-        unknown = {name: value for name, value in values.items() if isinstance(value, _Unknown)}
-        if unknown:
-            problems = {name: f"its source raised {_type_name(value.error)}" for name, value in unknown.items()}
-            error = AuditEventError(problems)
-            if _is_kept(error, {**self._said, **{name: values[name] for name in values.keys() - unknown}}):
-                return
-            _note_rejected(error, self._plan.fixed)
-            raise error from next(iter(unknown.values())).error
-        self._record(values, outcome="success")
+    def succeed(self, values: dict[str, Any]) -> None:
+        """Record that the function has returned, unless ``when`` is against it."""
+        outcome, when = self._outcome(values.pop("outcome", None)), values.pop("when", True)
+        if isinstance(when, Unknown):
+            self.lose("when", when.error, "in any case")
+        elif not when:
+            return
+        unknown = {name: value for name, value in values.items() if isinstance(value, Unknown)}
+        known = {name: values[name] for name in values.keys() - unknown}
+        if unknown.keys() <= _MAY_BE_LEFT_OUT:
+            for name, value in unknown.items():
+                self.lose(name, value.error)
+            self._record(known, outcome=outcome)
+            return
+        error = AuditEventError({name: f"its source raised {_type_name(one.error)}" for name, one in unknown.items()})
+        if _is_kept(error, {**self._said, **known}):
+            return
+        _note_rejected(error, self._plan.fixed)
+        raise error from next(iter(unknown.values())).error
+
+    def _outcome(self, judged: Any) -> Any:
+        if isinstance(judged, Unknown):
+            self.lose("outcome", judged.error, "with the outcome unknown")
+            return "unknown"
+        if judged is None:
+            return "success"
+        return {True: "success", False: "failure"}[judged] if isinstance(judged, bool) else judged
 
     def fail(self, error: BaseException, values: Mapping[str, Any]) -> None:
         """Record that the function has raised; never raises."""
-        known = {name: value for name, value in values.items() if not isinstance(value, _Unknown)}
+        known = {name: value for name, value in values.items() if not isinstance(value, Unknown)}
         known = overlay(known, {"metadata": {"exception": _type_name(error)}})
         try:
             with rejections_logged_by_caller():
                 self._record(known, outcome="failure" if isinstance(error, Exception) else "unknown")
         except Exception as problem:
-            action, kind = self._plan.fixed.get("action"), _type_name(error)
+            label, kind = self._plan.label, _type_name(error)
             say_once(
                 ERROR,
-                ("not recorded", action, kind, _type_name(problem)),
+                ("not recorded", label, kind, _type_name(problem)),
                 "audit: %s raised %s, and that was not recorded: %s",
-                action,
+                label,
                 kind,
                 problem if isinstance(problem, AuditError) else _type_name(problem),
             )
 
     def _record(self, values: Mapping[str, Any], **more: Any) -> None:
         audit_event(**{**self._said, **values, **more})
-
-
-class _Unknown:
-    """Stands for a value whose source raised."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
 
 
 def _around_function(function: Callable[..., Any], plan: _Plan) -> Callable[..., Any]:
@@ -247,14 +285,14 @@ def _around_function(function: Callable[..., Any], plan: _Plan) -> Callable[...,
             try:
                 call.keep_old(_not_awaitable(call.before()))
             except Exception as error:
-                call.lose_old(error)
+                call.lose("old_values", error)
             result = function(*args, **kwargs)
         except BaseException as error:
-            call.fail(error, _without_awaitables(call.values(None)))
+            call.fail(error, without_awaitables(call.values(None)))
             raise
         if inspect.iscoroutine(result):  # a coroutine function inside an ordinary decorator
             return _finish(call, result)
-        call.succeed(_all_there(call.values(result)))
+        call.succeed(all_there(call.values_of_success(result)))
         return result
 
     return audited_call
@@ -272,9 +310,9 @@ def _around_coroutine(function: Callable[..., Any], plan: _Plan) -> Callable[...
 
 async def _run(call: _Call, function: Callable[..., Awaitable[R]], args: Any, kwargs: Any) -> R:
     try:
-        call.keep_old(await _awaited(call.before()))
+        call.keep_old(await awaited(call.before()))
     except Exception as error:
-        call.lose_old(error)
+        call.lose("old_values", error)
     return await function(*args, **kwargs)
 
 
@@ -284,30 +322,11 @@ async def _finish(call: _Call, work: Coroutine[Any, Any, R]) -> R:
     except BaseException as error:
         values = call.values(None)
         if isinstance(error, Exception):
-            values = await _all_awaited(values)
-        call.fail(error, _without_awaitables(values))
+            values = await all_awaited(values)
+        call.fail(error, without_awaitables(values))
         raise
-    call.succeed(await _all_awaited(call.values(result)))
+    call.succeed(await all_awaited(call.values_of_success(result)))
     return result
-
-
-def _follow(path: list[str], value: Any) -> Any:
-    for step in path:
-        value = value[step] if isinstance(value, Mapping) else getattr(value, step)
-    return value
-
-
-def _takes(function: Callable[..., Any]) -> int:
-    """Return how many of two positional arguments a callable takes."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return 2
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
-        return 2
-    return sum(
-        parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters
-    )
 
 
 def _snapshot(value: Any) -> Any:
@@ -323,34 +342,6 @@ def _not_awaitable(value: Any) -> Any:
         value.close()
         raise AuditConfigurationError("audited: old_values of a function that is no coroutine function cannot be one")
     return value
-
-
-async def _awaited(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value
-
-
-async def _all_awaited(values: dict[str, Any]) -> dict[str, Any]:
-    for name, value in values.items():
-        try:
-            values[name] = await _awaited(value)
-        except Exception as error:
-            values[name] = _Unknown(error)
-    return values
-
-
-def _without_awaitables(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that are there already: a cancelled task must not wait for the others."""
-    for value in values.values():
-        if inspect.iscoroutine(value):
-            value.close()
-    return {name: value for name, value in values.items() if not inspect.isawaitable(value)}
-
-
-def _all_there(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values, those that would have to be awaited as unknown."""
-    known = _without_awaitables(values)
-    unknown = _Unknown(TypeError("a coroutine, where the function is none"))
-    return {name: known.get(name, unknown) for name in values}
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:

@@ -10,8 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
+import django.http
+import flask
 import httpx
 import pytest
+import starlette.responses
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 
@@ -374,3 +377,128 @@ def test_fastapi_endpoints_keep_their_parameters(audit_log: AuditLog) -> None:
         ("update_part", "success"),
         ("delete_part", "failure"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "recorded"),
+    [
+        (lambda result: "failure" if result["error"] else "success", "failure"),
+        (lambda result: result["error"] is None, "failure"),
+        (lambda arguments, result: arguments["part_id"] == PART and not result["error"], "failure"),
+        (lambda result: True, "success"),
+        (lambda result: None, "success"),
+        (None, "success"),
+    ],
+)
+def test_a_callable_says_the_outcome_of_a_result(audit_log: AuditLog, outcome: Any, recorded: str) -> None:
+    @update(outcome=outcome)
+    def handler(part_id: UUID) -> dict[str, Any]:
+        return {"error": "no stock"}
+
+    handler(PART)
+    audit_log.assert_recorded(outcome=recorded)
+
+
+def django_response(status: int) -> django.http.HttpResponse:
+    return django.http.HttpResponse(status=status, content_type="text/plain", charset="utf-8")
+
+
+@pytest.mark.parametrize(
+    "respond",
+    [
+        lambda status: starlette.responses.Response(status_code=status),
+        lambda status: flask.Response(status=status),
+        django_response,
+    ],
+    ids=["starlette", "flask", "django"],
+)
+def test_the_status_of_a_response_decides_the_outcome(audit_log: AuditLog, respond: Callable[[int], Any]) -> None:
+    statuses = [200, 302, 404, 503]
+    for outcome in ({}, {"outcome": None}):
+        handler = update(entity_id=PART, **outcome)(respond)
+        for status in statuses:
+            handler(status)
+    by_status = ["success", "success", "failure", "failure"]
+    assert [event.outcome for event in audit_log.events] == [*by_status, *(["success"] * 4)]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_nothing_is_recorded_where_when_is_false(audit_log: AuditLog, is_async: bool) -> None:
+    changed: Callable[[Any], Any] = lambda result: result["changed"]  # noqa: E731
+    if is_async:
+
+        async def ask(result: Any) -> Any:
+            return result["changed"]
+
+        @update(when=ask)
+        async def handler(part_id: UUID, changed: bool) -> dict[str, bool]:
+            return {"changed": changed}
+
+        asyncio.run(handler(PART, False))
+        audit_log.assert_nothing_recorded()
+        asyncio.run(handler(PART, True))
+    else:
+        other = update(when=changed)(lambda part_id, changed: {"changed": changed})
+        other(PART, False)
+        audit_log.assert_nothing_recorded()
+        other(PART, True)
+    audit_log.assert_recorded(outcome="success")
+
+
+def test_an_exception_is_recorded_whatever_when_and_outcome_are(audit_log: AuditLog) -> None:
+    @update(when=lambda result: False, outcome=lambda result: "success")
+    def handler(part_id: UUID) -> None:
+        raise _RefusedError
+
+    with pytest.raises(_RefusedError):
+        handler(PART)
+    audit_log.assert_recorded(outcome="failure")
+
+
+def test_action_entity_type_and_signature_may_come_from_callables(audit_log: AuditLog) -> None:
+    @audited(
+        lambda arguments: f"{arguments.verb}_part",
+        entity_type=lambda arguments, result: result["kind"],
+        entity_id="part_id",
+        signature=lambda arguments, result: {"by": "captain", "password": "hunter2"},
+    )
+    def handler(part_id: UUID, verb: str) -> dict[str, str]:
+        return {"kind": "spare"}
+
+    handler(PART, "order")
+    audit_log.assert_recorded("order_part", entity_type="spare", signature={"by": "captain", "password": "[REDACTED]"})
+
+
+@pytest.mark.parametrize(("given", "made"), [(PART, None), (None, PART)])
+def test_an_identifier_is_the_first_of_several_that_is_there(
+    audit_log: AuditLog, given: UUID | None, made: UUID | None
+) -> None:
+    @update(entity_id=("payload.part_id", "result.id"))
+    def handler(payload: dict[str, Any]) -> dict[str, Any] | None:
+        return None if made is None else {"id": made}
+
+    handler({} if given is None else {"part_id": given})
+    audit_log.assert_recorded(entity_id=PART)
+
+
+def test_an_event_is_recorded_without_what_its_callables_raise_for(
+    audit_log: AuditLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    @update(
+        new_values=lambda arguments: arguments["missing"],
+        metadata=lambda arguments, result: 1 / 0,
+        outcome=lambda result: result["status"],
+        when=lambda result: result["changed"],
+    )
+    def handler(part_id: UUID) -> dict[str, Any]:
+        return {}
+
+    assert handler(PART) == {}
+    audit_log.assert_recorded(outcome="unknown", new_values=None, metadata=None)
+    for words in ("new_values of update_part raised KeyError", "metadata of", "outcome of", "when of"):
+        assert words in caplog.text
+
+
+def test_an_outcome_that_is_no_callable_is_refused_at_the_decoration() -> None:
+    with pytest.raises(AuditConfigurationError, match=r"audited\(outcome="):
+        update(outcome="failure")
