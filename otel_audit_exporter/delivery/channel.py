@@ -208,10 +208,13 @@ class DeliveryChannel:
 
     # --- logs -------------------------------------------------------------------------------------------------
 
-    def adopt_orphans(self) -> int:
-        """Take over a few logs of processes that have ended; return how many events were in them."""
+    def adopt_orphans(self, *, again: bool = False) -> int:
+        """Take over a few logs of processes that have ended; return how many events were in them.
+
+        ``again``: examine only the logs that another process held before and that are due now.
+        """
         found = 0
-        for held in self.logs.adopt():
+        for held in self.logs.adopt(again=again):
             count = held.log.pending
             self.counters.count(recovered=count + held.found.lost)
             if held.found.lost:

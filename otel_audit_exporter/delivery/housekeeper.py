@@ -5,7 +5,9 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from logging import ERROR
+from math import inf
 from queue import Empty, SimpleQueue
 from typing import Final
 
@@ -22,31 +24,44 @@ _TICK_SECONDS: Final = 0.5
 _repeats: Final = RateLimitedLogger()
 
 
+Visit = Callable[[], float]
+
+
+@dataclass
+class _Visit:
+    method: weakref.WeakMethod[Visit]
+    due_at: float = 0.0
+
+
 class Housekeeper:
     """Looks after the logs of all channels of this process. Its thread starts with the first one."""
 
     def __init__(self) -> None:
         self._channels: weakref.WeakSet[DeliveryChannel] = weakref.WeakSet()
-        self._visits: list[weakref.WeakMethod[Callable[[], None]]] = []
+        self._visits: list[_Visit] = []
         self._begin()
 
     def _begin(self) -> None:
         self._thread: Thread | None = None
         self._calls: SimpleQueue[None] = SimpleQueue()
         self._adopt_at = Clock.monotonic() + ADOPT_SECONDS
-        self._visit_at = 0.0
         self._starting = Lock()
         self._adding = ForkSafeLock()
+        for one in self._visits:
+            one.due_at = 0.0
 
     def _all(self) -> list[DeliveryChannel]:
         with self._adding:
             return list(self._channels)
 
-    def visit(self, visit: Callable[[], None]) -> None:
-        """Have a method called soon, and every minute for as long as its object is there; it may wait."""
+    def visit(self, visit: Visit) -> None:
+        """Call a method soon, and again as long as its object exists; it may wait.
+
+        It returns after how many seconds it is called next; that is a minute at most.
+        """
         with self._adding:
-            self._visits = [*(one for one in self._visits if one() is not None), weakref.WeakMethod(visit)]
-        self._visit_at = 0.0
+            left = (one for one in self._visits if one.method() is not None)
+            self._visits = [*left, _Visit(weakref.WeakMethod(visit))]
         self.call()
 
     def look_after(self, channel: DeliveryChannel) -> None:
@@ -55,6 +70,8 @@ class Housekeeper:
             self._channels.add(channel)
         channel.logs.set_on_work(self.call)
         self.start()
+        if channel.logs.look_again_at < inf:
+            self.call()
 
     def call(self) -> None:
         """Have somebody look soon. Takes no lock: a queue's put never waits."""
@@ -92,19 +109,22 @@ class Housekeeper:
             self._make_visits()
 
     def _make_visits(self) -> None:
-        now = Clock.monotonic()
-        if now < self._visit_at:
-            return
-        self._visit_at = now + ADOPT_SECONDS
         for one in self._visits:
-            visit = one()
-            if visit is not None:
-                with suppress(Exception):  # whose cause is logged where it is
-                    visit()
+            visit = one.method()
+            if visit is None or Clock.monotonic() < one.due_at:
+                continue
+            seconds = ADOPT_SECONDS
+            with suppress(Exception):  # whose cause is logged where it is
+                seconds = min(visit(), ADOPT_SECONDS)
+            one.due_at = Clock.monotonic() + seconds
 
     def _pause(self) -> float:
-        busy = any(channel.awake for channel in self._all())
-        return _TICK_SECONDS if busy else ADOPT_SECONDS
+        channels = [channel for channel in self._all() if not channel.closed]
+        if any(channel.awake for channel in channels):
+            return _TICK_SECONDS
+        due = [self._adopt_at, *(one.due_at for one in self._visits if one.method() is not None)]
+        due += (channel.logs.look_again_at for channel in channels)
+        return max(min(due) - Clock.monotonic(), _TICK_SECONDS)
 
     @staticmethod
     def _look_at(channel: DeliveryChannel) -> None:
@@ -117,9 +137,11 @@ class Housekeeper:
         now = Clock.monotonic()
         due = now >= self._adopt_at
         for channel in self._all():
-            if not channel.closed and (due or channel.logs.wants_more):
-                with suppress(Exception):  # whose cause is logged where it is
-                    channel.adopt_orphans()
+            again = not due and not channel.logs.wants_more
+            if channel.closed or (again and now < channel.logs.look_again_at):
+                continue
+            with suppress(Exception):  # whose cause is logged where it is
+                if channel.adopt_orphans(again=again) or not again:
                     channel.limit_outbox()
         if due:
             self._adopt_at = now + ADOPT_SECONDS

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from logging import ERROR, WARNING
+from math import inf
 from typing import Final
 
 from otel_audit_exporter.errors import AuditConfigurationError, AuditShutdownError, OutboxError, OutboxFullError
 from otel_audit_exporter.outbox.directory import LockedLog, LogOptions, OutboxDirectory
 from otel_audit_exporter.outbox.group_commit import GroupCommit
+from otel_audit_exporter.outbox.held_elsewhere import HeldElsewhere
 from otel_audit_exporter.outbox.log import OutboxLog
 from otel_audit_exporter.outbox.segment import FIRST_BYTES
 from otel_audit_exporter.outbox.space import Quota, SegmentSpace
@@ -37,7 +39,6 @@ class LogSet:
         self._repeats = RateLimitedLogger()
         self.append: Append | None = None  # None before a forked child's first event, and after the end
         self.own: OutboxLog | None = None
-        self.closed = False
         # The number of events that released logs have accepted, and the logs that are retired but not released.
         self._earlier: tuple[int, tuple[OutboxLog, ...]] = (0, ())
         self._on_work: Callable[[], None] = lambda: None
@@ -143,23 +144,40 @@ class LogSet:
                 left = min(left, self._directories[0].free_bytes())
         return left + (0 if own is None else own.unused_bytes)
 
-    def adopt(self) -> list[LockedLog]:
-        """Take over a few logs of processes that have ended, and return them."""
+    def adopt(self, *, again: bool = False) -> list[LockedLog]:
+        """Take over a few logs of processes that have ended, and return them.
+
+        ``again``: examine only the logs that another process held before and that are due now.
+        """
         found: list[LockedLog] = []
+        left_some = again and self._left_some
         for directory in self._directories:
             with self._lock:
                 room = ADOPTED_AT_ONCE - len(self._adopted)
-                self._left_some = room <= 0
+                mine = {held.path for held in (*self.adopted, *([self._held] if self._held is not None else []))}
             try:
-                for held in directory.adopt(self.quota, self._options, limit=room):
+                for held in directory.adopt(self.quota, self._options, limit=room, mine=mine, again=again):
                     with self._lock:
                         self._adopted.append((directory, held))
                     found.append(held)
-                self._left_some |= len(self._adopted) >= ADOPTED_AT_ONCE
+                    room -= 1
+                left_some |= room <= 0  # even if some have been emptied meanwhile
             except (OutboxError, OSError) as error:
                 message = "audit %s: earlier processes' logs cannot be taken over now: %s"
                 self._repeats.say(ERROR, ("adopt", type(error)), message, self._name, error)
+        self._left_some = left_some
+        if self.look_again_at < inf:
+            self._on_work()
         return found
+
+    @property
+    def look_again_at(self) -> float:
+        """When to examine logs again that were left or held (monotonic seconds); infinite where there are none."""
+        if self.wants_more:
+            return 0.0
+        if len(self._adopted) >= ADOPTED_AT_ONCE:  # the others follow when these are empty
+            return inf
+        return min((directory.held_elsewhere.next_at for directory in self._directories), default=inf)
 
     def emptied(self) -> list[LockedLog]:
         """Return the adopted logs of which every event has ended, and hold them no longer."""
@@ -242,6 +260,8 @@ class LogSet:
             one.log.forget()
             one.lock.forget()
         self._adopted, self._held, self.own, self.append = [], None, None, None
+        for directory in self._directories:
+            directory.held_elsewhere = HeldElsewhere()
         self.quota.used_bytes = 0
         self._earlier = (0, ())
         self._lock = RLock()

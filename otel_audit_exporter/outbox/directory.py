@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from otel_audit_exporter.outbox.adoption import DAMAGED_SUFFIX, Findings, look_t
 from otel_audit_exporter.outbox.ended import EndedFile
 from otel_audit_exporter.outbox.file_lock import FileLock
 from otel_audit_exporter.outbox.file_system import mapping_problem
+from otel_audit_exporter.outbox.held_elsewhere import HeldElsewhere
 from otel_audit_exporter.outbox.log import ENDED_NAME, OutboxLog
 from otel_audit_exporter.outbox.ownership import give_to_owner, make_base, make_folder, permission_hint, prove_log
 from otel_audit_exporter.outbox.segment import SPARE_SUFFIX, SUFFIX, MappedSegment, WrittenSegment, sync_folder
@@ -114,6 +115,7 @@ class OutboxDirectory:
         self.root = Path(root)
         self.path = self.root / destination.folder_name
         self.left_alone: set[Path] = set()  # logs that cannot be read, each reported once
+        self.held_elsewhere = HeldElsewhere()
 
     # --- this process's own log -------------------------------------------------------------------------------
 
@@ -247,20 +249,27 @@ class OutboxDirectory:
     def logs(self) -> list[Path]:
         """Return every log's folder, the oldest first."""
         try:
-            found = [Path(entry.path) for entry in os.scandir(self.path) if entry.name.endswith(LOG_SUFFIX)]
+            found = [Path(entry.path) for entry in os.scandir(self.path) if _is_log(entry.name)]
         except FileNotFoundError:
             return []
         return sorted(found, key=_modified_at)
 
-    def adopt(self, quota: Quota, options: LogOptions, *, limit: int) -> Iterator[LockedLog]:
+    def adopt(
+        self, quota: Quota, options: LogOptions, *, limit: int, mine: Collection[Path] = (), again: bool = False
+    ) -> Iterator[LockedLog]:
         """Take over up to ``limit`` logs that nobody holds, one after the other; those without events are removed.
 
-        One that cannot be read is left alone and reported, once: it keeps nobody from the others.
+        One that cannot be read is left alone and reported, once: it keeps nobody from the others. ``mine`` are not
+        examined. ``again``: examine only the logs that another process held before and that are due now.
         """
         taken = 0
-        for path in self.logs():
+        paths = self.held_elsewhere.due() if again else self.logs()
+        for path in paths:
             if taken >= limit:
                 return
+            if path in mine:
+                self.held_elsewhere.forget(path)
+                continue
             held = self._adopt_one(path, quota, options)
             if held is None:
                 continue
@@ -269,7 +278,9 @@ class OutboxDirectory:
                 continue
             taken += 1
             yield held
-        self._remove_leftovers()
+        if not again:
+            self.held_elsewhere.keep(paths)
+            self._remove_leftovers()
 
     def _adopt_one(
         self, path: Path, quota: Quota, options: LogOptions, *, only_whole: bool = False
@@ -279,6 +290,10 @@ class OutboxDirectory:
         except OSError as error:
             self._leave_alone(path, error)
             return None
+        if lock is None and path.exists():
+            self.held_elsewhere.note(path)
+        else:
+            self.held_elsewhere.forget(path)
         if lock is None:
             return None
         try:
@@ -371,6 +386,10 @@ def _locked(path: Path) -> FileLock | None:
             return lock
         lock.release()
     return None
+
+
+def _is_log(name: str) -> bool:
+    return name.endswith(LOG_SUFFIX) and not name.startswith(_BEING_REMOVED)
 
 
 def _modified_at(path: Path) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,6 +62,15 @@ class DestinationStatus:
     dead_letters: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class LogsLeft:
+    """The logs of one destination that have events and that no process holds, and the paths of those that one holds."""
+
+    folder: Path
+    orphans: tuple[OutboxFileStatus, ...]
+    held: tuple[Path, ...]
+
+
 def read_outbox_status(root: str | os.PathLike[str]) -> list[DestinationStatus]:
     """Return every destination under the outbox directory ``root``, by name; none where there is no directory."""
     try:
@@ -103,14 +112,22 @@ def orphans_elsewhere(directory: OutboxDirectory, seconds: float = _LOOKING_SECO
     return found
 
 
-def orphans_under(root: str | os.PathLike[str]) -> Iterator[tuple[Destination, list[OutboxFileStatus]]]:
-    """Yield every destination under the outbox directory that has events in logs that no process holds."""
-    for description in sorted(Path(root).glob(f"*/{DESTINATION_NAME}")):
-        destination = described(description.parent)
-        logs = (read_log_status(log) for log in description.parent.glob(f"*{LOG_SUFFIX}") if not is_held(log))
-        left = [log for log in logs if log is not None and log.events]
-        if destination is not None and left:
-            yield destination, left
+def orphans_under(
+    root: str | os.PathLike[str], folders: Iterable[Path] | None = None
+) -> Iterator[tuple[Destination, LogsLeft]]:
+    """Yield every destination under the outbox directory with what is left there; ``folders``: only of these."""
+    for folder in (
+        sorted(path.parent for path in Path(root).glob(f"*/{DESTINATION_NAME}")) if folders is None else folders
+    ):
+        destination = described(folder)
+        if destination is None:
+            continue
+        held: list[Path] = []
+        free: list[Path] = []
+        for log in folder.glob(f"*{LOG_SUFFIX}"):
+            (held if is_held(log) else free).append(log)
+        left = [log for log in map(read_log_status, free) if log is not None and log.events]
+        yield destination, LogsLeft(folder, tuple(left), tuple(held))
 
 
 def is_held(log: Path) -> bool:

@@ -1,26 +1,32 @@
 """Events that ended processes have left for trails and named databases: they are delivered or reported.
 
 At start and every minute the logs that nobody holds are listed. A destination whose names can be resolved here is
-opened, which takes them over; the health reports the others.
+opened, which takes them over; the health reports the others. A log that another process
+held is soon examined again: that process may have been killed just now.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
+from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.event.routing import DEFAULT_TRAIL, RouteName
 from otel_audit_exporter.outbox.directory import Destination
-from otel_audit_exporter.outbox.inspection import OutboxFileStatus, orphans_under
+from otel_audit_exporter.outbox.held_elsewhere import FIRST_SECONDS, LONGEST_SECONDS, HeldElsewhere
+from otel_audit_exporter.outbox.inspection import LogsLeft, OutboxFileStatus, orphans_under
 from otel_audit_exporter.pipeline.destinations import Destinations
 from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.times import duration_words
 from otel_audit_exporter.sinks.base import SinkError
 
 _RESOLVING_SECONDS: Final = 0.5
-_OPENED_AT_ONCE: Final = 50
+OPENED_AT_ONCE: Final = 50
 
 
 @dataclass(frozen=True)
@@ -49,23 +55,92 @@ class Orphanage:
     def __init__(self, destinations: Destinations, root: str) -> None:
         self._destinations = destinations
         self._root = root
-        self.waiting: tuple[Orphaned, ...] = ()
+        self._begin()
+        register_renewed(self)
 
-    def look(self) -> None:
-        """Open the destinations that events were left for, a few at a time; note those that nobody here knows."""
-        waiting: list[Orphaned] = []
-        opened = 0
-        for destination, logs in orphans_under(self._root):
+    def _begin(self) -> None:
+        self._held = HeldElsewhere()
+        self._look_at_all_at = 0.0
+        self._put_off: set[Path] = set()  # folders that follow when the opened ones are empty
+        self._opened: set[RouteName] = set()
+        self._waiting: dict[Path, Orphaned] = {}
+
+    @property
+    def waiting(self) -> tuple[Orphaned, ...]:
+        """What nobody here can deliver."""
+        return tuple(self._waiting.values())
+
+    def look(self) -> float:
+        """Open the destinations that events were left for, a few at a time; remember those that nobody here knows.
+
+        Return after how many seconds to look again.
+        """
+        if Clock.monotonic() >= self._look_at_all_at:
+            self._look_at_all()
+        else:
+            self._look_again()
+        soon = Clock.monotonic() + FIRST_SECONDS if self._put_off else self._held.next_at
+        return max(min(soon, self._look_at_all_at) - Clock.monotonic(), 0.0)
+
+    def _look_at_all(self) -> None:
+        self._look_at_all_at = Clock.monotonic() + LONGEST_SECONDS
+        self._put_off.clear()
+        folders, held = self._look_through(None, self._room())
+        self._waiting = {folder: one for folder, one in self._waiting.items() if folder in folders}
+        self._held.keep(held)
+
+    def _look_again(self) -> None:
+        due, room = self._held.due(), self._room()
+        ready = set(sorted(self._put_off)[:room])
+        self._put_off -= ready
+        _, held = self._look_through(sorted({path.parent for path in due} | ready), room)
+        for path in due:
+            if path not in held:
+                self._held.forget(path)
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: look anew."""
+        self._begin()
+
+    def _room(self) -> int:
+        """Return how many destinations may be opened while others that were opened here still deliver."""
+        routes = self._destinations.routes
+        channels = {name: routes[name].primary.channel for name in self._opened if name in routes}
+        self._opened = {name for name, one in channels.items() if one.logs.adopted and one.sender.backoff.is_open}
+        return max(OPENED_AT_ONCE - len(self._opened), 0)
+
+    def _look_through(self, folders: Sequence[Path] | None, room: int) -> tuple[set[Path], set[Path]]:
+        """Return the folders that exist, and the logs that others hold of destinations that are not open here."""
+        found: set[Path] = set()
+        held: set[Path] = set()
+        for destination, logs in orphans_under(self._root, folders):
+            found.add(logs.folder)
             name = self._name_of(destination)
             if name is None or self._destinations.closed:
                 continue
-            why = self._why_unknown(name)
-            if why is not None:
-                waiting.append(_orphaned(name, logs, why))
-            elif opened < _OPENED_AT_ONCE:
-                opened += 1
-                self._destinations.adopt(name)
-        self.waiting = tuple(waiting)
+            if name not in self._destinations.routes:  # otherwise its own channel looks again
+                held.update(logs.held)
+            room -= self._deliver(name, logs, room)
+        for path in held:
+            self._held.note(path)
+        return found, held
+
+    def _deliver(self, name: RouteName, logs: LogsLeft, room: int) -> bool:
+        """Open a destination that events were left for, if there is room; return whether it was opened."""
+        why = self._why_unknown(name) if logs.orphans else None
+        if why is not None:
+            self._waiting[logs.folder] = _orphaned(name, logs.orphans, why)
+            return False
+        self._waiting.pop(logs.folder, None)
+        if not logs.orphans:
+            return False
+        if room <= 0:
+            self._put_off.add(logs.folder)
+            return False
+        self._opened.add(name)
+        with suppress(OutboxError):  # for example a full disk: it is tried again in a minute
+            self._destinations.adopt(name)
+        return True
 
     def _name_of(self, destination: Destination) -> RouteName | None:
         if destination.database:

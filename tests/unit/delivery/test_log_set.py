@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from otel_audit_exporter.delivery.log_set import ADOPTED_AT_ONCE, LEAST_QUOTA_BYTES, LogSet
 from otel_audit_exporter.errors import AuditShutdownError, OutboxFullError
-from otel_audit_exporter.outbox.directory import Destination, LogOptions, OutboxDirectory
+from otel_audit_exporter.outbox.directory import Destination, LockedLog, LogOptions, OutboxDirectory
 from otel_audit_exporter.outbox.ended import STORED
 from otel_audit_exporter.outbox.frames import EVENT
 from otel_audit_exporter.outbox.group_commit import GroupCommit
@@ -77,6 +78,27 @@ def test_a_few_logs_are_adopted_at_a_time(logs: LogSet, directory: OutboxDirecto
     assert len(logs.adopt()) == 3
     assert not logs.wants_more
     assert not logs.emptied()
+
+
+def test_logs_that_were_left_are_told_whatever_was_delivered_meanwhile(
+    logs: LogSet, directory: OutboxDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(directory, ADOPTED_AT_ONCE + 3)
+    calls: list[float] = []
+    logs.set_on_work(lambda: calls.append(logs.look_again_at))
+    take_over = OutboxDirectory.adopt
+
+    def adopt_and_deliver(*args: Any, **options: Any) -> Iterator[LockedLog]:
+        for number, held in enumerate(take_over(*args, **options), 1):
+            yield held
+            if number == 2:  # while the others are still being taken over
+                end_all(held.log)
+                logs.emptied()
+
+    monkeypatch.setattr(OutboxDirectory, "adopt", adopt_and_deliver)
+    assert len(logs.adopt()) == ADOPTED_AT_ONCE
+    assert (logs.wants_more, logs.look_again_at) == (True, 0.0)
+    assert calls[-1] == 0.0
 
 
 def test_adopted_logs_count_in_the_quota_until_they_are_gone(logs: LogSet, directory: OutboxDirectory) -> None:

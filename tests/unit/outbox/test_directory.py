@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from otel_audit_exporter.outbox.ended import STORED
 from otel_audit_exporter.outbox.inspection import orphans_elsewhere, read_log_status
 from otel_audit_exporter.outbox.segment import MappedSegment, WrittenSegment
 from otel_audit_exporter.outbox.space import Quota
+from otel_audit_exporter.runtime.clock import Clock
 from tests.support.logs import held_by_a_process
 from tests.support.raw_logs import event_bytes, read_all, said
 from tests.support.running import in_threads, run_in_child
@@ -95,6 +97,28 @@ def test_a_log_that_another_living_process_holds_is_left_to_it(directory: Outbox
         assert adopt(directory) == []
     (held,) = adopt(directory)
     directory.release(held)
+
+
+def test_a_log_that_was_held_is_looked_at_again_later(
+    directory: OutboxDirectory, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, path, other = create(b"own"), die(create(b"one")), die(create(b"another"))
+    with held_by_a_process(path / LOCK_NAME):
+        for held in directory.adopt(Quota(MAX_BYTES), LogOptions(), limit=9, mine={own.path}):
+            assert held.path == other
+            directory.release(held)
+
+    def again() -> list[Path]:
+        taken = list(directory.adopt(Quota(MAX_BYTES), LogOptions(), limit=9, again=True))
+        for held in taken:
+            directory.release(held)
+        return [held.path for held in taken]
+
+    assert again() == []
+    later = Clock.monotonic() + 0.5
+    monkeypatch.setattr(Clock, "monotonic", staticmethod(lambda: later))
+    assert again() == [path]  # the others were not held, or are this process's
+    assert directory.held_elsewhere.next_at == inf
 
 
 def test_a_log_without_events_is_removed_and_its_room_comes_back(directory: OutboxDirectory, create: Create) -> None:
