@@ -329,6 +329,14 @@ SETTINGS: Final = (
         "connections to sinks that are open at once, over all trails and databases",
     ),
     Setting(
+        "metrics_database",
+        ("OTEL_AUDIT_METRICS_DATABASE",),
+        parsers.parse_boolean,
+        False,
+        "`false`",
+        "give metrics the attribute `database`, too: a series of each for every named database",
+    ),
+    Setting(
         "handle_sigterm",
         ("OTEL_AUDIT_HANDLE_SIGTERM",),
         parsers.parse_boolean,

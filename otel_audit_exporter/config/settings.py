@@ -64,6 +64,7 @@ class Settings:
     max_value_bytes: int | None
     objects: Literal["members", "text"]
     max_connections: int
+    metrics_database: bool
     handle_sigterm: bool
     health_thresholds: HealthThresholds
     slow_write_seconds: float

@@ -16,8 +16,9 @@
 | `audit.health` | | 0 good, 1 warning, 2 critical |
 | `audit.export.duration` | sink, outcome: success, failure | seconds that one write to the sink took |
 
-Where there are several trails or databases, each has the attribute `trail`, too. Databases have none of their own, as
-there can be any number of them: a trail's figures are those of all its databases together.
+Where there are several trails or databases, each has the attribute `trail`, too. A trail's figures are those of all its
+databases together, as there can be any number of them: only with the setting `metrics_database` has each the attribute
+`database`, and so series of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from otel_audit_exporter.runtime.log import logger
 _DURATION_BOUNDARIES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _RECORDS: Final = "{record}"
 
-Series = tuple[tuple[str, str], ...]  # the attributes of a series: its sink, and its trail where there are several
+Series = tuple[tuple[str, str], ...]  # the attributes of a series: its sink, its trail, its database
 _Totals = Counter[tuple[Series, str]]  # by series and outcome
 WriteRecorder = Callable[[float, str], None]
 _Callback = Callable[[CallbackOptions], Iterable[Observation]]

@@ -41,9 +41,10 @@ _OWN_CONNECTIONS = 6  # at most, of the first destination: its sender, helpers a
 class PooledExporter(AuditExporter):
     """The exporter of a destination beside the first one. The pool delivers; the SDK never calls it."""
 
-    def __init__(self, factory: SinkFactory, parts: ExporterParts, trail: str) -> None:
+    def __init__(self, factory: SinkFactory, parts: ExporterParts, name: RouteName) -> None:
         self._factory = factory
-        self.trail = trail
+        self.trail = name.trail
+        self.database = name.database
         self._start(parts)
         self.own_by_pipeline()
 
@@ -194,7 +195,7 @@ class Destinations:
         sink = kind.sink if name.database is None else self._resolving(name, kind, folders)
         assert sink is not None
         parts = build_pooled_parts(f"{shape.factory.name} {name}", shape, sink, folders, self.pool, self._quota)
-        exporter = PooledExporter(shape.factory, parts, name.trail)
+        exporter = PooledExporter(shape.factory, parts, name)
         self.on_open(exporter)
         return exporter
 

@@ -69,6 +69,8 @@ class AuditExporter(LogRecordExporter):
     wrong is an :class:`AuditConfigurationError`.
     """
 
+    database: str | None = None  # the named one that its rows go to
+
     def __init__(
         self,
         factory: SinkFactory,

@@ -38,13 +38,18 @@ class DestinationsHealth:
     def __init__(self, thresholds: HealthThresholds) -> None:
         self._thresholds = thresholds
         self._known: dict[RouteName, tuple[float, tuple[int, ...], AuditHealth]] = {}
+        self.parts: dict[RouteName, AuditHealth] = {}
 
     def of(
         self, default: Sequence[AuditExporter], others: Mapping[RouteName, AuditExporter], warnings: Sequence[str]
     ) -> AuditHealth:
-        """Return the health of the whole: of the first destination's exporters, and of the others' primary ones."""
+        """Return the health of the whole: of the first destination's exporters, and of the others' primary ones.
+
+        Its parts are in :attr:`parts` afterwards.
+        """
         first = combine({exporter.channel.name: health_of(exporter, self._thresholds) for exporter in default})
         parts = {RouteName(): first, **{name: self._of_route(name, exporter) for name, exporter in others.items()}}
+        self.parts = parts  # replaced in one step
         succeeded = sum(exporter.channel.counters.succeeded_recently() for exporter in (default[0], *others.values()))
         return joined(parts, succeeded, warnings, self._thresholds)
 

@@ -1,8 +1,8 @@
 """Events that ended processes have left for trails and named databases: they are delivered or reported.
 
 At start and every minute the logs that nobody holds are listed. A destination whose names can be resolved here is
-opened, which takes them over; the health reports the others. A log that another process
-held is soon examined again: that process may have been killed just now.
+opened, which takes them over; the health reports the others. A log that another process held is soon examined again:
+that process may have been killed just now.
 """
 
 from __future__ import annotations

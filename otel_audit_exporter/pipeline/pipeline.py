@@ -84,9 +84,9 @@ class AuditPipeline(EventIntake):
             on_change=settings.on_health_change,
         )
         register_renewed(self)
-        self._series = PipelineSeries(self)
+        self._series = PipelineSeries(self, self._health)
         self._metrics = observe(self._series, meter_provider)
-        record_writes(self.destinations, self._metrics)
+        record_writes(self.destinations, self._metrics, with_database=settings.metrics_database)
         self._watch.start()
         folder = self._primary.channel.logs.directory
         if folder is not None and self.destinations.several:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
@@ -30,25 +30,46 @@ def configure(files: Path, **changes: Any) -> None:
     configure_audit("sqlite", path=str(files / "main.db"), trails=LEDGER, databases=resolve, **changes)
 
 
-def test_metrics_have_the_trail_and_add_up_its_databases(files: Path) -> None:
+SAID: Final[tuple[dict[str, str], ...]] = (
+    {},
+    {"database": "acme"},
+    {"database": "blue"},
+    {"trail": "ledger", "database": "acme"},
+)
+
+
+def points_of(files: Path, **changes: Any) -> dict[str, list[tuple[dict[str, Any], Any]]]:
+    """Say an event to several destinations, and give the attributes and figures of each metric."""
     reader = InMemoryMetricReader()
-    configure(files, meter_provider=MeterProvider([reader]))
-    for named in ({}, {"database": "acme"}, {"database": "blue"}, {"trail": "ledger", "database": "acme"}):
+    configure(files, meter_provider=MeterProvider([reader]), **changes)
+    for named in SAID:
         audit_event(**arguments(**named))
     assert flush_audit()
     data = reader.get_metrics_data()
     assert data is not None
-    metrics = {one.name: one for scope in data.resource_metrics[0].scope_metrics for one in scope.metrics}
-    stored = {
-        dict(point.attributes or {})["trail"]: point.value  # type: ignore[union-attr]  # a sum's points
-        for point in metrics["audit.records.exported"].data.data_points
+    return {
+        one.name: [(dict(point.attributes or {}), getattr(point, "value", None)) for point in one.data.data_points]
+        for scope in data.resource_metrics[0].scope_metrics
+        for one in scope.metrics
     }
-    assert stored == {"default": 3, "ledger": 1}
-    depth = metrics["audit.queue.depth"].data.data_points
-    assert {dict(point.attributes or {})["trail"] for point in depth} == {"default", "ledger"}
-    assert all("database" not in dict(point.attributes or {}) for point in depth)
-    durations = metrics["audit.export.duration"].data.data_points
-    assert {dict(point.attributes or {})["trail"] for point in durations} == {"default", "ledger"}
+
+
+def test_metrics_have_the_trail_and_add_up_its_databases(files: Path) -> None:
+    points = points_of(files)
+    assert {at["trail"]: value for at, value in points["audit.records.exported"]} == {"default": 3, "ledger": 1}
+    for metric in ("audit.queue.depth", "audit.export.duration"):
+        assert {at["trail"] for at, _ in points[metric]} == {"default", "ledger"}
+        assert all("database" not in at for at, _ in points[metric])
+
+
+def test_metrics_have_the_database_where_that_is_asked_for(files: Path) -> None:
+    points = points_of(files, metrics_database=True)
+    named = {(one.get("trail", "default"), one.get("database")) for one in SAID}
+    exported = {(at["trail"], at.get("database")): value for at, value in points["audit.records.exported"]}
+    assert exported == dict.fromkeys(named, 1)
+    for metric in ("audit.queue.depth", "audit.export.duration"):
+        assert {(at["trail"], at.get("database")) for at, _ in points[metric]} == named
+    assert len(points["audit.health"]) == 1
 
 
 def test_the_health_names_the_destination_that_is_in_trouble(files: Path) -> None:

@@ -79,6 +79,7 @@ PRECEDENCE: list[tuple[str, str, str, Any, Any, Any, Any]] = [
     ("redact_keys", "OTEL_AUDIT_REDACT_KEYS", "pin, iban", ("pin", "iban"), ["x"], ("x",), DEFAULT_REDACT_KEYS),
     ("max_value_bytes", "OTEL_AUDIT_MAX_VALUE_BYTES", "1 KiB", 1024, 5, 5, None),
     ("max_connections", "OTEL_AUDIT_MAX_CONNECTIONS", "9", 9, 3, 3, 50),
+    ("metrics_database", "OTEL_AUDIT_METRICS_DATABASE", "true", True, False, False, False),
     ("objects", "OTEL_AUDIT_OBJECTS", "text", "text", "members", "members", "members"),
     ("slow_write_seconds", "OTEL_AUDIT_SLOW_WRITE", "0.5", 0.5, 2, 2.0, 1.0),
     ("handle_sigterm", "OTEL_AUDIT_HANDLE_SIGTERM", "off", False, True, True, True),
