@@ -1,5 +1,6 @@
-"""Kill workers for so many minutes while the gateway goes wrong, then an outage of 200,000 events,
-then deliver what crowds of dead processes have left, then freeze functions after their answers.
+"""Kill workers for so many minutes while the gateway goes wrong, then 500 that say events to many trails and databases,
+then an outage of 200,000 events, then deliver what crowds of dead processes have left, then freeze functions after
+their answers.
 
 Every round has a table and an outbox directory of its own; the first that is found broken is kept, and ends
 the run with status 1. "0 failures in n" bounds the rate at about 3/n.
@@ -7,6 +8,7 @@ the run with status 1. "0 failures in n" bounds the rate at about 3/n.
 
 import argparse
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -24,12 +26,15 @@ from tests.frozen.instances import SERVERS, SINKS, missing_after_freeze
 from tests.soak.left_behind import deliver_orphans, drain_full_volume
 from tests.stack import Stack
 from tests.support.otlp_receiver import Receiver
+from tests.trails.kills import found_after_kills
 
 _KILLS_PER_ROUND = 60
 _OUTAGE_EVENTS = 200_000
 _FROZEN = 200
 _ORPHANS = 2000
 _VOLUME_WORKERS = 32
+_TENANT_KILLS = 500
+_TENANT_ROUNDS = ((3, 0.3), (3, 1.0), (20, 0.5), (60, 1.0), (500, 3.0))  # databases, and the longest life in seconds
 
 
 @dataclass
@@ -62,6 +67,8 @@ def main() -> int:
                 print(f"BROKEN, with seed {options.seed}, after {figures.kills} kills:", *broken, sep="\n  ")
                 return 1
             print(figures, flush=True)
+        if not _tenants(chance, options.tenant_kills):
+            return 1
         if options.outage:
             _outage(stack, options.outage)
         whole = _left_behind(options.orphans, options.volume)
@@ -81,11 +88,29 @@ def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--tenant-kills", type=int, default=_TENANT_KILLS, help="kills of who names databases; 0: none")
     parser.add_argument("--outage", type=int, default=_OUTAGE_EVENTS, help="events of the outage; 0: none")
     parser.add_argument("--frozen", type=int, default=_FROZEN, help="invocations of each server and sink; 0: none")
     parser.add_argument("--orphans", type=int, default=_ORPHANS, help="logs of killed processes; 0: none")
     parser.add_argument("--volume", type=int, default=_VOLUME_WORKERS, help="workers that fill a volume; 0: none")
     return parser.parse_args()
+
+
+def _tenants(chance: Random, kills: int) -> bool:
+    """Kill processes that say events to few and to many databases: none may be lost, doubled or in another's table."""
+    each, more = divmod(kills, len(_TENANT_ROUNDS))
+    for number, (databases, longest) in enumerate(_TENANT_ROUNDS):
+        count = each + (number < more)
+        if not count:
+            continue
+        directory = Path(tempfile.mkdtemp(prefix="audit-soak-"))
+        found = found_after_kills(directory, chance, kills=count, databases=databases, longest=longest)
+        print(f"{count} kills, two trails in {databases} databases: {found}", flush=True)
+        if not found.is_whole:
+            print(f"BROKEN, kept: {directory}")
+            return False
+        shutil.rmtree(directory)
+    return True
 
 
 def _frozen(stack: Stack, invocations: int) -> bool:
