@@ -13,12 +13,11 @@ from typing import Annotated, Any, Final
 import typer
 
 from otel_audit_exporter.cli import console as talk
-from otel_audit_exporter.cli.destination import Arguments, with_destination
+from otel_audit_exporter.cli.destination import Arguments, DatabaseOption, TrailOption, with_destination
 from otel_audit_exporter.cli.event_printers import PRINTERS, Format, Printer
 from otel_audit_exporter.cli.sink_errors import told_sink_errors
 from otel_audit_exporter.config.settings import load_settings
-from otel_audit_exporter.pipeline.reading import check_names
-from otel_audit_exporter.pipeline.stored import settings_of_trail
+from otel_audit_exporter.pipeline.stored import settings_of_table
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault
 from otel_audit_exporter.table.readers import EventQuery, EventReader, StoredEvent, open_reader
@@ -66,8 +65,6 @@ _ColumnsOption = Annotated[
 ]
 _FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until interrupted.")]
 _IntervalOption = Annotated[float, typer.Option("--interval", min=0.05, help="Seconds between two looks at --follow.")]
-_TrailOption = Annotated[str | None, typer.Option("--trail", metavar="NAME", help="Of this trail.")]
-_DatabaseOption = Annotated[str | None, typer.Option("--database", metavar="NAME", help="In this database.")]
 
 
 @with_destination
@@ -88,8 +85,8 @@ def events(
     columns: _ColumnsOption = None,
     follow: _FollowOption = False,
     interval: _IntervalOption = 2.0,
-    trail: _TrailOption = None,
-    database: _DatabaseOption = None,
+    trail: TrailOption = None,
+    database: DatabaseOption = None,
 ) -> None:
     """Print the events in the table, the oldest first, every field of them, with what changed.
 
@@ -98,14 +95,13 @@ def events(
     All of them where the output goes to a file or a pipe, on a terminal the newest 100. Reads sqlite, postgres and
     supabase, with a role that may read. Exit code: 1 the table refuses, 2 nobody answers, or an option is wrong.
     """
-    check_names(trail, database)
     asked = {"request_id": request, "trace_id": trace, "tenant": yacht, "entity": entity, "user": user}
     query = arguments_query(
         {**asked, "action": action, "outcome": outcome, "text": text, "since": since, "until": until}
     )
     if limit is None:
         limit = _ON_A_TERMINAL if sys.stdout.isatty() else 0
-    settings = settings_of_trail(load_settings(arguments), trail)
+    settings = settings_of_table(load_settings(arguments), trail, database)
     with told_sink_errors(), closing(open_reader(settings)) as reader:
         printer = PRINTERS[form](_names(columns))
         _print(reader, query, limit or None, printer, interval if follow else None)

@@ -10,7 +10,7 @@ import typer
 
 from otel_audit_exporter.cli import console as talk
 from otel_audit_exporter.cli.dead_letters import Format, FormatOption
-from otel_audit_exporter.cli.destination import Arguments, with_destination
+from otel_audit_exporter.cli.destination import Arguments, DatabaseOption, TrailOption, with_destination
 from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.observability.losses import WHAT_TO_DO_WITH_PARKED, LossLedger
 from otel_audit_exporter.pipeline.stored import stored_losses
@@ -21,14 +21,20 @@ _COLUMNS = ("count", "kind", "last", "cause", "what to do", "one of them")
 
 @losses.callback(invoke_without_command=True)
 @with_destination
-def show(context: typer.Context, arguments: Arguments, form: FormatOption = Format.table) -> None:
+def show(
+    context: typer.Context,
+    arguments: Arguments,
+    form: FormatOption = Format.table,
+    trail: TrailOption = None,
+    database: DatabaseOption = None,
+) -> None:
     """Show the losses of the last 24 hours that nobody has acknowledged, and the latest acknowledgement.
 
     Those of all processes of the destination. Acknowledge them: `otel-audit losses acknowledge --reason TEXT`.
     """
     if context.invoked_subcommand is not None:
         return
-    ledger = stored_losses(load_settings(arguments))
+    ledger = stored_losses(load_settings(arguments), trail, database)
     records, parked = ledger.records(), ledger.parked()
     if form is Format.json:
         talk.print_json({**asdict(records), "parked": parked.count})
@@ -53,12 +59,14 @@ def show(context: typer.Context, arguments: Arguments, form: FormatOption = Form
 def acknowledge(
     reason: Annotated[str, typer.Option("--reason", help="What was found or done.", show_default=False)],
     arguments: Arguments,
+    trail: TrailOption = None,
+    database: DatabaseOption = None,
 ) -> None:
     """Record that somebody has seen all losses so far: health then judges by what comes later.
 
     Dead letters stay where they are.
     """
-    ledger: LossLedger = stored_losses(load_settings(arguments))
+    ledger: LossLedger = stored_losses(load_settings(arguments), trail, database)
     if not reason.strip():
         raise typer.BadParameter("must not be empty", param_hint="--reason")
     talk.say(f"{talk.amount(ledger.acknowledge(reason), 'event')} acknowledged")

@@ -11,11 +11,13 @@ import orjson
 
 from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.delivery.dead_letters import DeadLetters
-from otel_audit_exporter.errors import AuditEventError
+from otel_audit_exporter.errors import AuditEventError, OutboxError
 from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import INDEX
+from otel_audit_exporter.event.routing import RouteName
 from otel_audit_exporter.event.serialization import split
 from otel_audit_exporter.outbox.dead_letter_store import Place, StoredDeadLetter, place_of
+from otel_audit_exporter.outbox.loss_records import Loss
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 
@@ -124,16 +126,49 @@ def causes_document(pipeline: AuditPipeline) -> list[dict[str, Any]]:
 
 
 def losses_document(pipeline: AuditPipeline) -> dict[str, Any]:
-    """Return what was rejected, lost and parked in the last day and not acknowledged, and the acknowledgements."""
-    records, parked = pipeline.losses(), pipeline.primary.losses.parked()
+    """Return what was rejected, lost and parked in the last day and not acknowledged, and the acknowledgements.
+
+    Each loss has the ``trail`` and ``database`` that its events were for, and so has each number in ``parked_in``;
+    ``unreadable`` are the destinations whose losses cannot be read now. Acknowledgements are those of the first one.
+    """
+    places = {RouteName(pipeline.primary.trail): pipeline.primary, **_with_losses(pipeline)}
+    losses: list[dict[str, Any]] = []
+    parked_in: list[dict[str, Any]] = []
+    unreadable: list[dict[str, Any]] = []
+    for name, exporter in places.items():
+        where = {"trail": name.trail, "database": name.database}
+        try:
+            found, parked = exporter.losses.records().losses, exporter.losses.parked().count
+        except (OutboxError, OSError):
+            if exporter is pipeline.primary:
+                raise
+            unreadable.append(where)
+            continue
+        losses += ({**asdict(one), **where, **_moments(one)} for one in found)
+        parked_in += [{**where, "count": parked}] if parked else []
     return {
-        "losses": [
-            {**asdict(loss), "first_at": _moment(loss.first_at), "last_at": _moment(loss.last_at)}
-            for loss in records.losses
-        ],
-        "parked": parked.count,
-        "acknowledgements": [{**asdict(one), "at": _moment(one.at)} for one in records.acknowledgements],
+        "losses": losses,
+        "parked": sum(one["count"] for one in parked_in),
+        "parked_in": parked_in,
+        "unreadable": unreadable,
+        "acknowledgements": [{**asdict(one), "at": _moment(one.at)} for one in pipeline.losses().acknowledgements],
     }
+
+
+def _with_losses(pipeline: AuditPipeline) -> dict[RouteName, AuditExporter]:
+    """Return the destinations beside the first one that have losses: of hundreds, the others need not be read."""
+    health, others = pipeline.health(), pipeline.destinations.others()
+    trails = {name for name, part in health.trails.items() if part.failed or part.rejected or part.problem}
+    databases = {name for name, part in health.databases.items() if part.failed or part.rejected or part.problem}
+    return {
+        name: exporter
+        for name, exporter in others.items()
+        if name.trail in trails and (name.database is None or name.database in databases)
+    }
+
+
+def _moments(loss: Loss) -> dict[str, str]:
+    return {"first_at": _moment(loss.first_at), "last_at": _moment(loss.last_at)}
 
 
 def _moment(at: float) -> str:

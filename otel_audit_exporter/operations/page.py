@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import orjson
 
+from otel_audit_exporter.event.routing import RouteName
 from otel_audit_exporter.observability.health import AuditHealth
 from otel_audit_exporter.observability.health_monitor import SAMPLE_SECONDS, Sample
 from otel_audit_exporter.observability.stats import AuditStats, NotedError
@@ -254,8 +255,8 @@ def _losses(losses: Mapping[str, Any] | None) -> str:
     if losses is None:
         return '<p class="none">They cannot be read.</p>'
     items = "".join(_loss(loss) for loss in losses["losses"])
-    if losses["parked"]:
-        items += f'<li><p class="what"><b>{losses["parked"]:,} parked</b>: see the dead letters</p></li>'
+    items += "".join(_parked(one) for one in losses["parked_in"])
+    items += "".join(f'<li><p class="what">{_where(one)}: cannot be read</p></li>' for one in losses["unreadable"])
     acknowledged = "".join(
         f'<li><p class="when">{_text(one["by"])} acknowledged at {_utc(one["at"])}: {_text(one["reason"])}</p></li>'
         for one in losses["acknowledgements"][-1:]
@@ -272,11 +273,25 @@ def _losses(losses: Mapping[str, Any] | None) -> str:
 
 def _loss(loss: Mapping[str, Any]) -> str:
     return (
-        f'<li><p class="what"><b>{loss["count"]:,} {_text(loss["kind"])}</b></p>'
+        f'<li><p class="what"><b>{loss["count"]:,} {_text(loss["kind"])}</b>{_where(loss)}</p>'
         f'<p class="error">{_text(loss["cause"])}</p>'
         f"<p>What to do: {_text(loss['remedy'])}</p>"
         f'<p class="when">last at {_utc(loss["last_at"])}, one of them: {_text(loss["example"])}</p></li>'
     )
+
+
+def _parked(one: Mapping[str, Any]) -> str:
+    where, see = _where(one), "the dead letters"
+    if where:
+        query = "&".join(f"{key}={quote(one[key], safe='')}" for key in ("trail", "database") if one[key])
+        see = f'<a href="dead-letters?{escape(query)}">its dead letters</a>'
+    return f'<li><p class="what"><b>{one["count"]:,} parked</b>{where}: see {see}</p></li>'
+
+
+def _where(one: Mapping[str, Any]) -> str:
+    """Return the destination that events were for, where it is another than the first one."""
+    name = RouteName(one["trail"], one["database"])
+    return "" if name == RouteName() else f" for {_name(str(name))}"
 
 
 def _utc(moment: str) -> str:

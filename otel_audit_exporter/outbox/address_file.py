@@ -56,14 +56,20 @@ class AddressFile:
 
     def forget(self) -> str | None:
         """Keep none any more: the next delivery keeps its own. Return what was kept."""
+        kept = self.read()
         if self._path is None:
-            kept, self._in_memory = self._in_memory, None
-            return kept
-        kept = None
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            kept = str(json.loads(self._path.read_text(encoding="utf-8"))["address"])
-        self._path.unlink(missing_ok=True)
+            self._in_memory = None
+        else:
+            self._path.unlink(missing_ok=True)
         return kept
+
+    def read(self) -> str | None:
+        """Return the address that is kept; None where none is, or where it cannot be read."""
+        if self._path is None:
+            return self._in_memory
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return str(json.loads(self._path.read_text(encoding="utf-8"))["address"])
+        return None
 
 
 def folders_of_database(root: str | os.PathLike[str], database: str) -> Iterator[Path]:

@@ -59,6 +59,24 @@ def settings_of_trail(settings: Settings, trail: str | None) -> Settings:
     return declared[trail]
 
 
+def settings_of_table(settings: Settings, trail: str | None, database: str | None) -> Settings:
+    """Return the settings of a trail's table; those given say where a named ``database`` is.
+
+    Raises :class:`AuditConfigurationError` where its rows were delivered to another address so far.
+    """
+    settings = settings_of_trail(settings, trail)
+    if database is None or database == DEFAULT_TRAIL:
+        return settings
+    factory = _factory_on_disk(settings)
+    make_sink(factory, settings, make_shape(factory, settings).mapping).close()  # after which it knows its place
+    folder = OutboxDirectory(outbox_root(settings), Destination(trail=trail or DEFAULT_TRAIL, database=database))
+    here = f"{factory.name} {factory.place(settings)} {settings.schema}"
+    kept = AddressFile(folder.path).read()
+    if kept is not None and kept != here:
+        raise AuditConfigurationError(f"database {database}: its rows are at {kept}, and the settings lead to {here}")
+    return settings
+
+
 def address_of(settings: Settings) -> dict[str, object]:
     """Return what these settings say of where a database is."""
     allowed = _factory_on_disk(settings).database_settings

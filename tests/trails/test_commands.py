@@ -49,6 +49,26 @@ def test_what_waits_for_a_database_that_nobody_knows_is_drained(files: Path) -> 
     assert [row["action"] for row in sqlite_rows(files / "acme.db", "ledger_events")] == ["booked"]
 
 
+@pytest.mark.usefixtures("declared")
+def test_events_of_a_trail_and_a_named_database_are_printed(files: Path) -> None:
+    configure(files, files / "acme.db")
+    audit_event(**arguments(action="plain"))
+    audit_event(**arguments(action="of_acme", database="acme"))
+    audit_event(**arguments(action="booked", database="acme", trail="ledger"))
+    assert shutdown_audit()
+
+    def printed(*options: str, path: str = "acme.db") -> list[str]:
+        shown = run("events", "--format", "json", "--path", str(files / path), *options)
+        return [orjson.loads(line)["action"] for line in shown.stdout.splitlines()]
+
+    assert printed(path="main.db") == ["plain"]
+    assert printed("--database", "acme") == ["of_acme"]
+    assert printed("--database", "acme", "--trail", "ledger") == ["booked"]
+    refused = run("events", "--database", "acme", "--path", str(files / "main.db"))
+    assert refused.exit_code != 0
+    assert f"database acme: its rows are at sqlite {files / 'acme.db'}" in " ".join(refused.output.split())
+
+
 def test_another_address_is_used_once_somebody_has_confirmed_it(files: Path) -> None:
     configure(files, files / "acme.db")
     audit_event(**arguments(action="before", database="acme")).result(30)

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_audit_exporter import (
+    AuditEventError,
     OutboxFullError,
     audit_event,
     configure_audit,
@@ -18,6 +20,9 @@ from otel_audit_exporter import (
     get_audit_pipeline,
     get_audit_stats,
 )
+from otel_audit_exporter.operations.handler import OperationsHandler, OperationsRequest
+from otel_audit_exporter.sinks.base import SinkError
+from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from tests.stack.waiting import wait_until
 from tests.support.events import arguments
 from tests.trails.tables import LEDGER
@@ -105,3 +110,26 @@ def test_a_full_outbox_refuses_only_the_destination_that_fills_it(files: Path) -
     assert stats.databases["nobody"].rejected == 1
     assert stats.rejected == 1
     assert 10 < stats.databases["nobody"].pending < 60
+
+
+def test_losses_are_those_of_every_destination_each_with_its_name(files: Path) -> None:
+    configure(files)
+    for named in SAID:
+        audit_event(**arguments(**named)).result(30)
+    with pytest.raises(AuditEventError):
+        audit_event(**arguments(**SAID[3]) | {"user_id": "wrong"})
+    exporter = get_audit_pipeline().exporter_of(None, "blue")
+    body = exporter.rules.compose(arguments(action="refused")).body
+    exporter.channel.parking.park_unsent(body, SinkError(Verdict(Fault.RECORD), "is wrong"))
+    handler = OperationsHandler(guarded=True)
+    document = orjson.loads(handler.answer(OperationsRequest("GET", "/losses")).body)
+    (loss,) = document["losses"]
+    assert (loss["count"], loss["kind"], loss["trail"], loss["database"]) == (1, "rejected", "ledger", "acme")
+    assert document["parked_in"] == [{"trail": "default", "database": "blue", "count": 1}]
+    page = handler.answer(OperationsRequest("GET", "/")).body.decode()
+    assert "<b>1 rejected</b> for ledger@acme" in page
+    assert "<b>1 parked</b> for default@blue: see <a " in page
+    assert "dead-letters?trail=default&amp;database=blue" in page
+    assert get_audit_pipeline().acknowledge_losses("seen") == 2
+    document = orjson.loads(handler.answer(OperationsRequest("GET", "/losses")).body)
+    assert (document["losses"], document["parked"]) == ([], 0)
