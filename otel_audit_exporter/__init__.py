@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from otel_audit_exporter.observability.health import AuditHealth
     from otel_audit_exporter.observability.stats import AuditStats
     from otel_audit_exporter.outbox.dead_letter_store import DeadLetter
-    from otel_audit_exporter.pipeline.configure import attach_audit, configure_audit, get_audit_pipeline
+    from otel_audit_exporter.pipeline.configure import attach_audit, configure_audit
+    from otel_audit_exporter.pipeline.current import get_audit_pipeline
     from otel_audit_exporter.pipeline.exporters import (
         InMemoryAuditExporter,
         PostgresAuditExporter,
@@ -82,73 +83,59 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-# Importing this package costs next to nothing: its modules are imported when a name of theirs is first used, and then
-# all at once, so that none is imported later, between events, where a fork could come in between.
-_NAMES = {
-    "api.events": (
-        "audit_event",
-        "flush_audit",
-        "get_audit_stats",
-        "shutdown_audit",
+# Importing this package costs next to nothing: its modules are imported when a name of theirs is first used. What
+# handlers call is imported all at once, so that none of it is imported later, between events, where a fork could come
+# in between.
+_HANDLERS = (
+    ("api.events", ("audit_event", "flush_audit", "get_audit_stats", "shutdown_audit")),
+    ("api.audited", ("audited",)),
+    ("api.executor", ("audit_executor",)),
+    ("event.audit_event", ("AuditEvent",)),
+    ("event.context", ("audit_context", "update_audit_context")),
+    ("event.diff", ("changed",)),
+    ("event.identity", ("NOBODY",)),
+    ("pipeline.configure", ("attach_audit", "configure_audit")),
+    ("pipeline.current", ("get_audit_pipeline",)),
+    (
+        "errors",
+        (
+            "AuditConfigurationError",
+            "AuditDeliveryError",
+            "AuditError",
+            "AuditEventError",
+            "AuditShutdownError",
+            "OutboxError",
+            "OutboxFullError",
+        ),
     ),
-    "api.reading": (
-        "count_events",
-        "read_events",
-        "read_events_async",
+)
+# What is configured, and what it gives.
+_PIPELINE = (
+    ("pipeline.building", ()),
+    ("pipeline.pipeline", ("AuditPipeline",)),
+    (
+        "pipeline.exporters",
+        ("InMemoryAuditExporter", "PostgresAuditExporter", "SQLiteAuditExporter", "SupabaseAuditExporter"),
     ),
-    "table.readers.stored_event": (
-        "EventCount",
-        "StoredEvent",
-    ),
-    "api.audited": ("audited",),
-    "api.executor": ("audit_executor",),
-    "event.diff": ("changed",),
-    "event.identity": ("NOBODY",),
-    "pipeline.configure": (
-        "attach_audit",
-        "configure_audit",
-        "get_audit_pipeline",
-    ),
-    "event.context": (
-        "audit_context",
-        "update_audit_context",
-    ),
-    "outbox.dead_letter_store": ("DeadLetter",),
-    "errors": (
-        "AuditConfigurationError",
-        "AuditDeliveryError",
-        "AuditError",
-        "AuditEventError",
-        "AuditShutdownError",
-        "OutboxError",
-        "OutboxFullError",
-    ),
-    "event.audit_event": ("AuditEvent",),
-    "pipeline.exporters": (
-        "InMemoryAuditExporter",
-        "PostgresAuditExporter",
-        "SQLiteAuditExporter",
-        "SupabaseAuditExporter",
-    ),
-    "observability.health": ("AuditHealth",),
-    "pipeline.pipeline": ("AuditPipeline",),
-    "delivery.receipts": (
-        "AuditReceipt",
-        "PendingReceipt",
-    ),
-    "api.span_processor": ("AuditSpanProcessor",),
-    "observability.stats": ("AuditStats",),
-    "api.transactional": (
-        "write_audit_event",
-        "write_audit_event_async",
-    ),
-}
+    ("delivery.receipts", ("AuditReceipt", "PendingReceipt")),
+    ("observability.health", ("AuditHealth",)),
+    ("observability.stats", ("AuditStats",)),
+    ("outbox.dead_letter_store", ("DeadLetter",)),
+)
+_READING = (
+    ("api.reading", ("count_events", "read_events", "read_events_async")),
+    ("table.readers.stored_event", ("EventCount", "StoredEvent")),
+)
+_TRANSACTIONAL = (("api.transactional", ("write_audit_event", "write_audit_event_async")),)
+_SPANS = (("api.span_processor", ("AuditSpanProcessor",)),)
+_GROUPS = (_HANDLERS, _PIPELINE, _READING, _TRANSACTIONAL, _SPANS)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    group = next((group for group in _GROUPS if any(name in names for _, names in group)), None)
+    if group is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for module, names in _NAMES.items():
+    for module, names in group:
         home = import_module(f"{__name__}.{module}")
         globals().update({one: getattr(home, one) for one in names})
     return globals()[name]

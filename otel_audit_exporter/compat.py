@@ -14,10 +14,11 @@ from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.config.trail_settings import client_url
 from otel_audit_exporter.errors import AuditError, AuditEventError, AuditShutdownError, OutboxError
 from otel_audit_exporter.event.context import current_scope, overlay
-from otel_audit_exporter.observability.delivery_log import describe_arguments
-from otel_audit_exporter.observability.losses import Cause
+from otel_audit_exporter.observability.causes import Cause
+from otel_audit_exporter.observability.examples import describe_arguments
 from otel_audit_exporter.observability.stats import AuditStats, shown_rate, stats_document, success_rate
-from otel_audit_exporter.pipeline.configure import configure_audit, current_pipeline, say_once
+from otel_audit_exporter.pipeline.configure import configure_audit
+from otel_audit_exporter.pipeline.current import current_pipeline, say_once
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 from otel_audit_exporter.runtime.log import name_failures_as_before

@@ -31,9 +31,9 @@ from otel_audit_exporter.api.events import ActorType, Identifier, audit_event
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError, AuditEventError
 from otel_audit_exporter.event.context import current_scope, overlay
 from otel_audit_exporter.event.json.encoder import Encoder
-from otel_audit_exporter.observability.delivery_log import describe_arguments
-from otel_audit_exporter.observability.losses import Cause
-from otel_audit_exporter.pipeline.configure import current_pipeline, say_once
+from otel_audit_exporter.observability.causes import Cause
+from otel_audit_exporter.observability.examples import describe_arguments
+from otel_audit_exporter.pipeline.current import current_pipeline, say_once
 from otel_audit_exporter.runtime.log import rejections_logged_by_caller
 
 P = ParamSpec("P")

@@ -6,13 +6,15 @@ import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from otel_audit_exporter.api.span_processor import mark_span
-from otel_audit_exporter.delivery.receipts import PendingReceipt
+from otel_audit_exporter.api.span_reference import mark_span
 from otel_audit_exporter.event.context import current_scope, overlay
 from otel_audit_exporter.event.identity import Nobody
-from otel_audit_exporter.observability.stats import AuditStats
-from otel_audit_exporter.pipeline.configure import current_pipeline, get_audit_pipeline, get_or_adopt_pipeline
-from otel_audit_exporter.pipeline.exporter import standalone_exporter
+from otel_audit_exporter.pipeline.current import current_pipeline, get_audit_pipeline, get_or_adopt_pipeline
+from otel_audit_exporter.pipeline.standalone import standalone_exporter
+
+if TYPE_CHECKING:
+    from otel_audit_exporter.delivery.receipts import PendingReceipt
+    from otel_audit_exporter.observability.stats import AuditStats
 
 Identifier = uuid.UUID | str | int
 Outcome = Literal["success", "failure", "unknown"]

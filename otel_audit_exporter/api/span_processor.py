@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from logging import ERROR
 from typing import Any, Final
 
@@ -19,62 +17,21 @@ from opentelemetry.trace import (
     SpanContext,
     format_span_id,
     format_trace_id,
-    get_current_span,
     use_span,
 )
 
+from otel_audit_exporter.api.span_reference import REFERRED_TO, SPAN_EVENT_NAME, SeenIds
 from otel_audit_exporter.errors import AuditError
 from otel_audit_exporter.event.context import Scope, current_scope, overlay
 from otel_audit_exporter.event.fields import AUDIT_ACTION, AUDIT_RECORD_ID, FIELD_OF
-from otel_audit_exporter.observability.delivery_log import describe_arguments
-from otel_audit_exporter.observability.losses import Cause
-from otel_audit_exporter.pipeline.configure import get_audit_pipeline, say_once
+from otel_audit_exporter.observability.causes import Cause
+from otel_audit_exporter.observability.examples import describe_arguments
+from otel_audit_exporter.pipeline.current import get_audit_pipeline, say_once
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.runtime.log import rejections_logged_by_caller
 
-SPAN_EVENT_NAME: Final = "audit"
 _REFERENCE: Final = frozenset({AUDIT_RECORD_ID, AUDIT_ACTION})
-_REMEMBERED_IDS: Final = 10_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class _Seen:
-    """The ids that came last, a bounded number of them.
-
-    Without a lock, which a fork or a signal handler could find held: each step is one call that cannot be interrupted.
-    """
-
-    def __init__(self) -> None:
-        self._ids: OrderedDict[str, object] = OrderedDict()
-
-    def add(self, record_id: str) -> bool:
-        """Remember an id; False where it is known."""
-        mine = object()
-        if self._ids.setdefault(record_id, mine) is not mine:
-            return False
-        if len(self._ids) > _REMEMBERED_IDS:
-            self._ids.popitem(last=False)
-        return True
-
-    def discard(self, record_id: str) -> None:
-        """Forget an id."""
-        self._ids.pop(record_id, None)
-
-    def knows(self, record_id: str) -> bool:
-        """Return whether an id is remembered."""
-        return record_id in self._ids
-
-
-_referred_to = _Seen()
-
-
-def mark_span(record_id: str, action: str) -> None:
-    """Leave a reference to a recorded event on the current span: its id and action, no values."""
-    span = get_current_span()
-    if span.is_recording():
-        _referred_to.add(record_id)
-        name = action.value if isinstance(action, Enum) else action
-        span.add_event(SPAN_EVENT_NAME, {AUDIT_RECORD_ID: record_id, AUDIT_ACTION: name})
 
 
 class AuditSpanProcessor(SpanProcessor):
@@ -95,7 +52,7 @@ class AuditSpanProcessor(SpanProcessor):
 
     def __init__(self, pipeline: AuditPipeline | None = None) -> None:
         self._pipeline = pipeline
-        self._seen = _Seen()
+        self._seen = SeenIds()
         self._scopes: dict[tuple[int, int], tuple[weakref.ref[Span], Scope]] = {}
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
@@ -170,7 +127,7 @@ def _normal(record_id: object) -> str | None:
 def _is_reference(name: str, record_id: str | None, attributes: Mapping[str, Any]) -> bool:
     if name == SPAN_EVENT_NAME and attributes.keys() <= _REFERENCE:  # attribute limits may have taken the id
         return True
-    return record_id is not None and _referred_to.knows(record_id)
+    return record_id is not None and REFERRED_TO.knows(record_id)
 
 
 def _said_by(span: ReadableSpan, event: Event) -> dict[str, Any]:

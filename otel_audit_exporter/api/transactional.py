@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from otel_audit_exporter.api.span_processor import mark_span
+from otel_audit_exporter.api.span_reference import mark_span
 from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.errors import AuditDeliveryError, AuditEventError
 from otel_audit_exporter.event.context import current_scope, overlay
@@ -19,10 +19,11 @@ from otel_audit_exporter.event.encoded_event import EncodedEvent
 from otel_audit_exporter.event.identity import Nobody
 from otel_audit_exporter.event.routing import DEFAULT_TRAIL, split_route
 from otel_audit_exporter.event.validation import EventValidator
-from otel_audit_exporter.pipeline.configure import current_pipeline
-from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporter
+from otel_audit_exporter.pipeline.current import current_pipeline
+from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.factory import make_mapping, make_rules
 from otel_audit_exporter.pipeline.reading import trail_settings
+from otel_audit_exporter.pipeline.standalone import standalone_exporter
 from otel_audit_exporter.sinks.base import not_stored
 from otel_audit_exporter.sinks.known_rows import KnownRows
 from otel_audit_exporter.sinks.sql_names import for_psycopg

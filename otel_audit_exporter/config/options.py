@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from otel_audit_exporter.config import parsers
 from otel_audit_exporter.event.redaction import DEFAULT_REDACT_KEYS
 from otel_audit_exporter.observability.health import HealthThresholds, parse_thresholds
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One setting: its argument, its variables in order of precedence, how it is read and what it means."""
 
     argument: str

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
 from otel_audit_exporter.config.options import SETTINGS, Setting
 from otel_audit_exporter.config.settings import Settings, may_be_secret, resolve_columns
@@ -36,8 +36,7 @@ _SECRETS: Final = frozenset({"key", "token"})
 _OF_DATABASE: Final = ADDRESS_SETTINGS | {"schema"}
 
 
-@dataclass(frozen=True)
-class _Given:
+class _Given(NamedTuple):
     """One value that somebody gave for a trail, and where."""
 
     setting: Setting

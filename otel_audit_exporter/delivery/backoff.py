@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import enum
 import random
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 
@@ -25,8 +24,7 @@ class BackoffState(enum.Enum):
     ON_HOLD = "held"
 
 
-@dataclass(frozen=True)
-class Backoff:
+class Backoff(NamedTuple):
     """Whether a channel may send now, after ``failures`` attempts in a row that failed; times are monotonic seconds."""
 
     state: BackoffState = BackoffState.OPEN
@@ -54,8 +52,7 @@ class Backoff:
         failures = self.failures + 1 if state is self.state else 1
         delay = backoff_delay(failures, first, longest, jitter)
         asked = 0.0 if retry_after is None else retry_after
-        return replace(
-            self,
+        return self._replace(
             state=state,
             failures=failures,
             not_before=now + max(delay, asked),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Generic, NoReturn, TypeVar
+from typing import Final, Generic, NamedTuple, NoReturn, TypeVar
 
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.sinks.base import Sink, SinkError
@@ -22,8 +22,7 @@ REFUSALS_IN_A_ROW: Final = 8
 PASSED_OVER_IN_A_ROW: Final = 3
 
 
-@dataclass(frozen=True)
-class RejectedRow(Generic[T]):
+class RejectedRow(NamedTuple, Generic[T]):
     """One item that was refused by itself; ``proved``: also after others had been accepted."""
 
     item: T

@@ -10,7 +10,7 @@ import random
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from otel_audit_exporter.delivery.age_marks import AgeMarks
 from otel_audit_exporter.delivery.completion import Completions
@@ -27,21 +27,22 @@ from otel_audit_exporter.observability.losses import WHAT_TO_DO_WITH_DAMAGE
 from otel_audit_exporter.observability.stats import AuditStats, DeliveryCounters
 from otel_audit_exporter.observability.write_timing import WriteTimings
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore
-from otel_audit_exporter.outbox.directory import LogOptions, OutboxDirectory
 from otel_audit_exporter.outbox.ended import LOST
 from otel_audit_exporter.outbox.frames import EVENT, INVALID_EVENT
-from otel_audit_exporter.outbox.log import LogClosedError, OutboxLog, Range
+from otel_audit_exporter.outbox.log import LogClosedError, LogOptions, OutboxLog, Range
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
 from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 from otel_audit_exporter.runtime.threads import RLock
 from otel_audit_exporter.sinks.base import Sink
 
+if TYPE_CHECKING:
+    from otel_audit_exporter.outbox.directory import OutboxDirectory
+
 RowsOf = Callable[[Sequence[bytes]], Sequence[bytes]]
 
 
-@dataclass(frozen=True)
-class DeliveryOptions:
+class DeliveryOptions(NamedTuple):
     """How a channel keeps and delivers its events; sizes in bytes, times in seconds."""
 
     outbox: str = "disk"

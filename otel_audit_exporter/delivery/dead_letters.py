@@ -6,7 +6,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import IO, Any, Final, Protocol
 
@@ -162,7 +162,7 @@ class DeadLetters:
         correction = Correction(by or whoami(), datetime.now(UTC).isoformat(timespec="seconds"), reason.strip())
         body = corrected_body(parked.body, changes, correction, self._rules, force=force)
         error = f"corrected by {correction.by}, and not retried yet: {correction.reason}"
-        corrected = replace(parked, body=body, error=error, code=None, reasons=None)
+        corrected = parked._replace(body=body, error=error, code=None, reasons=None)
         if not self._letters.correct(corrected):
             raise LookupError(f"there is no dead letter with the id {id} any more")
         return self._letter(corrected)
@@ -225,7 +225,7 @@ class DeadLetters:
     def _park_again(self, refused: Sequence[RejectedRow[StoredDeadLetter]]) -> None:
         if refused:
             self._letters.park(
-                replace(one.item, error=str(one.error), code=one.error.code, attempts=one.item.attempts + 1)
+                one.item._replace(error=str(one.error), code=one.error.code, attempts=one.item.attempts + 1)
                 for one in refused
             )
 
@@ -275,7 +275,7 @@ class DeadLetters:
         except SinkError as error:
             if error.verdict.fault is not Fault.RECORD:
                 raise AuditDeliveryError(parked.record_id, "parked", str(error)) from error
-            again = replace(parked, error=str(error), code=error.code, attempts=parked.attempts + 1)
+            again = parked._replace(error=str(error), code=error.code, attempts=parked.attempts + 1)
             self._letters.park([again])
             return False
         self._settle([parked])

@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from logging import ERROR, WARNING
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from otel_audit_exporter.errors import AuditConfigurationError, AuditShutdownError, OutboxError, OutboxFullError
-from otel_audit_exporter.outbox.directory import LockedLog, LogOptions, OutboxDirectory
 from otel_audit_exporter.outbox.group_commit import GroupCommit
 from otel_audit_exporter.outbox.held_elsewhere import HeldElsewhere
-from otel_audit_exporter.outbox.log import OutboxLog
+from otel_audit_exporter.outbox.log import LogOptions, OutboxLog
 from otel_audit_exporter.outbox.segment import FIRST_BYTES
 from otel_audit_exporter.outbox.space import Quota, SegmentSpace
 from otel_audit_exporter.outbox.stripe import EventRef, Stripe
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.log import RateLimitedLogger, logger
 from otel_audit_exporter.runtime.threads import Event, RLock
+
+if TYPE_CHECKING:
+    from otel_audit_exporter.outbox.directory import LockedLog, OutboxDirectory
 
 # Each adopted log holds two descriptors and some room: a few at a time are enough to keep every sender busy.
 ADOPTED_AT_ONCE: Final = 16

@@ -12,7 +12,7 @@ from otel_audit_exporter.delivery.completion import CompletionWaiter
 from otel_audit_exporter.delivery.loop_events import in_thread, loop_event, pause
 from otel_audit_exporter.delivery.relay import delivers_here
 from otel_audit_exporter.errors import AuditDeliveryError, OutboxError
-from otel_audit_exporter.outbox.letter_file import DeadLettersBusyError
+from otel_audit_exporter.outbox.dead_letter_store import DeadLettersBusyError
 from otel_audit_exporter.outbox.stripe import EventRef, is_elsewhere, is_lost, is_pending, was_parked
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import renew_if_forked

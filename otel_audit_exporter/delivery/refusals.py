@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from otel_audit_exporter.delivery.backoff import refusal_delay
 from otel_audit_exporter.delivery.batch import Entry
@@ -24,8 +23,7 @@ from otel_audit_exporter.sinks.verdict import FOREIGN_KEY_CODES
 _LEAST_GRACE_SECONDS: Final = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """What is known of an event that the sink refused. Back-off goes by monotonic seconds, which no clock changes."""
 
     ref: EventRef
@@ -96,9 +94,9 @@ class Refusals:
             if known is None:
                 ref = (stripe, number, segment, offset)
                 known = Refusal(ref, None, "", 0, accepted_now, Clock.wall(), now, 0.0)
-            refusal = replace(known, code=one.error.code, error=str(one.error), attempts=attempts, next_try=now + delay)
+            refusal = known._replace(code=one.error.code, error=str(one.error), attempts=attempts, next_try=now + delay)
             if one.proved:  # others passed since, which counts when its grace is over
-                refusal = replace(refusal, accepted_before=accepted_now - 1)
+                refusal = refusal._replace(accepted_before=accepted_now - 1)
             self._known[stripe, number] = refusal
             return refusal
 

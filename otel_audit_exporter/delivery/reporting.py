@@ -16,7 +16,7 @@ from otel_audit_exporter.observability.health import (
     without_dropped,
 )
 from otel_audit_exporter.observability.stats import AuditStats
-from otel_audit_exporter.outbox.letter_file import DeadLettersBusyError
+from otel_audit_exporter.outbox.dead_letter_store import DeadLettersBusyError
 from otel_audit_exporter.runtime.clock import Clock
 
 # Another process parks or retries just now; who holds the file for longer makes nobody wait.

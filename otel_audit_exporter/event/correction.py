@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from opentelemetry.context import Context, attach, detach
 
@@ -25,8 +24,7 @@ _DESTINATION: Final = frozenset({"trail", "database"})
 _FIXED: Final = frozenset({"record_id", "trace_id", "span_id"})
 
 
-@dataclass(frozen=True, slots=True)
-class Correction:
+class Correction(NamedTuple):
     """Who corrects an event, when (ISO 8601) and why."""
 
     by: str

@@ -7,8 +7,7 @@ The bytes are plain JSON for every reader (see ``serialization``). A row is cut 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from opentelemetry.trace import SpanContext
@@ -20,8 +19,7 @@ from otel_audit_exporter.event.serialization import split
 _long_number = re.compile(rb"[0-9]{17}|[0-9][eE]").search
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedEvent:
+class EncodedEvent(NamedTuple):
     """An event ready to be committed: its id and its bytes, and what log lines and the record need of it."""
 
     record_id: str

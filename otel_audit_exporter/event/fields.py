@@ -6,8 +6,7 @@ The ``audit.*`` names are those of the draft OpenTelemetry Audit signal (OTEP 02
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 Kind = Literal[
     "record id", "id", "name", "time", "document", "object", "choice", "text", "address", "trace id", "record name"
@@ -33,8 +32,7 @@ _AROUND: Final[frozenset[Origin]] = frozenset({"context", "surroundings", "recor
 _SPAN: Final[frozenset[Origin]] = frozenset({"surroundings", "record"})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One field of an audit event.
 
     ``attribute``: its log record attribute; None: OpenTelemetry carries it in the record itself. ``column``: its column

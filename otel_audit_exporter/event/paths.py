@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS, FIELD_ALIASES, FIELDS, JSON_FIELDS
 
@@ -20,8 +19,7 @@ _FIELD_NAMES: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """A field, or with ``keys`` one value inside it."""
 
     field: str

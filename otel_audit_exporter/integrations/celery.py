@@ -17,7 +17,7 @@ from typing import Any, Final
 from celery import signals
 
 from otel_audit_exporter.integrations.context_propagation import KEY, RemoteContext, serialize_context
-from otel_audit_exporter.pipeline.configure import current_pipeline
+from otel_audit_exporter.pipeline.current import current_pipeline
 
 _running: Final[dict[tuple[int, str], RemoteContext]] = {}
 

@@ -19,7 +19,7 @@ from otel_audit_exporter.event.identity import NOBODY
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.redaction import Redactor
 from otel_audit_exporter.event.surroundings import FOUND, Found
-from otel_audit_exporter.pipeline.configure import current_pipeline, say_once
+from otel_audit_exporter.pipeline.current import current_pipeline, say_once
 
 KEY: Final = "otel_audit_context"
 _FIELDS: Final = "fields"

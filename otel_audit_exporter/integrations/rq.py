@@ -12,7 +12,7 @@ from rq import Queue, Worker
 from rq.job import Job
 
 from otel_audit_exporter.integrations.context_propagation import KEY, RemoteContext, serialize_context
-from otel_audit_exporter.pipeline.configure import current_pipeline
+from otel_audit_exporter.pipeline.current import current_pipeline
 
 __all__ = ["AuditJob", "AuditQueue", "AuditWorker"]
 

@@ -5,14 +5,10 @@ No values and no ``details`` of a server's answer: of an event only its action, 
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from otel_audit_exporter.event.encoded_event import loads_exact
-from otel_audit_exporter.event.fields import INDEX
-from otel_audit_exporter.event.serialization import split
-from otel_audit_exporter.observability.losses import Cause
+from otel_audit_exporter.observability.causes import Cause
+from otel_audit_exporter.observability.examples import describe
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.runtime.threads import Lock
@@ -20,7 +16,6 @@ from otel_audit_exporter.sinks.base import SinkError
 
 _QUIET_SECONDS: Final = 60.0
 _CHANGES_AT_ONCE: Final = 5
-_NAME_LENGTH: Final = 120
 
 
 class DeliveryLog:
@@ -122,33 +117,5 @@ class _Alternating:
         return True
 
 
-def describe(body: bytes | None) -> str:
-    """Return an event's action, entity type and entity id, for a log line: none so long or odd that it is another."""
-    if body is None:
-        return "none"
-    try:
-        fragments = split(body)
-        said = [loads_exact(fragments[INDEX[name]]) for name in ("action", "entity_type", "entity_id")]
-    except (ValueError, IndexError):
-        return "one that cannot be read"
-    return " ".join(map(_name, said))
-
-
-def describe_arguments(said: Mapping[str, Any]) -> str:
-    """Return what :func:`describe` does, of the arguments of ``audit_event``; of a wrong one no more than its type."""
-    named = [said.get(name) for name in ("action", "entity_type", "entity_id")]
-    return " ".join(_name(value) if isinstance(value, str | int | uuid.UUID) else _kind(value) for value in named)
-
-
-def _kind(value: object) -> str:
-    return "(none)" if value is None else f"({type(value).__name__})"
-
-
 def _waiting_cause(error: SinkError) -> Cause:
     return Cause(str(error), error.verdict.remedy or "nothing to do here: they are tried again until it works")
-
-
-def _name(value: object) -> str:
-    text = str(value)
-    text = text if len(text) <= _NAME_LENGTH else f"{text[:_NAME_LENGTH]}..."
-    return text if text.isprintable() else ascii(text)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from otel_audit_exporter.event.routing import RouteName
-from otel_audit_exporter.observability.losses import Cause, RecentLosses
+from otel_audit_exporter.observability.causes import Cause
+from otel_audit_exporter.observability.losses import RecentLosses
 from otel_audit_exporter.observability.stats import AuditStats, success_rate
 
 Level = Literal["good", "warning", "critical"]
@@ -145,8 +146,7 @@ def assess(
     return _judged(replace(figures, lost=lost), thresholds, losses, Waiting())
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """Why events wait: ``failing`` where delivery fails now, ``held`` for those that were refused by themselves."""
 
     failing: Cause | None = None

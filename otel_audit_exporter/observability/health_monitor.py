@@ -6,9 +6,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, NamedTuple
 
 from otel_audit_exporter.errors import AuditError
 from otel_audit_exporter.observability.health import LEVELS, AuditHealth, Level
@@ -29,8 +28,7 @@ _LOG_AT: Final = {"good": logger.info, "warning": logger.warning, "critical": lo
 OnHealthChange = Callable[[AuditHealth], object]
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """The worst of a few seconds, for the picture of the last hour; ``at`` in seconds since the epoch."""
 
     at: float

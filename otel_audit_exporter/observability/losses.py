@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from otel_audit_exporter.errors import OutboxError
+from otel_audit_exporter.observability.causes import Cause
 from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, ParkedSince
 from otel_audit_exporter.outbox.loss_file import LossStore
 from otel_audit_exporter.outbox.loss_records import KEPT_SECONDS, SEVERAL_CAUSES, Loss, LossKind, LossRecords
@@ -30,16 +29,7 @@ _GRAIN_SECONDS: Final = 60.0
 _CAUSES_AT_ONCE: Final = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Why something is not on its way to the table, and what to do."""
-
-    text: str
-    remedy: str
-
-
-@dataclass(frozen=True, slots=True)
-class RecentLosses:
+class RecentLosses(NamedTuple):
     """What was lost in the last 24 hours and nobody has acknowledged, retried or dropped.
 
     ``parked`` are in the dead letters. ``newest_seconds``: how long ago the newest loss was. ``succeeded``: what
@@ -173,6 +163,8 @@ class LossLedger:
 
 def whoami() -> str:
     """Return who runs this process, for a record of who has done something."""
+    import getpass  # for a command of somebody's; no event comes here
+
     name = f"uid {os.getuid()}" if hasattr(os, "getuid") else "somebody"
     with suppress(Exception):  # no entry of that user in this container
         name = getpass.getuser()

@@ -31,7 +31,7 @@ from otel_audit_exporter.operations.documents import (
 )
 from otel_audit_exporter.operations.page import NOTICES, PageData, render_page
 from otel_audit_exporter.outbox.inspection import read_outbox_status
-from otel_audit_exporter.pipeline.configure import get_audit_pipeline
+from otel_audit_exporter.pipeline.current import get_audit_pipeline
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.runtime.times import utc_now
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -44,6 +43,8 @@ class AddressFile:
     @staticmethod
     def _write(path: Path, address: str) -> None:
         """Write it whole or not at all, and only where no other process has done so meanwhile."""
+        import tempfile  # as every outbox on disk does
+
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
             json.dump({"address": address}, file)
             file.flush()
@@ -74,7 +75,7 @@ class AddressFile:
 
 def folders_of_database(root: str | os.PathLike[str], database: str) -> Iterator[Path]:
     """Yield the folders of one named database under the outbox directory, one for each trail."""
-    from otel_audit_exporter.outbox.directory import DESTINATION_NAME
+    from otel_audit_exporter.outbox.destination import DESTINATION_NAME
 
     for description in sorted(Path(root).glob(f"*/{DESTINATION_NAME}")):
         with suppress(OSError, ValueError):

@@ -7,28 +7,27 @@ anything in it is removed, so nobody ever opens half a log.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 import time
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from otel_audit_exporter.errors import AuditConfigurationError, OutboxError, OutboxFullError
 from otel_audit_exporter.outbox.adoption import DAMAGED_SUFFIX, Findings, look_through, open_orphan
+from otel_audit_exporter.outbox.destination import DESTINATION_NAME, Destination
 from otel_audit_exporter.outbox.ended import EndedFile
 from otel_audit_exporter.outbox.file_lock import FileLock
 from otel_audit_exporter.outbox.file_system import mapping_problem
 from otel_audit_exporter.outbox.held_elsewhere import HeldElsewhere
-from otel_audit_exporter.outbox.log import ENDED_NAME, OutboxLog
+from otel_audit_exporter.outbox.log import ENDED_NAME, LogOptions, OutboxLog
 from otel_audit_exporter.outbox.ownership import give_to_owner, make_base, make_folder, permission_hint, prove_log
 from otel_audit_exporter.outbox.segment import SPARE_SUFFIX, SUFFIX, MappedSegment, WrittenSegment, sync_folder
 from otel_audit_exporter.outbox.space import Quota, SegmentSpace
@@ -40,57 +39,10 @@ DEAD_LETTERS: Final = "dead-letters.db"
 LOG_SUFFIX: Final = ".log"
 LOCK_NAME: Final = "lock"
 DESCRIPTION_NAME: Final = "log.json"
-DESTINATION_NAME: Final = "destination.json"
 _BEING_MADE: Final = ".new-"
 _BEING_REMOVED: Final = ".gone-"
 _MAKING_TRIES: Final = 100
 _MAKING_SECONDS: Final = 60.0  # a folder without a lock for longer is nobody's any more
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where rows go, as far as it decides who may deliver them: never a key.
-
-    That of a named database is known by the names of trail and database alone.
-    """
-
-    exporter: str = ""
-    place: str = ""  # host or path; "" where it is not known yet
-    schema: str = ""
-    table: str = ""
-    trail: str = ""
-    database: str = ""
-
-    @property
-    def folder_name(self) -> str:
-        """A name that people recognise and that no two destinations share."""
-        words = "-".join(part for part in (self.trail, self.database, *self._address) if part)
-        readable = re.sub(r"[^A-Za-z0-9]+", "-", words).strip("-")[:80]
-        digest = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:10]
-        return f"{readable}-{digest}"
-
-    @property
-    def description(self) -> dict[str, str]:
-        """What is written down of it: an address, or names."""
-        named = ("trail", "database")
-        return {name: value for name, value in asdict(self).items() if (name in named) == bool(self.database)}
-
-    @property
-    def _address(self) -> tuple[str, ...]:
-        return self.exporter, self.place, self.schema, self.table
-
-    def __str__(self) -> str:
-        if self.database:
-            return f"database {self.database}, trail {self.trail}"
-        return f"{self.exporter} {self.place or '(not configured)'} {self.schema}.{self.table}"
-
-
-@dataclass(frozen=True)
-class LogOptions:
-    """How a log is kept. ``durable``: each event survives a power loss. ``write``: auto, mapped or written."""
-
-    durable: bool = False
-    write: str = "auto"
 
 
 @dataclass

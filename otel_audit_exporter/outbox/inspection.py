@@ -17,12 +17,11 @@ from typing import Final
 
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.outbox.adoption import look_through
+from otel_audit_exporter.outbox.destination import DESTINATION_NAME, Destination
 from otel_audit_exporter.outbox.directory import (
     DEAD_LETTERS,
-    DESTINATION_NAME,
     LOCK_NAME,
     LOG_SUFFIX,
-    Destination,
     OutboxDirectory,
     read_description,
 )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from otel_audit_exporter.errors import OutboxError
+from otel_audit_exporter.outbox.dead_letter_store import DeadLettersBusyError
 from otel_audit_exporter.outbox.ownership import give_to_owner
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import quiet
@@ -35,10 +36,6 @@ _VERSION: Final = 2  # `user_version`; an earlier file may lack the column `reas
 _PAUSE_SECONDS: Final = 0.01
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
-
-
-class DeadLettersBusyError(OutboxError):
-    """Say that somebody else holds the dead letters: what is in them is unknown as yet."""
 
 
 class _ForeignFileError(sqlite3.DatabaseError):

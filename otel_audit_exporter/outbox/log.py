@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, NamedTuple
 
 from otel_audit_exporter.errors import OutboxError, OutboxFullError
 from otel_audit_exporter.outbox.ended import (
@@ -40,6 +40,13 @@ IDLE_SECONDS: Final = 60.0
 _STRIPES_WHERE_SYNCED: Final = 4
 ENDED_NAME: Final = "ended"
 Range = tuple[Stripe, int, int]
+
+
+class LogOptions(NamedTuple):
+    """How a log is kept. ``durable``: each event survives a power loss. ``write``: auto, mapped or written."""
+
+    durable: bool = False
+    write: str = "auto"
 
 
 class LogClosedError(OutboxError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import uuid
 import weakref
 from collections.abc import Callable
@@ -186,6 +185,8 @@ class SegmentSpace:
         """Return whether there is room for segments that hold nothing yet: an eighth of the volume is free."""
         if self._folder is None:
             return True
+        import shutil  # as every outbox on disk does
+
         with suppress(OSError):
             usage = shutil.disk_usage(self._folder)
             return usage.free * 8 >= usage.total

@@ -12,7 +12,7 @@ from opentelemetry.sdk.resources import Resource
 
 from otel_audit_exporter.config.settings import Settings
 from otel_audit_exporter.errors import AuditConfigurationError
-from otel_audit_exporter.pipeline.exporter import AuditExporter, standalone_exporters
+from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.exporters import (
     EXPORTERS,
     ForwardingAuditExporter,
@@ -22,6 +22,7 @@ from otel_audit_exporter.pipeline.exporters import (
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.pipeline.routing import Routing
 from otel_audit_exporter.pipeline.sdk_versions import made_with_known
+from otel_audit_exporter.pipeline.standalone import standalone_exporters
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.sinks.base import Sink
 

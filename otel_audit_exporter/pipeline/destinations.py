@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from otel_audit_exporter.config.settings import Settings
 from otel_audit_exporter.config.trail_settings import database_settings
@@ -16,7 +17,7 @@ from otel_audit_exporter.delivery.sender_pool import SenderPool
 from otel_audit_exporter.errors import AuditConfigurationError, AuditEventError
 from otel_audit_exporter.event.routing import RouteName
 from otel_audit_exporter.outbox.address_file import AddressFile
-from otel_audit_exporter.outbox.directory import Destination, OutboxDirectory
+from otel_audit_exporter.outbox.destination import Destination
 from otel_audit_exporter.outbox.space import SharedQuota
 from otel_audit_exporter.pipeline.databases import LIMIT_SECONDS, Databases
 from otel_audit_exporter.pipeline.exporter import AuditExporter
@@ -27,13 +28,16 @@ from otel_audit_exporter.pipeline.factory import (
     UnconfiguredSink,
     build_pooled_parts,
     cold_after_seconds,
-    outbox_root,
+    outbox_directory,
 )
 from otel_audit_exporter.pipeline.resolving_sink import ResolvingSink
 from otel_audit_exporter.pipeline.trails import Trail, TrailKind
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 from otel_audit_exporter.sinks.base import Sink, SinkError
+
+if TYPE_CHECKING:
+    from otel_audit_exporter.outbox.directory import OutboxDirectory
 
 _OWN_CONNECTIONS = 6  # at most, of the first destination: its sender, helpers and receipts, and the SDK's worker
 
@@ -206,7 +210,7 @@ class Destinations:
             return factory.folders(settings)
         if name.database in self.databases.addresses:  # known by it, as the first destination is
             return self._folders_at(name.database, factory, settings)
-        return [OutboxDirectory(outbox_root(settings), Destination(trail=name.trail, database=name.database))]
+        return [outbox_directory(settings, Destination(trail=name.trail, database=name.database))]
 
     def _folders_at(self, database: str, factory: SinkFactory, settings: Settings) -> list[OutboxDirectory]:
         there = database_settings(settings, database, self.databases.known[database], factory.database_settings)

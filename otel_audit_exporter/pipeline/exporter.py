@@ -7,7 +7,6 @@ records are in the outbox before the SDK sees them: ``export()`` only delivers t
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from logging import ERROR
 from typing import Any, Final
@@ -29,10 +28,11 @@ from otel_audit_exporter.event.log_record import (
 )
 from otel_audit_exporter.event.routing import DEFAULT_TRAIL, RouteName, route_problems
 from otel_audit_exporter.event.validation import EventValidator
-from otel_audit_exporter.observability.delivery_log import describe_arguments
-from otel_audit_exporter.observability.losses import Cause
+from otel_audit_exporter.observability.causes import Cause
+from otel_audit_exporter.observability.examples import describe_arguments
 from otel_audit_exporter.pipeline.factory import ExporterParts, SinkFactory, build_parts, read_options
 from otel_audit_exporter.pipeline.rejections import Rejections
+from otel_audit_exporter.pipeline.standalone import STANDALONE, standalone_exporter
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, renew_if_forked
 from otel_audit_exporter.runtime.log import logger
@@ -40,8 +40,6 @@ from otel_audit_exporter.runtime.signals import leave_signals_to_uwsgi
 from otel_audit_exporter.sinks.base import Sink, deadline_after
 from otel_audit_exporter.table.mapping import TableMapping
 
-# In the order in which they were made.
-_standalone: Final[weakref.WeakKeyDictionary[AuditExporter, None]] = weakref.WeakKeyDictionary()
 _SDK_THREAD: Final = "OtelBatch"
 _HANGING_SECONDS: Final = 1.0
 # What an exporter is made of; the other settings are the pipeline's.
@@ -101,7 +99,7 @@ class AuditExporter(LogRecordExporter):
         self.find_exporter: Callable[[RouteName], AuditExporter] | None = None  # of a pipeline's other destinations
         self.records_seen = 0  # of a pipeline, by the SDK's worker: what it handed over and has taken
         parts.start()
-        _standalone[self] = None
+        STANDALONE[self] = None
 
     # --- what a pipeline needs ---------------------------------------------------------------------------------
 
@@ -180,7 +178,7 @@ class AuditExporter(LogRecordExporter):
     def own_by_pipeline(self) -> None:
         """Leave the end to a pipeline: the SDK's shutdown then ends only the SDK's own processor."""
         self._owned = True
-        _standalone.pop(self, None)
+        STANDALONE.pop(self, None)
 
     # --- the SDK's interface -----------------------------------------------------------------------------------
 
@@ -235,7 +233,7 @@ class AuditExporter(LogRecordExporter):
         self._relay.stop(deadline)
         self._channel.close()
         self.losses.write()
-        _standalone.pop(self, None)
+        STANDALONE.pop(self, None)
         return settled
 
     def _attempt_once(self, deadline: float) -> float:
@@ -307,7 +305,7 @@ class AuditExporter(LogRecordExporter):
 
     def _is_nobodys(self, name: RouteName) -> bool:
         """Return whether a record is for no exporter here. Of several exporters, only the first reports it."""
-        known = [RouteName(one.trail) for one in _standalone]
+        known = [RouteName(one.trail) for one in STANDALONE]
         return not self._owned and name not in known and standalone_exporter() is self
 
     def _commit(self, record: Any) -> int:
@@ -320,13 +318,3 @@ class AuditExporter(LogRecordExporter):
             return 0
         self._channel.accept(body)
         return 1
-
-
-def standalone_exporters() -> list[AuditExporter]:
-    """Return the exporters of ours that were built in this process outside of a pipeline (by the SDK, say)."""
-    return sorted(_standalone, key=lambda one: one.trail != DEFAULT_TRAIL)
-
-
-def standalone_exporter() -> AuditExporter | None:
-    """Return the first of :func:`standalone_exporters`: one of the default trail, where there is any."""
-    return next(iter(standalone_exporters()), None)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from otel_audit_exporter.config.options import MAY_BE_EMPTY
 from otel_audit_exporter.config.settings import Settings, default_outbox_dir, load_settings, read_settings
@@ -20,14 +19,18 @@ from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.redaction import Redactor
 from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.observability.losses import LossLedger
-from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, MemoryDeadLetters, SqliteDeadLetterStore
-from otel_audit_exporter.outbox.directory import DEAD_LETTERS, Destination, OutboxDirectory
+from otel_audit_exporter.outbox.dead_letter_store import DeadLetterStore, MemoryDeadLetters
+from otel_audit_exporter.outbox.destination import Destination
 from otel_audit_exporter.outbox.loss_file import LossFile, MemoryLosses
 from otel_audit_exporter.outbox.space import SharedQuota
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.sinks.base import Sink, SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from otel_audit_exporter.table.mapping import TableMapping
+
+if TYPE_CHECKING:
+    from otel_audit_exporter.outbox.directory import OutboxDirectory
+    from otel_audit_exporter.outbox.sqlite_dead_letters import SqliteDeadLetterStore
 
 _COLD_AFTER_SECONDS: Final = 2.0
 
@@ -69,10 +72,10 @@ class SinkFactory:
 
     def folders(self, settings: Settings) -> list[OutboxDirectory]:
         """Return the folders of this destination in the outbox directory, the one to write to first."""
-        root = outbox_root(settings)
         places = dict.fromkeys((self.place(settings), ""))  # what waited for the place to be known, too
         return [
-            OutboxDirectory(root, Destination(self.name, place, settings.schema, settings.table)) for place in places
+            outbox_directory(settings, Destination(self.name, place, settings.schema, settings.table))
+            for place in places
         ]
 
 
@@ -81,8 +84,21 @@ def outbox_root(settings: Settings) -> str:
     return os.path.abspath(settings.outbox_dir or default_outbox_dir())
 
 
-@dataclass(frozen=True)
-class ExporterParts:
+def outbox_directory(settings: Settings, destination: Destination) -> OutboxDirectory:
+    """Return the folder of a destination in the outbox directory."""
+    from otel_audit_exporter.outbox.directory import OutboxDirectory
+
+    return OutboxDirectory(outbox_root(settings), destination)
+
+
+def _import_outbox(settings: Settings, factory: SinkFactory) -> None:
+    """Import what an outbox on disk takes, now and not when a thread opens one, which a fork could interrupt."""
+    if factory.adopts and settings.outbox != "memory":
+        import otel_audit_exporter.outbox.directory
+        import otel_audit_exporter.outbox.sqlite_dead_letters  # noqa: F401
+
+
+class ExporterParts(NamedTuple):
     """What an exporter delivers with."""
 
     settings: Settings
@@ -114,6 +130,7 @@ def build_parts(
     :class:`AuditConfigurationError`. Else the events are held in the outbox, and the log says what is missing.
     ``needs_address=False``: where the address is missing, the sink is an :class:`UnconfiguredSink`.
     """
+    _import_outbox(settings, factory)
     mapping, unfit = _mapping_or_default(settings, strict)
     unreadable = unreadable or unfit
     if factory.has_columns:
@@ -157,8 +174,7 @@ def build_pooled_parts(
     )
 
 
-@dataclass(frozen=True)
-class TrailShape:
+class TrailShape(NamedTuple):
     """What a trail's events and rows are like, and what kind of sink takes them."""
 
     factory: SinkFactory
@@ -169,6 +185,7 @@ class TrailShape:
 
 def make_shape(factory: SinkFactory, settings: Settings) -> TrailShape:
     """Return the shape that these settings describe. Raises :class:`AuditConfigurationError` where they do not fit."""
+    _import_outbox(settings, factory)
     mapping = make_mapping(settings)
     return TrailShape(factory, settings, mapping, make_rules(settings, mapping))
 
@@ -238,6 +255,9 @@ def delivery_options(factory: SinkFactory, settings: Settings) -> DeliveryOption
 
 def stored_dead_letters(folder: OutboxDirectory) -> SqliteDeadLetterStore:
     """Return the dead letters of a destination, which are beside its outbox."""
+    from otel_audit_exporter.outbox.directory import DEAD_LETTERS
+    from otel_audit_exporter.outbox.sqlite_dead_letters import SqliteDeadLetterStore
+
     return SqliteDeadLetterStore(Path(folder.path) / DEAD_LETTERS)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.event.routing import RouteName
+from otel_audit_exporter.observability.causes import Cause
 from otel_audit_exporter.observability.health import (
     AuditHealth,
     HealthThresholds,
@@ -18,8 +18,8 @@ from otel_audit_exporter.observability.health import (
     judge,
     uncertain,
 )
-from otel_audit_exporter.observability.losses import WHAT_TO_DO_WITH_DAMAGE, Cause, RecentLosses
-from otel_audit_exporter.outbox.letter_file import DeadLettersBusyError
+from otel_audit_exporter.observability.losses import WHAT_TO_DO_WITH_DAMAGE, RecentLosses
+from otel_audit_exporter.outbox.dead_letter_store import DeadLettersBusyError
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.runtime.clock import Clock
 
@@ -88,7 +88,7 @@ def _recent_losses(exporter: AuditExporter) -> RecentLosses:
     causes = dict(losses.causes)
     if parked is not None and "parked" in causes and causes["parked"].text == parked.text:
         causes["parked"] = parked  # which knows the remedy of its own
-    return replace(losses, causes=tuple(causes.items()))
+    return losses._replace(causes=tuple(causes.items()))
 
 
 def _note_lost(exporter: AuditExporter) -> None:

@@ -24,7 +24,7 @@ from otel_audit_exporter.event.encoded_event import EncodedEvent
 from otel_audit_exporter.event.fields import SCOPE_NAME
 from otel_audit_exporter.event.log_record import AuditLogRecord, AuditReadWriteLogRecord
 from otel_audit_exporter.event.routing import RouteName, split_route
-from otel_audit_exporter.observability.losses import Cause
+from otel_audit_exporter.observability.causes import Cause
 from otel_audit_exporter.outbox.stripe import EventRef
 from otel_audit_exporter.pipeline.clients import ClientDatabases
 from otel_audit_exporter.pipeline.databases import Databases

@@ -9,8 +9,8 @@ from typing import Any, Final
 from otel_audit_exporter.delivery.receipts import PendingReceipt
 from otel_audit_exporter.errors import AuditError, AuditEventError
 from otel_audit_exporter.event.invalid_event import kind_of
-from otel_audit_exporter.observability.delivery_log import describe_arguments
-from otel_audit_exporter.observability.losses import Cause
+from otel_audit_exporter.observability.causes import Cause
+from otel_audit_exporter.observability.examples import describe_arguments
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 
 MOST_OF_ONE_CAUSE: Final = 10_000

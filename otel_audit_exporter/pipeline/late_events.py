@@ -14,7 +14,7 @@ from otel_audit_exporter.errors import AuditDeliveryError
 from otel_audit_exporter.event.fields import FIELDS
 from otel_audit_exporter.event.serialization import split
 from otel_audit_exporter.event.surroundings import FOUND, GIVEN, MARKABLE
-from otel_audit_exporter.observability.delivery_log import describe
+from otel_audit_exporter.observability.examples import describe
 from otel_audit_exporter.outbox.stripe import is_pending
 from otel_audit_exporter.runtime.log import logger
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.event.routing import DEFAULT_TRAIL, RouteName
-from otel_audit_exporter.outbox.directory import Destination
+from otel_audit_exporter.outbox.destination import Destination
 from otel_audit_exporter.outbox.held_elsewhere import FIRST_SECONDS, LONGEST_SECONDS, HeldElsewhere
 from otel_audit_exporter.outbox.inspection import LogsLeft, OutboxFileStatus, orphans_under
 from otel_audit_exporter.pipeline.destinations import Destinations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk._logs import LogRecordProcessor
@@ -29,7 +29,6 @@ from otel_audit_exporter.pipeline.databases import Databases
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.health import DestinationsHealth
 from otel_audit_exporter.pipeline.intake import EventIntake
-from otel_audit_exporter.pipeline.orphans import Orphanage
 from otel_audit_exporter.pipeline.series import PipelineSeries, record_writes
 from otel_audit_exporter.pipeline.trails import Trail
 from otel_audit_exporter.runtime.call_thread import CallThread
@@ -40,6 +39,9 @@ from otel_audit_exporter.runtime.process_exit import end_with_multiprocessing_ch
 from otel_audit_exporter.runtime.threads import Event, RLock, call_blocking, get_ident
 from otel_audit_exporter.runtime.times import utc_now
 from otel_audit_exporter.sinks.base import deadline_after
+
+if TYPE_CHECKING:
+    from otel_audit_exporter.pipeline.orphans import Orphanage
 
 
 class AuditPipeline(EventIntake):
@@ -90,6 +92,8 @@ class AuditPipeline(EventIntake):
         self._watch.start()
         folder = self._primary.channel.logs.directory
         if folder is not None and self.destinations.several:
+            from otel_audit_exporter.pipeline.orphans import Orphanage
+
             self._orphanage = Orphanage(self.destinations, str(folder.root))
             housekeeper.visit(self._orphanage.look)
 

@@ -11,7 +11,7 @@ from otel_audit_exporter.config.settings import Settings, load_settings
 from otel_audit_exporter.config.trail_settings import trail_settings as read_trail_settings
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.event.routing import DEFAULT_TRAIL, RouteName
-from otel_audit_exporter.pipeline.configure import get_or_adopt_pipeline
+from otel_audit_exporter.pipeline.current import get_or_adopt_pipeline
 from otel_audit_exporter.pipeline.exporter import AuditExporter
 from otel_audit_exporter.pipeline.exporters import InMemoryAuditExporter
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline

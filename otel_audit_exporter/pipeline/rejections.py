@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.errors import AuditError, AuditEventError, AuditShutdownError, OutboxFullError
-from otel_audit_exporter.observability.delivery_log import describe, describe_arguments
-from otel_audit_exporter.observability.losses import Cause, LossLedger
+from otel_audit_exporter.observability.causes import Cause
+from otel_audit_exporter.observability.examples import describe, describe_arguments
+from otel_audit_exporter.observability.losses import LossLedger
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.log import caller_logs_rejections
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from otel_audit_exporter.delivery.joint_wait import AwaitedRef, JointWait
 from otel_audit_exporter.delivery.loop_events import loop_event
-from otel_audit_exporter.pipeline.configure import current_pipeline
+from otel_audit_exporter.pipeline.current import current_pipeline
 from otel_audit_exporter.pipeline.late_events import AwaitedEvent
 from otel_audit_exporter.runtime.clock import Clock
 

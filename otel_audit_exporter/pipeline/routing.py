@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from opentelemetry.sdk.resources import Resource
 
@@ -18,8 +18,7 @@ from otel_audit_exporter.pipeline.trails import Trail, default_trail, make_trail
 from otel_audit_exporter.runtime.log import logger
 
 
-@dataclass(frozen=True)
-class Routing:
+class Routing(NamedTuple):
     """The trails and databases beside the configured ones, as they were given."""
 
     trails: Mapping[str, Mapping[str, Any]] | None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from otel_audit_exporter.config.settings import Settings
-from otel_audit_exporter.outbox.directory import OutboxDirectory
-from otel_audit_exporter.outbox.inspection import orphans_elsewhere
-from otel_audit_exporter.outbox.old_outbox import old_outboxes
 from otel_audit_exporter.pipeline.destinations import Destinations
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.runtime.log import logger
+
+if TYPE_CHECKING:
+    from otel_audit_exporter.outbox.directory import OutboxDirectory
 
 
 def say_where(pipeline: AuditPipeline, settings: Settings, *, chosen: bool) -> None:
@@ -27,18 +29,23 @@ def say_where(pipeline: AuditPipeline, settings: Settings, *, chosen: bool) -> N
         outbox = "memory" if primary.logs.directory is None else primary.options.outbox
         logger.info("audit: exporter %s, mode %s, outbox %s", where, settings.mode, outbox)
     for exporter in pipeline.exporters:
-        _warn_of_orphans(exporter.channel.logs.directory, pipeline.destinations)
+        folder = exporter.channel.logs.directory
+        if folder is not None:
+            _warn_of_orphans(folder, pipeline.destinations)
 
 
-def _warn_of_orphans(folder: OutboxDirectory | None, mine: Destinations) -> None:
-    if folder is not None and (old := old_outboxes(folder.path)):
+def _warn_of_orphans(folder: OutboxDirectory, mine: Destinations) -> None:
+    from otel_audit_exporter.outbox.inspection import orphans_elsewhere
+    from otel_audit_exporter.outbox.old_outbox import old_outboxes
+
+    if old := old_outboxes(folder.path):
         logger.warning(
             "audit: %d outbox file(s) of a version before 0.2 are in %s: run `otel-audit outbox drain` to deliver "
             "what is in them",
             len(old),
             folder.path,
         )
-    for destination, count in orphans_elsewhere(folder).items() if folder is not None else ():
+    for destination, count in orphans_elsewhere(folder).items():
         if mine.looks_after(destination):
             continue
         logger.warning(

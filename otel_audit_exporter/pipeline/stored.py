@@ -11,7 +11,8 @@ from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.event.routing import DEFAULT_TRAIL, RouteName
 from otel_audit_exporter.observability.losses import LossLedger
 from otel_audit_exporter.outbox.address_file import AddressFile
-from otel_audit_exporter.outbox.directory import Destination, OutboxDirectory
+from otel_audit_exporter.outbox.destination import Destination
+from otel_audit_exporter.outbox.directory import OutboxDirectory
 from otel_audit_exporter.outbox.loss_file import LossFile
 from otel_audit_exporter.pipeline.building import DEFAULT_EXPORTER
 from otel_audit_exporter.pipeline.databases import Databases

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from opentelemetry.sdk.resources import Resource
 
@@ -25,8 +26,7 @@ from otel_audit_exporter.sinks.base import Sink
 NewFactory = Callable[[], SinkFactory]
 
 
-@dataclass(frozen=True)
-class TrailKind:
+class TrailKind(NamedTuple):
     """One kind of sink of a trail. ``sink`` is the one of the configured address, where that is known."""
 
     shape: TrailShape
@@ -40,8 +40,7 @@ class TrailKind:
         return self.new_factory is not None and bool(self.shape.factory.database_settings)
 
 
-@dataclass(frozen=True)
-class Trail:
+class Trail(NamedTuple):
     """A trail: its kinds of sinks, the first of which is the primary."""
 
     name: str

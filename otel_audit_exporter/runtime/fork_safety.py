@@ -7,7 +7,7 @@ new process. An object that has to start again is registered with :func:`registe
 
 The order of locks, from the outside to the inside. A thread that holds one of them takes only those below it:
 
-1. ``compat._Built.lock``, then ``pipeline.configure._Running.lock``
+1. ``compat._Built.lock``, then ``pipeline.current.Running.lock``
 2. ``AuditPipeline._lock``, then ``AuditExporter._lock``
 3. ``DeliveryChannel._ending``, then ``OutboxLog._ending``
 4. ``GroupCommit._writing`` or ``OutboxLog._making``, then ``SegmentSpace._lock``, then the quota's lock

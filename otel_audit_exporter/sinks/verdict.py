@@ -12,7 +12,7 @@ import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from otel_audit_exporter.sinks.one_line import one_line
 
@@ -57,8 +57,7 @@ OUT_OF_TIME: Final = Verdict(Fault.TRANSIENT)
 """Time ran out before anything was sent."""
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """A verdict, and the words for it; ``{name}`` stands for a name out of the server's sentence."""
 
     fault: Fault
@@ -71,8 +70,7 @@ class Rule:
     perhaps_stored: bool = False
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """A rule that was found, and the names out of the server's sentence."""
 
     rule: Rule

@@ -16,7 +16,7 @@ from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.routing import DEFAULT_TRAIL, RouteName
 from otel_audit_exporter.event.seen_requests import SeenRequest, watched_requests
 from otel_audit_exporter.outbox.stripe import EventRef
-from otel_audit_exporter.pipeline.configure import current_pipeline, replaced_pipeline
+from otel_audit_exporter.pipeline.current import current_pipeline, replaced_pipeline
 from otel_audit_exporter.pipeline.databases import Databases
 from otel_audit_exporter.pipeline.destinations import Route
 from otel_audit_exporter.pipeline.exporters import InMemoryAuditExporter

@@ -10,7 +10,7 @@ from typing import Any, Final
 import orjson
 
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError
-from otel_audit_exporter.pipeline.configure import get_audit_pipeline
+from otel_audit_exporter.pipeline.current import get_audit_pipeline
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.trail.filters import TrailFilter

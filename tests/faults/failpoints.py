@@ -27,7 +27,7 @@ from otel_audit_exporter.outbox import (
     space,
     stripe,
 )
-from otel_audit_exporter.outbox import dead_letter_store as deadletters
+from otel_audit_exporter.outbox import sqlite_dead_letters as deadletters
 from otel_audit_exporter.sinks import sqlite as sqlite_sink
 from otel_audit_exporter.sinks.supabase import rest_client
 from otel_audit_exporter.sinks.supabase import sink as supabase_sink

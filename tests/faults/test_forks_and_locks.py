@@ -19,7 +19,7 @@ from otel_audit_exporter import compat
 from otel_audit_exporter.delivery.housekeeper import housekeeper
 from otel_audit_exporter.event.context import current_scope
 from otel_audit_exporter.observability import metrics
-from otel_audit_exporter.pipeline import configure
+from otel_audit_exporter.pipeline import current
 from otel_audit_exporter.runtime import fork_safety, process_exit
 from otel_audit_exporter.sinks.memory import MemorySink
 from otel_audit_exporter.testing import AuditLog, FaultySink
@@ -78,7 +78,7 @@ LOCKS: Final[dict[str, tuple[str, Callable[[audit.AuditPipeline], Any], bool]]] 
         lambda pipeline: channel_of(pipeline).dead_letters._lock,
         False,
     ),
-    "pipeline.configure._Running.lock": ("memory", lambda pipeline: configure._Running.lock, False),
+    "pipeline.current.Running.lock": ("memory", lambda pipeline: current.Running.lock, False),
     "pipeline.exporter.AuditExporter._lock": ("memory", lambda pipeline: pipeline.exporters[0]._lock, False),
     "runtime.fork_safety._Process.forking": ("memory", lambda pipeline: fork_safety._process.forking, True),
     "runtime.fork_safety._Process.lock": ("memory", lambda pipeline: fork_safety._process.lock, True),
@@ -177,7 +177,7 @@ def use_everything() -> None:
     assert list(pipeline.dead_letters()) == []
     housekeeper.call()
     assert audit.shutdown_audit(30_000)
-    configure._Running.pipeline = None
+    current.Running.pipeline = None
     compat.write_audit_log_async(None, {})
     assert compat.get_audit_stats()["submitted"] == 1
     process_exit._end_all()

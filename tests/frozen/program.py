@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+import otel_audit_exporter.pipeline.installation  # noqa: F401  # what configure_audit would import in every instance
 from otel_audit_exporter import audit_event, configure_audit
 from tests.support.events import arguments
 

@@ -14,8 +14,8 @@ import pytest
 from otel_audit_exporter import AuditConfigurationError, AuditHealth, configure_audit, flush_audit
 from otel_audit_exporter.observability.health import HealthThresholds
 from otel_audit_exporter.observability.health_monitor import HealthMonitor
-from otel_audit_exporter.outbox.dead_letter_store import SqliteDeadLetterStore
 from otel_audit_exporter.outbox.directory import DEAD_LETTERS
+from otel_audit_exporter.outbox.sqlite_dead_letters import SqliteDeadLetterStore
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from tests.operations.conftest import Configure
 from tests.operations.stubs import AWAY, BAD_ROW, MISCONFIGURED, StubExporter, emit

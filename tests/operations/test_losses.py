@@ -22,8 +22,9 @@ from otel_audit_exporter import (
     flush_audit,
     get_audit_stats,
 )
+from otel_audit_exporter.observability.causes import Cause
 from otel_audit_exporter.observability.health import AuditHealth, HealthThresholds, Waiting, judge
-from otel_audit_exporter.observability.losses import Cause, LossLedger, RecentLosses
+from otel_audit_exporter.observability.losses import LossLedger, RecentLosses
 from otel_audit_exporter.operations.handler import OperationsHandler, OperationsRequest
 from otel_audit_exporter.outbox.dead_letter_store import MemoryDeadLetters
 from otel_audit_exporter.outbox.loss_file import LossFile, MemoryLosses

@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_audit_exporter import configure_audit, flush_audit, shutdown_audit
-from otel_audit_exporter.pipeline import configure
+from otel_audit_exporter.pipeline import current
 from tests.operations.conftest import Configure
 from tests.operations.figures import Metrics
 from tests.operations.stubs import AWAY, BAD_ROW, StubExporter, emit
@@ -113,7 +113,7 @@ def test_a_retry_leaves_the_counter_of_parked_events_unchanged(
 def test_metrics_keep_no_pipeline_alive(metrics: Metrics) -> None:
     pipeline = weakref.ref(configure_audit("memory", ids="text", outbox="memory", meter_provider=metrics.provider))
     shutdown_audit()
-    configure._Running.pipeline = None
+    current.Running.pipeline = None
     gc.collect()
     assert pipeline() is None
     assert metrics.sums()["audit.records.emitted"] == 0

@@ -26,9 +26,9 @@ from otel_audit_exporter import (
     flush_audit,
     get_audit_stats,
 )
-from otel_audit_exporter.outbox.dead_letter_store import SqliteDeadLetterStore
+from otel_audit_exporter.outbox.dead_letter_store import DeadLettersBusyError
 from otel_audit_exporter.outbox.frames import EVENT
-from otel_audit_exporter.outbox.letter_file import DeadLettersBusyError
+from otel_audit_exporter.outbox.sqlite_dead_letters import SqliteDeadLetterStore
 from otel_audit_exporter.pipeline import invalid_events
 from tests.operations.stubs import AWAY, StubExporter
 from tests.stack.waiting import wait_until

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from otel_audit_exporter.outbox.directory import Destination, LogOptions, OutboxDirectory
+from otel_audit_exporter.outbox.destination import Destination
+from otel_audit_exporter.outbox.directory import OutboxDirectory
+from otel_audit_exporter.outbox.log import LogOptions
 from otel_audit_exporter.outbox.space import Quota
 
 

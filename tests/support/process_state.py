@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from otel_audit_exporter import compat
-from otel_audit_exporter.pipeline import configure, exporter
+from otel_audit_exporter.pipeline import current, standalone
 from otel_audit_exporter.runtime import log
 
 _PREFIXES = ("OTEL_", "SUPABASE_", "DATABASE_URL", "STATE_DIRECTORY", "AUDIT_")
@@ -16,13 +16,13 @@ _PREFIXES = ("OTEL_", "SUPABASE_", "DATABASE_URL", "STATE_DIRECTORY", "AUDIT_")
 
 def forget_pipelines() -> None:
     """Shut down what runs, without waiting, and forget it."""
-    running = configure._Running.pipeline
+    running = current.Running.pipeline
     if running is not None:
         running.shutdown(0)
         running.let_go()
-    configure._Running.pipeline = configure._Running.made_of = None
-    configure._Running.rate_limited_log = log.RateLimitedLogger()
-    for left in list(exporter._standalone):
+    current.Running.pipeline = current.Running.made_of = None
+    current.Running.rate_limited_log = log.RateLimitedLogger()
+    for left in list(standalone.STANDALONE):
         left.shutdown(0)
     compat._Built.without_client = None
     compat._Built.rejected = 0

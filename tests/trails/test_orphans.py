@@ -13,7 +13,7 @@ from otel_audit_exporter.delivery.housekeeper import housekeeper
 from otel_audit_exporter.delivery.log_set import ADOPTED_AT_ONCE
 from otel_audit_exporter.outbox.directory import LOCK_NAME
 from otel_audit_exporter.outbox.inspection import read_log_status
-from otel_audit_exporter.pipeline.configure import get_audit_pipeline
+from otel_audit_exporter.pipeline.current import get_audit_pipeline
 from otel_audit_exporter.pipeline.orphans import OPENED_AT_ONCE, Orphanage
 from otel_audit_exporter.runtime.clock import Clock
 from tests.stack.waiting import wait_until

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 import otel_audit_exporter
 
@@ -29,6 +32,48 @@ RANKS: Final = (
     "trail",
     "cli integrations",
 )
+MAIN_NAMES: Final = f"from {PACKAGE} import audit_event, configure_audit"
+THE_SDK: Final = "import opentelemetry.sdk._logs.export"
+# Of the standard library: what takes long to import, and what only one sink or the outbox on disk needs.
+SLOW: Final = frozenset({
+    "asyncio", "email", "fractions", "getpass", "http", "http.client", "importlib.metadata", "importlib.resources",
+    "logging.config", "multiprocessing", "shutil", "sqlite3", "ssl", "subprocess", "tempfile", "urllib.request",
+    "zipfile", "zoneinfo", "opentelemetry.sdk.trace",
+})  # fmt: skip
+# What a pipeline is made of, and what few use: each is imported by who asks for it.
+MACHINERY: Final = frozenset({
+    f"{PACKAGE}.{name}"
+    for name in (
+        *("api.reading", "api.span_processor", "api.transactional", "config", "delivery", "outbox", "sinks", "table"),
+        *("pipeline.building", "pipeline.installation", "operations", "testing", "trail", "cli", "integrations"),
+    )
+})  # fmt: skip
+CLIENTS: Final = frozenset({
+    "supabase", "httpx", "psycopg", "requests", "google.protobuf", "sqlite3", "ssl", "typer", "sqlalchemy",
+    f"{PACKAGE}.sinks.supabase", f"{PACKAGE}.sinks.postgres", f"{PACKAGE}.sinks.otlp", f"{PACKAGE}.sinks.sqlite",
+})  # fmt: skip
+ON_DISK: Final = frozenset({
+    "tempfile", "shutil", "platformdirs", "portalocker", f"{PACKAGE}.outbox.directory",
+    f"{PACKAGE}.outbox.sqlite_dead_letters", f"{PACKAGE}.outbox.inspection", f"{PACKAGE}.table.readers",
+})  # fmt: skip
+# Of each sink the options, and what its own client brings along.
+EPHEMERAL: Final[dict[str, tuple[str, set[str]]]] = {
+    "memory": ("", set()),
+    "sqlite": ("path='a.db'", {"sqlite3", f"{PACKAGE}.sinks.sqlite"}),
+    "supabase": (
+        "url='http://127.0.0.1:1', key='x'",
+        {"httpx", "ssl", "typer", "tempfile", "shutil", f"{PACKAGE}.sinks.supabase"},
+    ),
+    "postgres": (
+        "dsn='postgresql://127.0.0.1:1/x'",
+        {"psycopg", "ssl", "tempfile", "shutil", f"{PACKAGE}.sinks.postgres"},
+    ),
+    "otlp": (
+        "endpoint='http://127.0.0.1:1'",
+        {"requests", "google.protobuf", "ssl", "tempfile", "shutil", f"{PACKAGE}.sinks.otlp"},
+    ),
+}
+
 # What is left of old paths, for whoever imports them: used by nothing inside.
 OLD_PATHS: Final = ("faults", "health")
 
@@ -126,6 +171,36 @@ def test_importing_the_library_imports_nothing_heavy() -> None:
     program = f"import sys, {PACKAGE}; print(*[name for name in {heavy!r} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert run.stdout.split() == []
+
+
+def test_the_two_main_names_import_little_beside_what_the_sdk_has() -> None:
+    ours = loaded_by(MAIN_NAMES) - loaded_by(THE_SDK)
+    assert ours & SLOW == set()
+    assert ours & MACHINERY == set()
+
+
+@pytest.mark.parametrize("sink", EPHEMERAL)
+def test_configuring_imports_nothing_that_the_chosen_sink_does_not_need(sink: str, tmp_path: Path) -> None:
+    options, needed = EPHEMERAL[sink]
+    ours = loaded_by(f"{MAIN_NAMES}\nconfigure_audit({sink!r}, profile='ephemeral', {options})", tmp_path) - loaded_by(
+        THE_SDK
+    )
+    assert ours & (CLIENTS - needed) == set()
+    assert ours & ON_DISK - needed == set()
+
+
+def test_the_server_profile_imports_its_outbox_on_disk_with_the_configuration() -> None:
+    program = f"import tempfile\n{MAIN_NAMES}\nconfigure_audit('sqlite', path='a.db', outbox_dir=tempfile.mkdtemp())"
+    assert loaded_by(program) >= {f"{PACKAGE}.outbox.directory", f"{PACKAGE}.outbox.sqlite_dead_letters"}
+
+
+def loaded_by(program: str, directory: Path | None = None) -> set[str]:
+    """Return the modules that a new interpreter has after the program, run in ``directory``."""
+    program += "\nimport os, sys; print(*sys.modules, flush=True); os._exit(0)"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environ, cwd=directory)
+    return set(run.stdout.split())
 
 
 def test_configuring_the_default_exporter_imports_no_client() -> None:

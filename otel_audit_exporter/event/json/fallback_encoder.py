@@ -166,7 +166,7 @@ class ValueWalk:
         redactor = self._redactor
         if isinstance(shape, Members):
             if redactor.enabled and redactor.names_secret(shape.pairs):
-                shape.pairs = [(key, self._hidden(key, value)) for key, value in shape.pairs]
+                shape.pairs[:] = [(key, self._hidden(key, value)) for key, value in shape.pairs]
             return
         values, names, hidden = shape.values, getattr(cls, "_fields", None), list[int]()
         if isinstance(names, tuple):

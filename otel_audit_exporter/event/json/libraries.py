@@ -1,6 +1,7 @@
 """Values of the standard library and of well-known packages, recorded by what they say.
 
-The packages are not imported: a class is known by the names of its bases.
+The packages are not imported, nor what is rare or slow to import of the standard library: a class is known by the
+names of its bases.
 """
 
 from __future__ import annotations
@@ -9,11 +10,9 @@ import os
 import re
 from collections.abc import Callable
 from datetime import timedelta, timezone
-from fractions import Fraction
 from ipaddress import _BaseAddress, _BaseNetwork
 from pathlib import PurePath
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 from otel_audit_exporter.event.json.shapes import Items, Members, Ready, Shape, StandIn, Text
 
@@ -37,14 +36,19 @@ def duration_text(value: timedelta) -> str:
 
 def named_reader(cls: type) -> Reader | None:
     """Return how a value of a package that need not be installed is read; None for any other class."""
-    names = {f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__}
+    names = _names_of(cls)
     return next((reader for listed, reader in _BY_NAME if not names.isdisjoint(listed)), None)
 
 
 def standard_reader(cls: type) -> Reader | None:
     """Return how a value of the standard library is read, or an identifier; None for any other class."""
     reader = next((reader for base, reader in _BY_CLASS if issubclass(cls, base)), None)
-    return reader or (_printed if cls.__name__.lower() in _IDENTIFIERS else None)
+    is_printed = cls.__name__.lower() in _IDENTIFIERS or not _PRINTED.isdisjoint(_names_of(cls))
+    return reader or (_printed if is_printed else None)
+
+
+def _names_of(cls: type) -> set[str]:
+    return {f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__}
 
 
 def _printed(value: object) -> Shape:
@@ -90,8 +94,9 @@ def _named_row(value: Any) -> Shape:
 
 # What is a UUID by another name: of uuid_utils, python-ulid, bson, ...
 _IDENTIFIERS: Final = frozenset({"uuid", "ulid", "guid", "ksuid", "objectid"})
+_PRINTED: Final = frozenset({"fractions.Fraction", "zoneinfo.ZoneInfo"})
 _BY_CLASS: Final[tuple[tuple[Any, Reader], ...]] = (
-    ((_BaseAddress, _BaseNetwork, Fraction, complex, ZoneInfo, timezone), _printed),
+    ((_BaseAddress, _BaseNetwork, complex, timezone), _printed),
     (timedelta, _duration),
     (PurePath, _path),
     (re.Pattern, _pattern),

@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(slots=True)
-class Ready:
+class Ready(NamedTuple):
     """JSON that is finished."""
 
     json: bytes
 
 
-@dataclass(slots=True)
-class Text:
+class Text(NamedTuple):
     """A string as the caller gave it: may hold JSON of its own, may be too long."""
 
     text: str
 
 
-@dataclass(slots=True)
-class Binary:
+class Binary(NamedTuple):
     """Bytes, which become base64."""
 
     data: bytes
 
 
-@dataclass(slots=True)
-class Members:
+class Members(NamedTuple):
     """An object; `verbatim` where repeated keys are to be kept."""
 
     pairs: list[tuple[object, object]]
     verbatim: bool = False
 
 
-@dataclass(slots=True)
-class Items:
+class Items(NamedTuple):
     """An array; `unordered` where it was a set."""
 
     values: list[object]
     unordered: bool = False
 
 
-@dataclass(slots=True)
-class StandIn:
+class StandIn(NamedTuple):
     """Another value that is to be recorded instead."""
 
     value: object

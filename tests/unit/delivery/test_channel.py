@@ -14,7 +14,8 @@ from otel_audit_exporter.delivery import event_sender as module
 from otel_audit_exporter.delivery.channel import DeliveryChannel, DeliveryOptions
 from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.outbox.dead_letter_store import MemoryDeadLetters
-from otel_audit_exporter.outbox.directory import Destination, OutboxDirectory
+from otel_audit_exporter.outbox.destination import Destination
+from otel_audit_exporter.outbox.directory import OutboxDirectory
 from otel_audit_exporter.outbox.segment import MemorySegment
 from otel_audit_exporter.outbox.stripe import EventRef, is_lost, is_pending
 from otel_audit_exporter.runtime.clock import Clock

@@ -12,11 +12,12 @@ import pytest
 
 from otel_audit_exporter.delivery.log_set import ADOPTED_AT_ONCE, LEAST_QUOTA_BYTES, LogSet
 from otel_audit_exporter.errors import AuditShutdownError, OutboxFullError
-from otel_audit_exporter.outbox.directory import Destination, LockedLog, LogOptions, OutboxDirectory
+from otel_audit_exporter.outbox.destination import Destination
+from otel_audit_exporter.outbox.directory import LockedLog, OutboxDirectory
 from otel_audit_exporter.outbox.ended import STORED
 from otel_audit_exporter.outbox.frames import EVENT
 from otel_audit_exporter.outbox.group_commit import GroupCommit
-from otel_audit_exporter.outbox.log import OutboxLog
+from otel_audit_exporter.outbox.log import LogOptions, OutboxLog
 from otel_audit_exporter.outbox.segment import FIRST_BYTES
 from tests.support.raw_logs import event_bytes
 from tests.support.running import run_in_child

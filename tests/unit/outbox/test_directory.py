@@ -15,16 +15,16 @@ import pytest
 
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.outbox import directory as module
+from otel_audit_exporter.outbox.destination import Destination
 from otel_audit_exporter.outbox.directory import (
     DESCRIPTION_NAME,
     LOCK_NAME,
-    Destination,
     LockedLog,
-    LogOptions,
     OutboxDirectory,
 )
 from otel_audit_exporter.outbox.ended import STORED
 from otel_audit_exporter.outbox.inspection import orphans_elsewhere, read_log_status
+from otel_audit_exporter.outbox.log import LogOptions
 from otel_audit_exporter.outbox.segment import MappedSegment, WrittenSegment
 from otel_audit_exporter.outbox.space import Quota
 from otel_audit_exporter.runtime.clock import Clock
