@@ -31,11 +31,12 @@ from tests.benchmarks.responses import RESPONSES
 from tests.benchmarks.rows import Row
 from tests.benchmarks.servers import SERVERS
 from tests.benchmarks.sizes import FULL, QUICK, Sizes
+from tests.benchmarks.starts import STARTS
 from tests.benchmarks.sustained import SUSTAINED
 
 MEASUREMENTS: Final = (
     *(IMPORTS, CALLS, BUSY, SERVERS, DURABLE, HANDLERS, BACKLOGS),
-    *(HOT, SUSTAINED, DRAINS, OUTAGES, RESPONSES),
+    *(HOT, SUSTAINED, DRAINS, OUTAGES, STARTS, RESPONSES),
 )
 _ROOT: Final = Path(__file__).parents[2]
 _FILE_WIDTH: Final = 200
