@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from otel_audit_exporter.errors import OutboxError
+from otel_audit_exporter.runtime.owner import give_to_owner
 
 ADDRESS_NAME: Final = "address.json"
 
@@ -50,6 +51,7 @@ class AddressFile:
             file.flush()
             os.fsync(file.fileno())
         try:
+            give_to_owner(file.name)
             with suppress(FileExistsError):
                 os.link(file.name, path)
         finally:

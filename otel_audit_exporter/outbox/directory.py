@@ -28,11 +28,12 @@ from otel_audit_exporter.outbox.file_lock import FileLock
 from otel_audit_exporter.outbox.file_system import mapping_problem
 from otel_audit_exporter.outbox.held_elsewhere import HeldElsewhere
 from otel_audit_exporter.outbox.log import ENDED_NAME, LogOptions, OutboxLog
-from otel_audit_exporter.outbox.ownership import give_to_owner, make_base, make_folder, permission_hint, prove_log
+from otel_audit_exporter.outbox.ownership import make_base, make_folder, permission_hint, prove_log
 from otel_audit_exporter.outbox.segment import SPARE_SUFFIX, SUFFIX, MappedSegment, WrittenSegment, sync_folder
 from otel_audit_exporter.outbox.space import Quota, SegmentSpace
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.log import logger
+from otel_audit_exporter.runtime.owner import give_to_owner
 
 FORMAT_VERSION: Final = 2
 DEAD_LETTERS: Final = "dead-letters.db"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from otel_audit_exporter.outbox.ownership import give_to_owner
 from otel_audit_exporter.outbox.segment import pread, pwrite, sync_file
+from otel_audit_exporter.runtime.owner import give_to_owner
 from otel_audit_exporter.runtime.threads import RLock
 
 STORED: Final = 1

@@ -10,8 +10,8 @@ import errno
 import os
 from typing import Final
 
-from otel_audit_exporter.outbox.ownership import give_to_owner
 from otel_audit_exporter.runtime.fork_safety import call_in_child
+from otel_audit_exporter.runtime.owner import give_to_owner
 
 _PRIVATE: Final = 0o600
 # Not kept by programs that are started, and no link is followed to somebody else's file.

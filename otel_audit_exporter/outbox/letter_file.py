@@ -18,9 +18,9 @@ from typing import Any, Final, TypeVar
 
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.outbox.dead_letter_store import DeadLettersBusyError
-from otel_audit_exporter.outbox.ownership import give_to_owner
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import quiet
+from otel_audit_exporter.runtime.owner import give_to_owner
 from otel_audit_exporter.runtime.threads import Event
 
 logger: Final = logging.getLogger("otel_audit_exporter")

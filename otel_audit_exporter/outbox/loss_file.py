@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.outbox.loss_records import FILE_BYTES, LossRecords
-from otel_audit_exporter.outbox.ownership import give_to_owner
+from otel_audit_exporter.runtime.owner import give_to_owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,6 @@ class LossFile:
         """Make the file where it is missing. Raises :class:`OutboxError` where that cannot be."""
         if not self.path.exists():
             with self._opened(os.O_RDWR | os.O_CREAT) as descriptor:
-                give_to_owner(self.path)
                 if os.fstat(descriptor).st_size < FILE_BYTES:
                     os.pwrite(descriptor, bytes(FILE_BYTES), 0)
 
@@ -87,6 +86,7 @@ class LossFile:
         try:
             descriptor = os.open(self.path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0), 0o600)
             try:
+                give_to_owner(self.path)
                 portalocker.lock(descriptor, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
                 yield descriptor
             finally:

@@ -10,11 +10,10 @@ from typing import Final
 
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.runtime.log import RateLimitedLogger
+from otel_audit_exporter.runtime.owner import HAS_USERS, ROOT, give_as, give_to_owner
 
-_ROOT: Final = 0
 _WARN_EVERY_SECONDS: Final = 1e9  # once in a process
 _warnings: Final = RateLimitedLogger(_WARN_EVERY_SECONDS)
-_HAS_USERS: Final = hasattr(os, "geteuid")
 _FOLDER: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -25,13 +24,18 @@ class ForeignOwnerError(OutboxError):
 def make_base(path: Path) -> None:
     """Make the outbox directory where it is missing; one that is there has to be root's or this user's.
 
+    What root makes of the way to it belongs to the owner of the directory that it is in.
+
     Raises :class:`ForeignOwnerError` where it is somebody else's, who could plant or take events there.
     """
+    missing = [one for one in (path, *path.parents) if not one.exists()]
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _HAS_USERS:
+    for one in reversed(missing):
+        give_to_owner(one)
+    if not HAS_USERS:
         return
     found = path.stat()
-    if os.geteuid() != _ROOT and found.st_uid not in (_ROOT, os.geteuid()):
+    if os.geteuid() != ROOT and found.st_uid not in (ROOT, os.geteuid()):
         raise ForeignOwnerError(_foreign(path, found.st_uid))
     if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
         _warnings.say(
@@ -46,14 +50,14 @@ def make_base(path: Path) -> None:
 
 def make_folder(base: Path, name: str) -> None:
     """Make a destination's folder for this user alone, or prove that the one that is there is no one else's."""
-    if not _HAS_USERS:
+    if not HAS_USERS:
         (base / name).mkdir(mode=0o700, exist_ok=True)
         return
     above = os.open(base, _FOLDER)
     try:
         with suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=above)
-            _give(base / name, os.fstat(above))
+            give_as(base / name, os.fstat(above))
         _prove_folder(base / name, above)
     finally:
         os.close(above)
@@ -78,7 +82,7 @@ def _prove_folder(path: Path, above: int) -> None:
 
 def prove_log(path: Path) -> None:
     """Raise :class:`ForeignOwnerError` where a log's folder, or a file in it, is somebody else's."""
-    if not _HAS_USERS:
+    if not HAS_USERS:
         return
     above = path.parent.stat()
     for one in (path, *path.iterdir()):
@@ -90,18 +94,7 @@ def prove_log(path: Path) -> None:
 
 def _is_ours(found: os.stat_result, above: os.stat_result) -> bool:
     mine = os.geteuid()
-    return found.st_uid == mine or (mine == _ROOT and found.st_uid == above.st_uid)
-
-
-def give_to_owner(path: str | os.PathLike[str]) -> None:
-    """Give what root has just made to whom the folder belongs that it is in: who runs the workers may be another."""
-    if _HAS_USERS and os.geteuid() == _ROOT:
-        _give(Path(path), os.stat(os.path.dirname(path)))
-
-
-def _give(path: Path, above: os.stat_result) -> None:
-    if os.geteuid() == _ROOT and above.st_uid != _ROOT:
-        os.chown(path, above.st_uid, above.st_gid, follow_symlinks=False)
+    return found.st_uid == mine or (mine == ROOT and found.st_uid == above.st_uid)
 
 
 def _foreign(path: Path, owner: int) -> str:
@@ -114,7 +107,7 @@ def _foreign(path: Path, owner: int) -> str:
 
 def permission_hint(error: BaseException, path: Path) -> str:
     """Return what helps where a directory cannot be used because of whose it is; nothing for another error."""
-    if not isinstance(error, PermissionError) or not _HAS_USERS:
+    if not isinstance(error, PermissionError) or not HAS_USERS:
         return ""
     return (
         f"; this process runs as user {os.geteuid()}: `chown -R {os.geteuid()} {path}` as root gives it that directory"

@@ -19,7 +19,7 @@ from typing import Final
 from zlib import crc32
 
 from otel_audit_exporter.outbox.frames import HEAD_BYTES, META_BYTES, frame_bytes, pack_head
-from otel_audit_exporter.outbox.ownership import give_to_owner
+from otel_audit_exporter.runtime.owner import give_to_owner
 
 FIRST_BYTES: Final = 64 * 1024
 LARGEST_BYTES: Final = 4 * 2**20

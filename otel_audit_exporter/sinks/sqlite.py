@@ -20,6 +20,7 @@ import orjson
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.json.parser import NOT_JSON, JsonNumber, parse_json
 from otel_audit_exporter.runtime.fork_safety import Lock, register_fork_aware
+from otel_audit_exporter.runtime.owner import give_to_owner
 from otel_audit_exporter.runtime.threads import RLock
 from otel_audit_exporter.sinks.base import JSON_COLUMNS, SinkError, no_file_left, not_stored, seconds_left
 from otel_audit_exporter.sinks.known_rows import KnownRows
@@ -191,6 +192,7 @@ class SQLiteSink:
         """Make a missing file for its owner alone: SQLite would make it for everybody to read."""
         with suppress(OSError):  # it is there, or SQLite raises the error
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            give_to_owner(self._path)
 
     def _file_there(self) -> tuple[int, int] | None:
         try:

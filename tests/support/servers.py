@@ -19,6 +19,7 @@ from tests.stack.ports import free_port
 from tests.stack.waiting import wait_until
 
 BIN = Path(sys.executable).parent
+_TREE = Path(__file__).parents[2]
 
 
 @dataclass
@@ -57,14 +58,15 @@ class Server:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """Return an environment that has nothing of ours but ``more``, and where ``folder`` can be imported from."""
+    """Return an environment with nothing of ours but ``more``, where ``folder`` and this tree can be imported from."""
     clean = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("OTEL_", "SUPABASE_", "PYTEST_", "DATABASE_URL"))
     }
     path = f"{BIN}{os.pathsep}{clean.get('PATH', '')}"
-    state = {"STATE_DIRECTORY": str(folder / "state"), "PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
+    modules = f"{folder}{os.pathsep}{_TREE}"
+    state = {"STATE_DIRECTORY": str(folder / "state"), "PYTHONPATH": modules, "PYTHONUNBUFFERED": "1"}
     return {**clean, "PATH": path, **state, **more}
 
 
