@@ -99,7 +99,7 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return a text without its secrets; the text itself where it has none."""
-        if self.enabled and may_hold_secret(text, self._names.endings):
+        if self.enabled and may_hold_secret(text, self._names):
             return hide_in_text(text, self.hides)
         return text
 
@@ -107,10 +107,9 @@ class Redactor:
         """Say whether none of these texts holds a secret: all at once, as one look through a long text is quicker."""
         if not texts or not self.enabled:
             return True
-        endings = self._names.endings
-        if not may_hold_secret("\n".join(texts), endings):
+        if not may_hold_secret("\n".join(texts), self._names):
             return True
-        return not any(may_hold_secret(text, endings) and self.text(text) is not text for text in texts)
+        return not any(may_hold_secret(text, self._names) and self.text(text) is not text for text in texts)
 
     def ask_hook(self, path: tuple[str, ...], value: object) -> object:
         """Return what the hook wants recorded for a value; `"[REDACTED]"` where the hook raises."""

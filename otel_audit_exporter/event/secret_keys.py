@@ -51,10 +51,10 @@ _LOOK_ALIKES: Final = str.maketrans(
     "аАвВеЕкКмМнНоОрРсСтТуУхХіІјЈѕЅԁɡɩαΑβΒεΕηΗιΙκΚμΜνΝοΟρΡτΤυΥχΧωϲı",
     "aAbBeEkKmMhHoOpPcCtTyYxXiIjJsSdgiaAbBeEnHiIkKuMvNoOpPtTuYxXwci",
 )
-_LEET: Final = str.maketrans("@$0134578", "asoieastb")
+LEET: Final = str.maketrans("@$0134578", "asoieastb")
 _DIGITS: Final = "0123456789"
 _NO_LETTERS: Final = _DIGITS + " \t\"'\\])%_-."
-_HAS_LEET: Final = re.compile(r"[A-Za-z][@$0134578]+[A-Za-z]")
+HAS_LEET: Final = re.compile(r"[A-Za-z][@$0134578]+[A-Za-z]")
 
 
 class SecretNames:
@@ -69,12 +69,33 @@ class SecretNames:
         # The last three letters that such a key can have, for a quick look; "" where a key has fewer.
         endings = set(map(last_letters, self.names | _FOLLOWING))
         self.endings: Final = frozenset(endings | {"" for ending in endings if len(ending) < 3 and ending.isascii()})
+        letters = set(map(_letters, self.names))
+        self._by_ending: Final = _by_ending(letters)
+        self._short: Final = tuple(word for word in letters if len(word) < 3)
         self._longest: Final = max(map(len, self.names), default=0)
 
     def include(self, key: str) -> bool:
         """Say whether the value under this key is a secret."""
         plain = folded(key)
-        return self._is_named(plain) or (bool(_HAS_LEET.search(plain)) and self._is_named(plain.translate(_LEET)))
+        return self._is_named(plain) or (bool(HAS_LEET.search(plain)) and self._is_named(plain.translate(LEET)))
+
+    def any_may_end(self, parts: Iterable[str]) -> bool:
+        """Say whether a part may end in a secret's key; of each only its small letters are given, in a row."""
+        ends = self.endings
+        return "" in ends or any(self._may_end(part) for part in parts if part[-3:] in ends or part[-2:] in ends)
+
+    def _may_end(self, letters: str) -> bool:
+        end = len(letters)
+        while end > 0:
+            ending = letters[max(end - 3, 0) : end]
+            if letters.endswith(self._short, 0, end) or letters.endswith(self._by_ending.get(ending, ()), 0, end):
+                return True
+            following = (word for word in _FOLLOWING_BY_ENDING.get(ending, ()) if letters.endswith(word, 0, end))
+            length = len(next(following, ""))
+            if length == 0:
+                return False
+            end -= length
+        return False
 
     def _is_named(self, key: str) -> bool:
         words = _words(key)
@@ -101,6 +122,20 @@ class SecretNames:
                 break
             ending = word + ending
         return ending
+
+
+def _letters(key: str) -> str:
+    return "".join(filter(str.isalpha, key))
+
+
+def _by_ending(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for word in words:
+        found[word[-3:]] = (*found.get(word[-3:], ()), word)
+    return found
+
+
+_FOLLOWING_BY_ENDING: Final = _by_ending(map(_letters, _FOLLOWING))
 
 
 def last_letters(key: str) -> str:

@@ -11,10 +11,11 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Iterator
+from string import ascii_letters
 from typing import Final
 from urllib.parse import unquote_plus
 
-from otel_audit_exporter.event.secret_keys import last_letters
+from otel_audit_exporter.event.secret_keys import HAS_LEET, LEET, SecretNames, folded, last_letters
 
 Hides = Callable[[str], bool]
 
@@ -35,18 +36,15 @@ _DOT: Final = re.compile(r"\.(?:(?<=SG\.)|(?<=ya29\.)|(?<=hv[sb]\.)|(?<=hooks\.)
 _CAPITAL_B: Final = re.compile(r"B(?:earer|asic|EARER|ASIC)\s")
 _CAPITAL_A: Final = re.compile(r"A(?:KIA|SIA|Iza)")
 # Letters become small ones, what stands between a key and its value becomes one mark, and all else goes.
-_LETTERS_AND_MARKS: Final = {
-    code: chr(code).lower() if chr(code).isalpha() else ":" if chr(code) in ":=" else None for code in range(128)
-}
+_MARKS: Final = b":="
+_SMALL_LETTERS: Final = bytes(ord(":") if code in _MARKS else code for code in range(256)).lower()
+_NEITHER: Final = bytes(code for code in range(256) if not chr(code).isascii() or chr(code) not in ascii_letters + ":=")
 
 
-def may_hold_secret(text: str, endings: frozenset[str]) -> bool:
-    """Say whether a text has anything that a secret in it would have; quick, and rarely true of plain words.
-
-    `endings` are the last three letters of all secret keys.
-    """
+def may_hold_secret(text: str, names: SecretNames) -> bool:
+    """Say whether a text has anything that a secret in it would have; quick, and rarely true of plain words."""
     return (
-        ((":" in text or "=" in text) and _may_name_secret(text, endings))
+        ((":" in text or "=" in text) and _may_name_secret(text, names))
         or ("-" in text and _HYPHEN.search(text) is not None)
         or ("_" in text and _UNDERSCORE.search(text) is not None)
         or ("J" in text and "eyJ" in text)
@@ -61,13 +59,30 @@ def may_hold_secret(text: str, endings: frozenset[str]) -> bool:
     )
 
 
-def _may_name_secret(text: str, endings: frozenset[str]) -> bool:
+def _may_name_secret(text: str, names: SecretNames) -> bool:
     """Say whether anything before a colon or an equals sign ends as the name of a secret may."""
+    endings = names.endings
     if text.isascii():
-        before = text.translate(_LETTERS_AND_MARKS).split(":")
-        return "" in endings or not endings.isdisjoint([part[-3:] for part in before[:-1]])
-    ends = list(map(last_letters, text.replace("=", ":").split(":")[:-1]))
-    return "" in endings or not endings.isdisjoint([*ends, *(end[-2:] for end in ends)])
+        before = _letters_before_marks(text)
+        ends = [part[-3:] for part in before]
+    else:
+        before, ends = None, list(map(last_letters, text.replace("=", ":").split(":")[:-1]))
+        ends += [end[-2:] for end in ends]
+    if "" not in endings and endings.isdisjoint(ends):
+        return False
+    if "\\u" in text or "%" in text or ")=(" in text:  # escaped letters, and several keys before one mark
+        return True
+    plain = folded(text)
+    if names.any_may_end(_letters_before_marks(plain) if before is None else before):
+        return True
+    return HAS_LEET.search(plain) is not None and names.any_may_end(_letters_before_marks(plain.translate(LEET)))
+
+
+def _letters_before_marks(text: str) -> list[str]:
+    """Return the small letters before each colon or equals sign."""
+    if text.isascii():
+        return text.encode().translate(_SMALL_LETTERS, _NEITHER).decode().split(":")[:-1]
+    return ["".join(filter(str.isalpha, part)) for part in text.lower().replace("=", ":").split(":")[:-1]]
 
 
 # --- secrets that are known by their form -----------------------------------------------------------------------------
