@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_audit_exporter.event.json.encoder import Encoder, quick_json
@@ -259,7 +259,11 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@given(st.lists(PIECES | st.text(max_size=3), max_size=8).map("".join))
+MARKED = st.builds("{}{}{}".format, PIECES, st.sampled_from(["=", ": ", '": "', "' => '", " "]), PIECES)
+
+
+@settings(max_examples=600)
+@given(st.lists(MARKED | PIECES | st.text(max_size=3), max_size=4).map(" ".join))
 def test_what_the_second_look_spares_has_nothing_to_hide(text: str) -> None:
     redactor = Redactor()
     names = redactor._names
