@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import resource
 import shutil
 import signal
 import stat
@@ -14,13 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit_exporter import AuditConfigurationError, OutboxFullError, configure_audit
+from otel_audit_exporter import AuditConfigurationError, OutboxError, OutboxFullError, audit_event, configure_audit
 from tests.faults import scenario
 from tests.faults.conftest import Start
 from tests.faults.failpoints import AFTER_A_CALL
 from tests.faults.scenario import Scenario
 from tests.faults.scripts import run, started
 from tests.stack import Stack
+from tests.support.events import arguments
+from tests.support.running import run_in_child
 
 
 class TestFull:
@@ -59,6 +62,32 @@ class TestFull:
             assert process.stdout.read() == "True\n"
             assert process.wait(60) == 0
         assert full.violations() == []
+
+
+@pytest.mark.parametrize("limit", ["disk", "file size"])
+def test_a_forked_child_that_a_full_disk_refuses_leaves_no_file(
+    tmp_path: Path, small_disk: Path | None, limit: str
+) -> None:
+    """Where no small file system can be mounted, the system's limit on the size of a file stands for it."""
+    disk = small_disk if limit == "disk" else None
+    outbox = (disk or tmp_path) / "outbox"
+    configure_audit("postgres", dsn="postgresql://127.0.0.1:1/x", outbox_dir=str(outbox))
+    audit_event(**arguments())
+    if disk is not None:
+        with (disk / "filler").open("wb") as filler:
+            filler.write(bytes(shutil.disk_usage(disk).free))
+    files = set(outbox.rglob("*"))
+
+    def be_refused() -> None:
+        if disk is None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        for _ in range(50):
+            with pytest.raises(OutboxError):
+                audit_event(**arguments())
+        assert set(outbox.rglob("*")) <= files
+
+    assert run_in_child(be_refused, 60)
+    assert set(outbox.rglob("*")) <= files
 
 
 def test_segments_with_holes_end_the_process_where_the_disk_is_full(tmp_path: Path, small_disk: Path | None) -> None:
