@@ -61,7 +61,10 @@ def write_audit_log_async(db: Any, payload: Mapping[str, Any]) -> str | None:
         said = overlay(scope.merged(), said) if scope is not None else said
         if pipeline is _Built.without_client and client_url(db) is None:
             return _park(pipeline, said)
-        return pipeline.submit(said, park_invalid=True).record_id
+        receipt = pipeline.submit(said, park_invalid=True)
+        if scope is not None:
+            scope.note_event()
+        return receipt.record_id
     except Exception as error:
         _reject(error, payload)
         return None

@@ -139,6 +139,8 @@ else:
         if scope is not None:
             said = overlay(scope.merged(), said)
         receipt = get_audit_pipeline().submit(said)
+        if scope is not None:
+            scope.note_event()
         if as_span_event:
             mark_span(receipt.record_id, action)
         return receipt

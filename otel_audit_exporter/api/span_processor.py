@@ -97,6 +97,8 @@ class AuditSpanProcessor(SpanProcessor):
         said = _said_by(span, event)
         with use_span(NonRecordingSpan(_context_of(span))):
             self._in_force().submit(said if scope is None else overlay(scope.merged(), said))
+        if scope is not None:
+            scope.note_event()
 
     def _in_force(self) -> AuditPipeline:
         return get_audit_pipeline() if self._pipeline is None else self._pipeline

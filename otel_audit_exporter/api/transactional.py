@@ -155,6 +155,8 @@ class _Row:
         """Count the row, mark the span where that was asked for, and return the id."""
         if self._counters is not None:
             self._counters.count(transactional=1)
+        if (scope := current_scope()) is not None:
+            scope.note_event()
         if self._spans:
             mark_span(self.event.record_id, self.event.action)
         return self.event.record_id

@@ -18,6 +18,7 @@ from otel_audit_exporter.event.fields import CONTEXT_FIELDS, FIELD_ALIASES
 from otel_audit_exporter.event.identity import is_system, with_field_names
 from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.event.routing import ROUTE_FIELDS
+from otel_audit_exporter.event.seen_requests import SeenRequest
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 
 P = ParamSpec("P")
@@ -64,11 +65,12 @@ class ScopeTree:
 class Scope:
     """One open ``audit_context``: its own fields over those of the one around it. Safe to use from any thread."""
 
-    __slots__ = ("_family", "_fields", "_merged", "collector", "parent", "tokens")
+    __slots__ = ("_family", "_fields", "_merged", "collector", "parent", "request", "tokens")
 
     def __init__(self, fields: Mapping[str, Any], parent: Scope | None) -> None:
         self.parent = parent
         self.collector: EventCollector | None = None if parent is None else parent.collector
+        self.request: SeenRequest | None = None if parent is None else parent.request
         self.tokens: dict[int, _Tokens] = {}
         self._family: ScopeTree = ScopeTree() if parent is None else parent._family
         self._fields = dict(fields)
@@ -83,6 +85,11 @@ class Scope:
         with self._family.lock:
             self._fields = overlay(self._fields, checked)
             self._family.version += 1
+
+    def note_event(self) -> None:
+        """Note that an event was said here."""
+        if self.request is not None:
+            self.request.recorded = True
 
     def ask_at_events(self, ask: Callable[[], bool]) -> None:
         """Have ``ask`` called at each event here until it has named the actor and returned True."""

@@ -6,8 +6,9 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from otel_audit_exporter.event.context import audit_context
-from otel_audit_exporter.event.seen_requests import is_watched, note_request
+from otel_audit_exporter.event.context import Scope, audit_context
+from otel_audit_exporter.event.mutating_routes import is_own, route_of
+from otel_audit_exporter.event.seen_requests import SeenRequest, note_answer
 from otel_audit_exporter.event.surroundings import found
 from otel_audit_exporter.integrations.http_request import (
     Identification,
@@ -16,6 +17,7 @@ from otel_audit_exporter.integrations.http_request import (
     header_text,
     request_id,
 )
+from otel_audit_exporter.integrations.request_coverage import request_begins, request_ends
 from otel_audit_exporter.pipeline.response_wait import ResponseWait, response_wait
 
 __all__ = ["AsgiRequest", "AuditMiddleware"]
@@ -64,22 +66,34 @@ class AuditMiddleware:
             await self.app(scope, receive, send)
             return
         headers = _Headers(scope)
-        own_id = request_id(headers.get("x-request-id"))
         async with audit_context(
             source_ip=found(self._proxies.source(_peer(scope), headers.all("x-forwarded-for"))),
-            request_id=found(own_id),
+            request_id=found(request_id(headers.get("x-request-id"))),
             user_agent=found(header_text(headers.get("user-agent"))),
         ) as opened:
             if self._identification.hook is not None:
                 self._identification.take(opened, await self._ask(scope))
-            if own_id and is_watched():
-                send = _noting(scope, own_id, send)
-            wait = response_wait()
-            if wait is None:
-                await self.app(scope, receive, send)
-            else:
-                opened.collector = wait
-                await self._serve_and_wait(wait, scope, receive, send)
+            seen = request_begins(opened, str(scope.get("method", "")), str(scope.get("path", "")))
+            if seen is None:
+                await self._serve(opened, scope, receive, send)
+                return
+            app, mount = self._routed_app(scope), str(scope.get("root_path", ""))
+            await self._serve(opened, scope, receive, _noting(seen, send))
+            if not is_own(scope.get("endpoint")):
+                path = seen.path.removeprefix(mount)
+                request_ends(seen, lambda: route_of(app, seen.method, path), debug=bool(getattr(app, "debug", False)))
+
+    async def _serve(self, opened: Scope, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        wait = response_wait()
+        if wait is None:
+            await self.app(scope, receive, send)
+        else:
+            opened.collector = wait
+            await self._serve_and_wait(wait, scope, receive, send)
+
+    def _routed_app(self, scope: ASGIScope) -> Any:
+        """Return the application that knows the routes: the one around, or the one inside of this middleware."""
+        return self.app if hasattr(self.app, "routes") else scope.get("app", self.app)
 
     async def _serve_and_wait(self, wait: ResponseWait, scope: ASGIScope, receive: Receive, send: Send) -> None:
         async def send_after_wait(message: MutableMapping[str, Any]) -> None:
@@ -110,10 +124,10 @@ class AuditMiddleware:
             return None
 
 
-def _noting(scope: ASGIScope, own_id: str, send: Send) -> Send:
+def _noting(seen: SeenRequest, send: Send) -> Send:
     async def noting(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            note_request(str(scope["method"]), str(scope["path"]), int(message["status"]), own_id)
+            note_answer(seen, int(message["status"]))
         await send(message)
 
     return noting

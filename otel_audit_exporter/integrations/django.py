@@ -18,7 +18,9 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from otel_audit_exporter.event.context import Scope, StepwiseScope
+from otel_audit_exporter.event.seen_requests import SeenRequest, note_answer
 from otel_audit_exporter.integrations.http_request import Identification, Identity, TrustedProxies
+from otel_audit_exporter.integrations.request_coverage import request_begins, request_ends
 from otel_audit_exporter.integrations.wsgi import surroundings
 from otel_audit_exporter.pipeline.response_wait import ResponseWait, response_wait
 
@@ -64,11 +66,12 @@ class AuditMiddleware:
         steps = StepwiseScope(surroundings(request.META, self._proxies))
         with steps.next() as scope:
             self._identify(request, scope)
+            seen = request_begins(scope, request.method or "", request.path_info)
             scope.collector = wait = response_wait()
             response = self.get_response(request)
         if wait is not None:
             wait.wait(may_raise=True)
-        return _streamed_in_context(response, steps, wait)
+        return _answered(request, response, seen, steps, wait)
 
     async def _serve_async(self, request: Any) -> Any:
         steps = StepwiseScope(surroundings(request.META, self._proxies))
@@ -78,11 +81,12 @@ class AuditMiddleware:
                 await self._identify_async(hook, request, scope)
             elif hook is not None:
                 await sync_to_async(self._identify)(request, scope)
+            seen = request_begins(scope, request.method or "", request.path_info)
             scope.collector = wait = response_wait()
             response = await self.get_response(request)
         if wait is not None:
             await wait.wait_async(may_raise=True)
-        return _streamed_in_context(response, steps, wait)
+        return _answered(request, response, seen, steps, wait)
 
     def _identify(self, request: Any, scope: Scope) -> None:
         hook = self._identification.hook
@@ -115,7 +119,26 @@ class AuditMiddleware:
             self._identification.take(scope, identity)
 
 
-def _streamed_in_context(response: Any, steps: StepwiseScope, wait: ResponseWait | None) -> Any:
+def _answered(
+    request: Any, response: Any, seen: SeenRequest | None, steps: StepwiseScope, wait: ResponseWait | None
+) -> Any:
+    """Return the response, and note what the request recorded: now, or when a streamed response has ended."""
+    if seen is not None:
+        note_answer(seen, response.status_code)
+        if not response.streaming:
+            _note_end(request, seen)
+    return _streamed_in_context(response, steps, wait, lambda: _note_end(request, seen))
+
+
+def _note_end(request: Any, seen: SeenRequest | None) -> None:
+    if seen is not None:
+        match = request.resolver_match
+        request_ends(seen, lambda: None if match is None else f"/{match.route.removeprefix('^')}", debug=settings.DEBUG)
+
+
+def _streamed_in_context(
+    response: Any, steps: StepwiseScope, wait: ResponseWait | None, end: Callable[[], None]
+) -> Any:
     """Return the response; a streamed one is produced and ended in the request's context, by any consumer."""
     if response.streaming:
         in_steps = _in_async_steps if response.is_async else _in_steps
@@ -127,6 +150,7 @@ def _streamed_in_context(response: Any, steps: StepwiseScope, wait: ResponseWait
                 close()
             if wait is not None:
                 wait.wait()
+            end()
 
         response.close = close_in_context
     return response

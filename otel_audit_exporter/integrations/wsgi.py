@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from otel_audit_exporter.event.context import StepwiseScope
-from otel_audit_exporter.event.seen_requests import is_watched, note_request
+from otel_audit_exporter.event.mutating_routes import route_of
+from otel_audit_exporter.event.seen_requests import SeenRequest, note_answer
 from otel_audit_exporter.event.surroundings import found
 from otel_audit_exporter.integrations.http_request import (
     Identification,
@@ -15,6 +16,7 @@ from otel_audit_exporter.integrations.http_request import (
     header_text,
     request_id,
 )
+from otel_audit_exporter.integrations.request_coverage import request_begins, request_ends
 from otel_audit_exporter.pipeline.response_wait import ResponseWait, response_wait
 
 __all__ = ["AuditMiddleware", "WsgiRequest"]
@@ -54,13 +56,13 @@ class AuditMiddleware:
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request."""
-        around = surroundings(environ, self._proxies)
-        steps = StepwiseScope(around)
-        if is_watched():
-            start_response = _noting(environ, str(around["request_id"]), start_response)
+        steps = StepwiseScope(surroundings(environ, self._proxies))
         wait = response_wait()
-        length = _Length(start_response)
         with steps.next() as scope:
+            seen = request_begins(scope, str(environ.get("REQUEST_METHOD", "GET")), _path(environ))
+            if seen is not None:
+                start_response = _noting(seen, start_response)
+            length = _Length(start_response)
             if self._identification.hook is not None:
                 self._identification.take(scope, self._ask(environ))
             scope.collector = wait
@@ -71,8 +73,15 @@ class AuditMiddleware:
                 raise
         _wait(wait, may_raise=True)
         if isinstance(answer, list | tuple) or _is_file(answer, environ):
+            self._end(seen, environ)
             return answer
-        return _Answer(answer, steps, wait, length)
+        return _Answer(answer, steps, wait, length, lambda: self._end(seen, environ))
+
+    def _end(self, seen: SeenRequest | None, environ: Environ) -> None:
+        if seen is not None:
+            app = getattr(self.app, "__self__", self.app)  # of Flask's `wsgi_app`: what it is of
+            path = str(environ.get("PATH_INFO", ""))
+            request_ends(seen, lambda: route_of(app, seen.method, path), debug=bool(getattr(app, "debug", False)))
 
     def _ask(self, environ: Environ) -> Identity:
         assert self._identification.hook is not None
@@ -83,13 +92,16 @@ class AuditMiddleware:
             return None
 
 
-def _noting(environ: Environ, own_id: str, start_response: Callable[..., Any]) -> Callable[..., Any]:
+def _noting(seen: SeenRequest, start_response: Callable[..., Any]) -> Callable[..., Any]:
     def noting(status: str, *arguments: Any) -> Any:
-        path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
-        note_request(str(environ["REQUEST_METHOD"]), path, int(status.split(" ", 1)[0]), own_id)
+        note_answer(seen, int(status.split(" ", 1)[0]))
         return start_response(status, *arguments)
 
     return noting
+
+
+def _path(environ: Environ) -> str:
+    return f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
 
 
 class WsgiRequest(Mapping[str, Any]):
@@ -141,12 +153,18 @@ class _Answer:
     """An answer that is produced while it is sent: in the request's context, step by step."""
 
     def __init__(
-        self, answer: Iterable[bytes], steps: StepwiseScope, wait: ResponseWait | None, length: _Length
+        self,
+        answer: Iterable[bytes],
+        steps: StepwiseScope,
+        wait: ResponseWait | None,
+        length: _Length,
+        end: Callable[[], None],
     ) -> None:
         self._answer = answer
         self._steps = steps
         self._wait = wait
         self._length = length
+        self._end = end
         self._parts: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -176,6 +194,7 @@ class _Answer:
                     close()
         finally:
             _wait(self._wait)
+            self._end()
 
 
 class _Length:

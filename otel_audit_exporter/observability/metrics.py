@@ -13,12 +13,14 @@
 | `audit.dead_letters` | sink | events in the dead letters now, by whichever process |
 | `audit.outbox.available` | sink | bytes that the outbox takes yet |
 | `audit.outbox.limit` | sink | bytes that it takes at most |
+| `audit.requests.unrecorded` | http.request.method, http.route | requests that changed something and recorded nothing |
 | `audit.health` | | 0 good, 1 warning, 2 critical |
 | `audit.export.duration` | sink, outcome: success, failure | seconds that one write to the sink took |
 
 Where there are several trails or databases, each has the attribute `trail`, too. A trail's figures are those of all its
 databases together, as there can be any number of them: only with the setting `metrics_database` has each the attribute
-`database`, and so series of its own.
+`database`, and so series of its own. Requests are this process's; `http.route` is left out where the framework does not
+say which path an application has for a request.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from typing import Final, Protocol
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation, get_meter_provider
 
 from otel_audit_exporter.event.fields import SCOPE_NAME
+from otel_audit_exporter.event.seen_requests import unrecorded_requests
 from otel_audit_exporter.observability.health import LEVELS, AuditHealth
 from otel_audit_exporter.observability.stats import DeliveryCounters
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, register_renewed
@@ -238,6 +241,12 @@ def _make_instruments(meter: Meter, provider: weakref.ref[MeterProvider] | None)
     meter.create_observable_gauge(
         "audit.health", [_level_callback(provider)], description="0: good, 1: warning, 2: critical."
     )
+    meter.create_observable_counter(
+        "audit.requests.unrecorded",
+        [_observe_unrecorded],
+        unit="{request}",
+        description="Requests that changed something (POST, PUT, PATCH, DELETE) and recorded no audit event.",
+    )
 
 
 def _duration_histogram(meter: Meter) -> Histogram:
@@ -278,6 +287,12 @@ def _gauge_callback(
                     yield Observation(value, dict(series))
 
     return observe_gauge
+
+
+def _observe_unrecorded(options: CallbackOptions) -> Iterator[Observation]:
+    for (method, route), count in unrecorded_requests().items():
+        known = {} if route is None else {"http.route": route}
+        yield Observation(count, {"http.request.method": method, **known})
 
 
 def _level_callback(provider: weakref.ref[MeterProvider] | None) -> _Callback:

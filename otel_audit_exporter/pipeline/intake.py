@@ -135,7 +135,11 @@ class EventIntake:
             self._primary.rejections.invalid(error, {})
             raise error
         said, scope = event.arguments(), current_scope()
-        return self.submit(said if scope is None else overlay(scope.merged(), said))
+        if scope is None:
+            return self.submit(said)
+        receipt = self.submit(overlay(scope.merged(), said))
+        scope.note_event()
+        return receipt
 
     def submit(self, said: Mapping[str, Any], *, park_invalid: bool = False) -> PendingReceipt:
         """Accept one event, given as arguments of ``audit_event``; ``park_invalid``: a wrong one, too, in any case."""

@@ -11,6 +11,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_audit_exporter import configure_audit, flush_audit, shutdown_audit
+from otel_audit_exporter.event.seen_requests import SeenRequest, count_unrecorded
 from otel_audit_exporter.pipeline import current
 from tests.operations.conftest import Configure
 from tests.operations.figures import Metrics
@@ -46,6 +47,7 @@ def test_the_metrics_say_what_the_stats_say(configured: Configure, stub: StubExp
 def test_every_metric_of_the_table_is_exported(configured: Configure, metrics: Metrics) -> None:
     configured(meter_provider=metrics.provider)
     emit(1)
+    count_unrecorded(SeenRequest("POST", "/parts", 200, "/parts"))
     assert flush_audit()
     assert set(metrics.read()) == {
         "audit.records.emitted",
@@ -61,6 +63,7 @@ def test_every_metric_of_the_table_is_exported(configured: Configure, metrics: M
         "audit.outbox.available",
         "audit.outbox.limit",
         "audit.health",
+        "audit.requests.unrecorded",
         "audit.export.duration",
     }
 

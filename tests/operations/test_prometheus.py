@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from otel_audit_exporter import audit_event, flush_audit
+from otel_audit_exporter.integrations.fastapi import AuditMiddleware
 from tests.operations.conftest import Configure
 from tests.operations.serving import Serve
 from tests.operations.stubs import AWAY, StubExporter, emit
@@ -38,10 +39,13 @@ def scraped(configured: Configure, stub: StubExporter, serve: Serve) -> Iterator
     def create_part() -> str:
         return audit_event("create_part", entity_type="part", entity_id=1, yacht_id=1, user_id=1).record_id
 
+    app.post("/login")(lambda: "in")
+    app.add_middleware(AuditMiddleware)
     app.mount("/metrics", make_asgi_app(registry))
     with httpx.Client(base_url=serve(app), trust_env=False, timeout=60) as client:
         for _ in range(3):
             assert client.post("/parts").status_code == 200
+        assert client.post("/login").status_code == 200
         assert flush_audit()
         stub.sink.fail(AWAY)
         emit(2)
@@ -71,11 +75,13 @@ def test_a_scrape_of_a_running_application_parses_and_holds_every_metric(scraped
         "audit_outbox_available_bytes": "gauge",
         "audit_outbox_limit_bytes": "gauge",
         "audit_health": "gauge",
+        "audit_requests_unrecorded": "counter",
         "audit_export_duration_seconds": "histogram",
     }
     assert value(scraped["audit_records_emitted"], sink="stub", outcome="accepted") == 5
     assert value(scraped["audit_records_exported"], sink="stub", outcome="stored") == 3
     assert value(scraped["audit_queue_depth"], sink="stub") == 2
+    assert value(scraped["audit_requests_unrecorded"], http_request_method="POST", http_route="/login") >= 1
 
 
 def names_in(expressions: list[str]) -> set[str]:
