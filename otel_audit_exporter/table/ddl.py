@@ -24,7 +24,7 @@ MONTHS_AHEAD: Final = 3
 
 _INDEXES: Final = (
     *("yacht_index", "entity_index", "user_index", "action_index", "time_index"),
-    *("action_text_index", "entity_type_text_index", "entity_id_text_index", "user_text_index"),
+    *("entity_type_index", "entity_id_index"),
     *("folded_outcome_index", "folded_request_index", "folded_trace_index"),
     *("outcome_index", "trace_index", "request_index", "search_index"),
 )

@@ -12,7 +12,7 @@ import pytest
 from psycopg.sql import SQL
 
 from otel_audit_exporter.config.settings import load_settings
-from otel_audit_exporter.table.ddl import TablePlan
+from otel_audit_exporter.table.ddl import FULL_COLUMNS, TablePlan
 from otel_audit_exporter.table.readers import EventQuery, open_reader
 from otel_audit_exporter.table.readers.base import Order
 from otel_audit_exporter.table.readers.columns import Column, ColumnReader
@@ -21,6 +21,7 @@ from otel_audit_exporter.table.readers.postgres import PostgresDialect
 from otel_audit_exporter.table.readers.postgrest import Parameters, filters
 from otel_audit_exporter.table.readers.sql import select_rows
 from tests.stack import Stack
+from tests.stack.waiting import wait_until
 from tests.support.made_tables import NOTIFY, NOW, MadeTable, make_table, new_name
 
 ASKED = {
@@ -61,6 +62,34 @@ def test_questions_are_answered_from_indexes(stack: Stack, full: bool) -> None:
     for name, plan in plans(make_table(stack, indexes=True, full=full)):
         assert "Seq Scan" not in plan, f"{name}: {plan}"
         assert "Index" in plan
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["nine", "full"])
+def test_nothing_is_looked_through_to_count_or_to_read_a_page(stack: Stack, full: bool) -> None:
+    table = make_table(stack, indexes=True, full=full)
+    rows = (
+        "insert into {} (id, yacht_id, entity_type, action, entity_id, created_by, created_at)"
+        " select gen_random_uuid(), gen_random_uuid(), 'part', 'receive', gen_random_uuid(), gen_random_uuid(),"
+        " now() - n * interval '1 s' from generate_series(1, 20000) n"
+    )
+    stack.sql(SQL(rows).format(table.name))
+    stack.sql(SQL("analyze {}").format(table.name))
+    before = scans(table)
+    columns = {"columns": dict(FULL_COLUMNS)} if full else {}
+    settings = load_settings({"exporter": "postgres", "table": table.plan.table, "dsn": stack.dsn(), **columns}, {})
+    with closing(open_reader(settings)) as reader:
+        counts = {name: str(reader.count(query)) for name, query in ASKED.items()}
+        pages = {name: len(list(reader.events(query, limit=50))) for name, query in ASKED.items()}
+    assert (counts["all"], counts["success"], counts["action"], counts["failure"]) == ("10,000+",) * 3 + ("0",)
+    assert (pages["success"], pages["failure"]) == (50, 0)
+    wait_until(lambda: scans(table)["idx_scan"] > before["idx_scan"], "the server has counted how it looked")
+    assert scans(table)["seq_scan"] == before["seq_scan"]
+
+
+def scans(table: MadeTable) -> dict[str, int]:
+    """How often the server looked through a table, and into one of its indexes."""
+    query = "select seq_scan, idx_scan from pg_stat_user_tables where relname = %s"
+    return dict(table.stack.sql(query, [table.plan.table])[0])
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["nine", "full"])

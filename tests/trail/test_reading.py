@@ -29,6 +29,7 @@ from otel_audit_exporter import (
 from otel_audit_exporter.event.fields import DEFAULT_COLUMNS
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.table.readers import reader
+from otel_audit_exporter.table.readers.memory import MemorySource
 from otel_audit_exporter.table.readers.query import uuid_range
 from tests.stack import AuditTable, Stack
 from tests.support.trail_events import PARTS, START, USERS, YACHTS, write
@@ -90,6 +91,21 @@ def test_pages_join_in_both_directions_where_times_are_equal(
         page += [event.record_id for event in batch]
         after = batch[-1].mark
     assert page == written[::-1]
+
+
+@pytest.mark.parametrize("kind", ["memory"], indirect=True)
+def test_no_more_rows_are_read_than_were_asked_for(configured: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, limits = MemorySource.rows, []
+
+    def rows(self: MemorySource, known: Any, conditions: Any, order: Any, limit: int) -> Any:
+        limits.append(limit)
+        return read(self, known, conditions, order, limit)
+
+    monkeypatch.setattr(MemorySource, "rows", rows)
+    write(configured(), *({} for _ in range(12)))
+    assert len(list(read_events(limit=3))) == 3
+    assert len(list(read_events())) == 12
+    assert limits == [3, reader.PAGE, reader.PAGE]
 
 
 @pytest.mark.parametrize("kind", ["supabase"], indirect=True)

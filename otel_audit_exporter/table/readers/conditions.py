@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from otel_audit_exporter.event.fields import USUAL
+from otel_audit_exporter.event.fields import OUTCOMES, USUAL
 from otel_audit_exporter.table.readers.columns import Column, ColumnReader, Place
 from otel_audit_exporter.table.readers.query import EventQuery, QueryError, uuid_range
 from otel_audit_exporter.table.readers.stored_event import iso
@@ -40,6 +40,14 @@ class Null:
 
     place: Place
     negated: bool = False
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """The value at ``place`` is not ``value``, be it that there is none."""
+
+    place: Place
+    value: str
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class Beyond:
     newest_first: bool
 
 
-Condition = Compare | OneOf | Null | Prefix | Contains | AnyOf | AllOf | Beyond
+Condition = Compare | OneOf | Null | Distinct | Prefix | Contains | AnyOf | AllOf | Beyond
 
 
 def conditions_of(
@@ -124,8 +132,10 @@ def _equal(name: str, value: str, columns: ColumnReader, is_there: Callable[[Con
     places = columns.places(name)
     if not places:
         raise QueryError(f"columns: no column takes {name}, so it cannot be asked for")
-    if value == USUAL.get(name):  # the usual value: a row with another one is left out afterwards
-        return AnyOf((Compare(places[0], "=", value), Null(places[0])))
+    if value == USUAL.get(name):
+        # The usual value, asked for by what it is not: nearly every row has it, and a server that keeps no statistics
+        # of what is inside documents expects that of this form only.
+        return AllOf(tuple(Distinct(places[0], other) for other in OUTCOMES if other != value))
     first, *more = (Compare(place, "=", value) for place in places)
     return _any([first, *filter(is_there, more)])
 

@@ -15,6 +15,7 @@ from otel_audit_exporter.table.readers.conditions import (
     Compare,
     Condition,
     Contains,
+    Distinct,
     Null,
     OneOf,
     Prefix,
@@ -66,6 +67,8 @@ def _holds(condition: Condition, row: Row) -> bool:
             return here < there if newest_first else here > there
         case Null(place, negated):
             return (_value(row, place) is None) is not negated
+        case Distinct(place, other):
+            return _value(row, place) != other
     value = _value(row, condition.place)
     if value is None:
         return False

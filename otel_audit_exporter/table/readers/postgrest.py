@@ -19,6 +19,7 @@ from otel_audit_exporter.table.readers.conditions import (
     Compare,
     Condition,
     Contains,
+    Distinct,
     Null,
     OneOf,
     Prefix,
@@ -61,11 +62,13 @@ class PostgRESTSource:
 
     def count(self, conditions: Sequence[Condition], order: Order, most: int) -> int:
         """Return how many rows there are, or one more than ``most``: more are not counted."""
-        parameters = [("select", name_of(order.key)), ("limit", "1"), *filters(conditions)]
-        try:  # in the order that the indexes are in
-            if self._get([*parameters, ("order", _ordered(order)), ("offset", str(most))]):
+        parameters = [("select", name_of(order.key)), *filters(conditions)]
+        try:
+            beyond = [("order", _ordered(order)), ("offset", str(most)), ("limit", "1")]
+            if self._get([*parameters, *beyond]):
                 return most + 1
-            return self._rest.count(self._path, parameters) if most else 0
+            # No row beside the number: for one in no order, a server may scan the table until it finds any.
+            return self._rest.count(self._path, [*parameters, ("limit", "0")]) if most else 0
         except SinkError as error:
             raise read_error(error) from None
 
@@ -138,7 +141,9 @@ def _in_logic(condition: Condition) -> str:
             return ".".join(_compared(condition, _in_quotes))
 
 
-def _compared(condition: Compare | OneOf | Null | Prefix | Contains, written: Callable[[str], str]) -> tuple[str, str]:
+def _compared(
+    condition: Compare | OneOf | Null | Distinct | Prefix | Contains, written: Callable[[str], str]
+) -> tuple[str, str]:
     """Return the name of a column, and what it is compared with."""
     match condition:
         case Compare(place, operator, value):
@@ -147,6 +152,8 @@ def _compared(condition: Compare | OneOf | Null | Prefix | Contains, written: Ca
             return name_of(place), f"{_not(negated)}in.({','.join(map(_in_quotes, values))})"
         case Null(place, negated):
             return name_of(place), f"{_not(negated)}is.null"
+        case Distinct(place, value):
+            return name_of(place), f"isdistinct.{written(value)}"
         case Prefix(place, text):  # not `like`, in which PostgREST takes every asterisk for a wildcard
             return name_of(place), f"match.{written('^' + _as_pattern(text))}"
         case Contains(place, text):

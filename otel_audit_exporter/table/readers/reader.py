@@ -84,7 +84,8 @@ class EventReader:
         if limit is not None and limit < 0:
             raise QueryError("limit: must not be negative")
         asked = query.normalised(self._ids)
-        found = self._all(asked, newest_first, _position(after, len(self._segments)))
+        first = min(limit or PAGE, PAGE)
+        found = self._all(asked, newest_first, _position(after, len(self._segments)), first)
         return found if limit is None else (event for _, event in zip(range(limit), found, strict=False))
 
     def count(self, query: EventQuery, most: int = MOST_EXACT) -> EventCount:
@@ -102,17 +103,18 @@ class EventReader:
         """Close what is open; a later call opens it again."""
         self._source.close()
 
-    def _all(self, query: EventQuery, newest_first: bool, after: Position | None) -> Iterator[StoredEvent]:
+    def _all(self, query: EventQuery, newest_first: bool, after: Position | None, first: int) -> Iterator[StoredEvent]:
         numbers = range(len(self._segments))
         for number in reversed(numbers) if newest_first else numbers:
             if after is not None and (number > after.segment if newest_first else number < after.segment):
                 continue
             begin = after if after is not None and number == after.segment else None
-            yield from self._of_segment(number, query, newest_first, begin)
+            yield from self._of_segment(number, query, newest_first, begin, first)
 
     def _of_segment(
-        self, number: int, query: EventQuery, newest_first: bool, beyond: Position | None
+        self, number: int, query: EventQuery, newest_first: bool, beyond: Position | None, size: int
     ) -> Iterator[StoredEvent]:
+        """Yield the events of a segment; ``size``: so many rows at first, as many as a whole page after that."""
         segment = self._segments[number]
         conditions = self._conditions(segment, query)
         if conditions is None:
@@ -120,7 +122,8 @@ class EventReader:
         order = order_of(segment, newest_first=newest_first)
         known = list(segment.columns.known)
         while True:
-            page = self._source.rows(known, [*conditions, *_beyond(order, beyond)], order, PAGE)
+            page = self._source.rows(known, [*conditions, *_beyond(order, beyond)], order, size)
+            size = PAGE
             if not page:  # and no sooner: a server may have a limit of its own
                 return
             for row in page:

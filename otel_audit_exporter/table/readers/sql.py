@@ -15,6 +15,7 @@ from otel_audit_exporter.table.readers.conditions import (
     Compare,
     Condition,
     Contains,
+    Distinct,
     Null,
     OneOf,
     Prefix,
@@ -28,6 +29,9 @@ class Dialect(Protocol):
 
     def place(self, place: Place) -> str:
         """Write a column or a member of a document in one."""
+
+    def distinct(self, place: str) -> str:
+        """Write that the value at ``place`` is not the next one, be it that there is none."""
 
     def prefix(self, place: str) -> str:
         """Write that the text at ``place`` begins with the next value."""
@@ -55,19 +59,27 @@ def select_rows(
 ) -> Statement:
     """Return the statement for the next rows."""
     writer = ConditionWriter(dialect)
-    where = writer.all(conditions)
-    direction = "desc" if order.newest_first else "asc"
-    at, key = dialect.place(order.at), dialect.place(order.key)
-    ordered = f"order by {at} {direction}, {key} {direction} limit {int(limit)}"
-    return Statement(f"select {what} from {table} where {where} {ordered}", writer.values)  # noqa: S608  # quoted names
+    where, ordered = writer.all(conditions), _ordered(dialect, order)
+    query = f"select {what} from {table} where {where} {ordered} limit {int(limit)}"  # noqa: S608  # quoted names
+    return Statement(query, writer.values)
 
 
-def select_count(dialect: Dialect, table: str, conditions: Sequence[Condition], most: int) -> Statement:
-    """Return the statement for how many rows there are, one more than ``most`` at the most."""
+def select_count(
+    dialect: Dialect, table: str, conditions: Sequence[Condition], most: int, order: Order | None = None
+) -> Statement:
+    """Return the statement for how many rows there are, one more than ``most`` at the most.
+
+    ``order``: count them in this order, which indexes are in; None where there are none.
+    """
     writer = ConditionWriter(dialect)
-    where = writer.all(conditions)
-    inner = f"select 1 from {table} where {where} limit {int(most) + 1}"  # noqa: S608  # quoted names
+    where, ordered = writer.all(conditions), "" if order is None else _ordered(dialect, order)
+    inner = f"select 1 from {table} where {where} {ordered} limit {int(most) + 1}"  # noqa: S608  # quoted names
     return Statement(f"select count(*) from ({inner}) counted", writer.values)  # noqa: S608
+
+
+def _ordered(dialect: Dialect, order: Order) -> str:
+    direction = "desc" if order.newest_first else "asc"
+    return f"order by {dialect.place(order.at)} {direction}, {dialect.place(order.key)} {direction}"
 
 
 class ConditionWriter:
@@ -90,6 +102,9 @@ class ConditionWriter:
                 return f"{self._dialect.place(place)} {'not in' if negated else 'in'} ({holders})"
             case Null(place, negated):
                 return f"{self._dialect.place(place)} is {'not null' if negated else 'null'}"
+            case Distinct(place, value):
+                self.values.append(value)
+                return self._dialect.distinct(self._dialect.place(place))
             case Prefix(place, text):
                 self.values.append(self._dialect.prefix_value(text))
                 return self._dialect.prefix(self._dialect.place(place))

@@ -35,6 +35,9 @@ class SQLiteDialect:
         path = "$" + "".join(f'."{name}"' for name in path_of(place))
         return f"(case when json_valid({column}) then json_extract({column}, '{path}') end)"
 
+    def distinct(self, place: str) -> str:
+        return f"{place} is not ?"
+
     def prefix(self, place: str) -> str:
         return f"instr({place}, ?) = 1"
 
