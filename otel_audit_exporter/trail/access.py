@@ -10,10 +10,11 @@ from typing import Any, Final
 import orjson
 
 from otel_audit_exporter.errors import AuditConfigurationError, AuditError
+from otel_audit_exporter.event.routing import DEFAULT_TRAIL
 from otel_audit_exporter.pipeline.current import get_audit_pipeline
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.log import logger
-from otel_audit_exporter.trail.filters import TrailFilter
+from otel_audit_exporter.trail.filters import ACCESS_TRAIL, TrailFilter
 from otel_audit_exporter.trail.identity import Reader
 
 _NAMESPACE: Final = uuid.UUID("b2f3f3c8-6d0a-4f0d-9e5b-2f6f3f6f9b11")
@@ -23,12 +24,12 @@ _HOUR: Final = 3600
 
 
 class AccessLog:
-    """Records exports, and looks where that is asked for."""
+    """Records exports, and looks where that is asked for: in the trail ``access`` where there is one."""
 
-    def check(self, reader: Reader) -> None:
-        """Raise :class:`AuditConfigurationError` where what this reader does could not be recorded."""
-        pipeline = get_audit_pipeline()
-        if pipeline.settings.ids == "uuid":
+    def check(self, reader: Reader, asked: TrailFilter) -> None:
+        """Raise :class:`AuditError` where what this reader does could not be recorded."""
+        settings = get_audit_pipeline().exporter_of(**_destination(asked)).settings
+        if settings.ids == "uuid":
             try:
                 uuid.UUID(str(reader.id))
             except ValueError:
@@ -50,15 +51,17 @@ class AccessLog:
 
     def _record(self, action: str, reader: Reader, asked: TrailFilter, details: Mapping[str, Any], **more: Any) -> None:
         try:
-            pipeline = get_audit_pipeline()
-            trail = asked.given.get("trail", "default")
+            pipeline, destination = get_audit_pipeline(), _destination(asked)
+            trail = asked.given.get("trail", DEFAULT_TRAIL)
+            ids = pipeline.exporter_of(**destination).settings.ids
             pipeline.submit(
                 {
                     "action": action,
-                    **trail_as_entity(trail, pipeline.settings.ids),
+                    **trail_as_entity(trail, ids),
                     "yacht_id": _tenant(reader, asked),
                     "user_id": str(reader.id),
                     "new_values": details,
+                    **{name: value for name, value in destination.items() if value is not None},
                     **more,
                 }
             )
@@ -69,6 +72,13 @@ class AccessLog:
 def trail_as_entity(trail: str, ids: str) -> dict[str, str]:
     """Return the entity of an event about a trail itself; ``ids``: that setting."""
     return {"entity_type": "audit_trail", "entity_id": str(uuid.uuid5(_NAMESPACE, trail)) if ids == "uuid" else trail}
+
+
+def _destination(asked: TrailFilter) -> dict[str, str | None]:
+    """Return where it is recorded who looked: beside what was looked at, in a trail of its own where there is one."""
+    database = asked.given.get("database")
+    trail = ACCESS_TRAIL if ACCESS_TRAIL in get_audit_pipeline().destinations.trails else None
+    return {"trail": trail, "database": None if database == DEFAULT_TRAIL else database}
 
 
 def _tenant(reader: Reader, asked: TrailFilter) -> str:

@@ -9,6 +9,8 @@ from urllib.parse import urlencode
 
 from otel_audit_exporter.table.readers.query import EventQuery, QueryError, arguments_query, parse_moment
 
+ACCESS_TRAIL: Final = "access"
+"""The trail that exports and looks are recorded in, where there is one of this name."""
 ACCESS_ACTIONS: Final = frozenset({"audit.exported", "audit.viewed"})
 ASKED: Final = (
     "entity_type", "entity_id", "user", "tenant", "action", "outcome", "request_id", "trace_id", "since", "until",
@@ -45,6 +47,11 @@ class TrailFilter:
         """What events are asked for by, without the order."""
         return {name: value for name, value in self.given.items() if name in ASKED}
 
+    @property
+    def shows_access(self) -> bool:
+        """Whether exports and looks are shown among the other events."""
+        return "access" in self.given or self.given.get("trail") == ACCESS_TRAIL
+
     def query(self) -> EventQuery:
         """Return the question; who may see what is not in it yet."""
         given: dict[str, object] = dict(self.given)
@@ -52,7 +59,7 @@ class TrailFilter:
             if name in given:
                 given[name] = parse_moment(name, self.given[name])
         query = arguments_query(given | {"entity": None})
-        hidden = frozenset() if "access" in given or query.action in ACCESS_ACTIONS else ACCESS_ACTIONS
+        hidden = frozenset() if self.shows_access or query.action in ACCESS_ACTIONS else ACCESS_ACTIONS
         return EventQuery(
             **{
                 **{name: getattr(query, name) for name in query.__dataclass_fields__},

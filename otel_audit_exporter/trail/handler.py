@@ -189,7 +189,7 @@ class TrailHandler:
         kind: str,
         lines: Callable[[Iterable[StoredEvent]], Iterator[str]],
     ) -> TrailResponse:
-        self._access.check(reader)
+        self._access.check(reader, asked)
         count = self._trail.count(reader, asked)
         headers = (
             ("content-type", kind),

@@ -126,6 +126,11 @@ class _Writer:
             for name, since in _SPANS
             if asked.given.get("since") != since
         )
+        if "access" in asked.given:
+            address, label = asked.address(access=None), self._texts["without"].format(name=self._texts["access"])
+            chips += markup.link(address, f"{self._said('access')} <span aria-hidden='true'>✕</span>", label, "chip")
+        elif not asked.shows_access:
+            spans += markup.link(asked.address(access="1"), self._said("access"), kind="span")
         clear = markup.link(asked.only(), self._said("clear"), kind="span") if asked.asked else ""
         return f'<nav class="chips" aria-label="{self._said("filter")}">{chips}{clear}{spans}</nav>'
 

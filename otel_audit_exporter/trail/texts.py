@@ -75,6 +75,7 @@ ENGLISH: Final[Mapping[str, str]] = {
     "today": "24 hours",
     "week": "7 days",
     "month": "30 days",
+    "access": "With exports and looks",
     # Around the events.
     "count": "{count} events",
     "count_one": "1 event",

@@ -246,16 +246,6 @@ def test_an_export_that_could_not_be_recorded_is_refused(
     assert "Reader: id is no UUID" in caplog.text
 
 
-def test_looks_are_recorded_once_an_hour_where_that_is_asked_for(configured: Configure) -> None:
-    write(configured(), {})
-    client = client_of(AUDITOR, record_views=True)
-    for query in ("", "", "?action=receive", ""):
-        client.get(f"/trail/{query}")
-    client_of(AUDITOR).get("/trail/")
-    assert flush_audit()
-    assert len(list(read_events(action="audit.viewed"))) == 2
-
-
 def test_a_frame_shows_one_entity_to_the_origins_that_may(configured: Configure) -> None:
     written = write(configured(), {}, {"entity_id": PARTS[1]})
     where = f"entity_type=part&entity_id={PARTS[0]}"
