@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.trace import NonRecordingSpan, SpanContext, use_span
 
 from otel_audit_exporter import (
     AuditConfigurationError,
@@ -77,6 +78,19 @@ def test_every_filter_finds_what_it_says(configured: Configure) -> None:
     assert found(text=PARTS[1][:13]) == [1]
     assert found(text=USERS[1].upper()) == [2]
     assert [event.record_id for event in read_events(limit=2)] == [written[5], written[4]]
+
+
+def test_a_request_and_a_trace_are_found_where_they_were_folded(configured: Configure) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    pipeline = configured(surroundings="all")
+    with audit_context(request_id="r-1"):
+        written = write(pipeline, {})
+    span = NonRecordingSpan(SpanContext(int(trace, 16), 1, is_remote=False))
+    with use_span(span):
+        written += write(pipeline, {})
+    assert ids(request_id="r-1") == written[:1]
+    assert ids(trace_id=trace.upper()) == written[1:]
+    assert (ids(request_id="r-2"), ids(trace_id="0" * 32)) == ([], [])
 
 
 def test_pages_join_in_both_directions_where_times_are_equal(
