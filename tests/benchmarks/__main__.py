@@ -26,6 +26,7 @@ from tests.benchmarks.measurement import Bench, Measurement
 from tests.benchmarks.outages import OUTAGES
 from tests.benchmarks.pictures import draw
 from tests.benchmarks.project import Project
+from tests.benchmarks.reading import READING
 from tests.benchmarks.report import show, write_into_readme, write_results
 from tests.benchmarks.responses import RESPONSES
 from tests.benchmarks.rows import Row
@@ -36,7 +37,7 @@ from tests.benchmarks.sustained import SUSTAINED
 
 MEASUREMENTS: Final = (
     *(IMPORTS, CALLS, BUSY, SERVERS, DURABLE, HANDLERS, BACKLOGS),
-    *(HOT, SUSTAINED, DRAINS, OUTAGES, STARTS, RESPONSES),
+    *(HOT, SUSTAINED, DRAINS, OUTAGES, STARTS, RESPONSES, READING),
 )
 _ROOT: Final = Path(__file__).parents[2]
 _FILE_WIDTH: Final = 200

@@ -24,6 +24,7 @@ class Sizes:
     pool_rows: int
     sustained_seconds: float
     away_events: int
+    trail_rows: int
     answers: int
     handler_calls: int
     threads: tuple[int, ...]
@@ -47,6 +48,7 @@ FULL: Final = Sizes(
     pool_rows=1_000,
     sustained_seconds=2.0,
     away_events=1_000_000,
+    trail_rows=1_000_000,
     answers=20,
     handler_calls=100,
     threads=(4, 16),
@@ -70,6 +72,7 @@ QUICK: Final = Sizes(
     pool_rows=100,
     sustained_seconds=0.3,
     away_events=5_000,
+    trail_rows=20_000,
     answers=3,
     handler_calls=10,
     threads=(4,),
