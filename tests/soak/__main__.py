@@ -1,6 +1,6 @@
 """Kill workers for so many minutes while the gateway goes wrong, then 500 that say events to many trails and databases,
-then an outage of 200,000 events, then deliver what crowds of dead processes have left, then freeze functions after
-their answers.
+then an outage of 200,000 events, then deliver what crowds of dead processes have left, then hold five million events,
+then freeze functions after their answers.
 
 Every round has a table and an outbox directory of its own; the first that is found broken is kept, and ends
 the run with status 1. "0 failures in n" bounds the rate at about 3/n.
@@ -23,6 +23,7 @@ from tests.faults.events import BAD_ACTION
 from tests.faults.failpoints import FAILPOINTS
 from tests.faults.outages import NOT_STORED, PERHAPS_STORED, assert_outage_survived
 from tests.frozen.instances import SERVERS, SINKS, missing_after_freeze
+from tests.soak.large_backlog import hold_backlog
 from tests.soak.left_behind import deliver_orphans, drain_full_volume
 from tests.stack import Stack
 from tests.support.otlp_receiver import Receiver
@@ -32,6 +33,7 @@ _KILLS_PER_ROUND = 60
 _OUTAGE_EVENTS = 200_000
 _FROZEN = 200
 _ORPHANS = 2000
+_PENDING = 5_000_000
 _VOLUME_WORKERS = 32
 _TENANT_KILLS = 500
 _TENANT_ROUNDS = ((3, 0.3), (3, 1.0), (20, 0.5), (60, 1.0), (500, 3.0))  # databases, and the longest life in seconds
@@ -71,14 +73,15 @@ def main() -> int:
             return 1
         if options.outage:
             _outage(stack, options.outage)
-        whole = _left_behind(options.orphans, options.volume)
+        whole = _crowds(options)
         return 0 if _frozen(stack, options.frozen) and whole else 1
 
 
-def _left_behind(orphans: int, workers: int) -> bool:
-    """Deliver what crowds of killed processes have left; tell whether all of it came as it has to."""
-    shown = [deliver_orphans(orphans)] if orphans else []
-    shown += [drain_full_volume(workers)] if workers else []
+def _crowds(options: argparse.Namespace) -> bool:
+    """Deliver what crowds of killed processes have left, and hold a large backlog; tell whether all of it held."""
+    shown = [deliver_orphans(options.orphans)] if options.orphans else []
+    shown += [drain_full_volume(options.volume)] if options.volume else []
+    shown += [hold_backlog(options.pending)] if options.pending else []
     for words, _ in shown:
         print(words, flush=True)
     return all(is_well for _, is_well in shown)
@@ -91,6 +94,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--tenant-kills", type=int, default=_TENANT_KILLS, help="kills of who names databases; 0: none")
     parser.add_argument("--outage", type=int, default=_OUTAGE_EVENTS, help="events of the outage; 0: none")
     parser.add_argument("--frozen", type=int, default=_FROZEN, help="invocations of each server and sink; 0: none")
+    parser.add_argument("--pending", type=int, default=_PENDING, help="events that wait in one process; 0: none")
     parser.add_argument("--orphans", type=int, default=_ORPHANS, help="logs of killed processes; 0: none")
     parser.add_argument("--volume", type=int, default=_VOLUME_WORKERS, help="workers that fill a volume; 0: none")
     return parser.parse_args()
