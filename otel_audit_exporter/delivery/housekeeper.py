@@ -16,8 +16,8 @@ from otel_audit_exporter.outbox.stalls import processor_clock
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, call_in_child
 from otel_audit_exporter.runtime.log import RateLimitedLogger
-from otel_audit_exporter.runtime.signals import leave_signals_to_uwsgi
 from otel_audit_exporter.runtime.threads import Lock, Thread, new_thread
+from otel_audit_exporter.runtime.uwsgi import leave_signals_to_uwsgi
 
 ADOPT_SECONDS: Final = 60.0
 _TICK_SECONDS: Final = 0.5

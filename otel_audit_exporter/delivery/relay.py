@@ -24,8 +24,8 @@ from otel_audit_exporter.outbox.stripe import EventRef
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, register_renewed
 from otel_audit_exporter.runtime.log import logger
-from otel_audit_exporter.runtime.signals import leave_signals_to_uwsgi
 from otel_audit_exporter.runtime.threads import Event, Thread, get_ident, new_thread
+from otel_audit_exporter.runtime.uwsgi import leave_signals_to_uwsgi
 
 RUN_ROWS: Final = 1000  # what a database does fastest, and twice as many where each answer takes its time
 BATCH_ROWS: Final = 2000

@@ -15,8 +15,8 @@ from otel_audit_exporter.observability.stats import AuditStats
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.log import logger
-from otel_audit_exporter.runtime.signals import leave_signals_to_uwsgi
 from otel_audit_exporter.runtime.threads import Event, Thread, get_ident, new_thread
+from otel_audit_exporter.runtime.uwsgi import leave_signals_to_uwsgi
 
 SAMPLE_SECONDS: Final = 10.0
 SAMPLES: Final = 360  # an hour of them

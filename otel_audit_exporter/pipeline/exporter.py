@@ -36,7 +36,7 @@ from otel_audit_exporter.pipeline.standalone import STANDALONE, standalone_expor
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, renew_if_forked
 from otel_audit_exporter.runtime.log import logger
-from otel_audit_exporter.runtime.signals import leave_signals_to_uwsgi
+from otel_audit_exporter.runtime.uwsgi import leave_signals_to_uwsgi
 from otel_audit_exporter.sinks.base import Sink, deadline_after
 from otel_audit_exporter.table.mapping import TableMapping
 

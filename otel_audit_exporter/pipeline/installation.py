@@ -34,6 +34,7 @@ from otel_audit_exporter.pipeline.start_lines import say_where
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.runtime.process_exit import end_with_process
+from otel_audit_exporter.runtime.uwsgi import warn_if_a_fork_may_hang
 
 
 def install_own(
@@ -111,6 +112,7 @@ def _install(
                 "or shutdown_audit() before another call"
             )
         warn_if_frozen(settings, environ=os.environ)
+        warn_if_a_fork_may_hang()
         exporters = make_exporters(chosen, settings, resource, needs_address=routing.databases is None)
         pipeline = build(exporters, settings)
         Running.pipeline, Running.made_of = pipeline, made_of

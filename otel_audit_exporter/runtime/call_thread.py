@@ -13,8 +13,8 @@ from typing import Any
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import register_renewed
 from otel_audit_exporter.runtime.log import logger
-from otel_audit_exporter.runtime.signals import leave_signals_to_uwsgi
 from otel_audit_exporter.runtime.threads import Event, new_thread
+from otel_audit_exporter.runtime.uwsgi import leave_signals_to_uwsgi
 
 Work = tuple[Iterable[Callable[[], Any]], Event]
 

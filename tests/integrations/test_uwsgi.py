@@ -45,6 +45,7 @@ SHOP = """
         start_response("200 OK", [("content-type", "application/json")])
         return [json.dumps(answer(environ["PATH_INFO"])).encode()]
 """
+HOOKS = "--py-call-uwsgi-fork-hooks"
 COMMAND = ("uwsgi", "--http-socket", "127.0.0.1:{port}", "--module", "shop:application", "--processes", "4")
 
 
@@ -55,6 +56,7 @@ COMMAND = ("uwsgi", "--http-socket", "127.0.0.1:{port}", "--module", "shop:appli
         pytest.param(("--master", "--die-on-term", "--threads", "4"), id="master-and-four-threads"),
         pytest.param(("--die-on-term", "--enable-threads"), id="no-master"),
         pytest.param(("--master", "--die-on-term", "--py-call-osafterfork"), id="hooks-asked-for"),
+        pytest.param(("--master", "--die-on-term", "--enable-threads", HOOKS), id="fork-hooks"),
     ],
 )
 def test_each_worker_has_a_log_and_counters_of_its_own(tmp_path: Path, options: tuple[str, ...]) -> None:
@@ -78,6 +80,7 @@ def test_each_worker_has_a_log_and_counters_of_its_own(tmp_path: Path, options: 
                 assert (failed, letters) == (0, 0)
                 assert level != "critical"  # a slow machine may make it a warning
         server.end()
+        assert ("a worker may hang" in server.output()) == (HOOKS not in options)
     rows = sqlite_rows(tmp_path / "audit.db")
     assert sorted(row["id"] for row in rows) == sorted(map(str, ids))
     stored = Counter(row["new_values"]["pid"] for row in rows)
