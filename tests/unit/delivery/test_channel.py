@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from otel_audit_exporter.event.validation import EventValidator
 from otel_audit_exporter.outbox.dead_letter_store import MemoryDeadLetters
 from otel_audit_exporter.outbox.destination import Destination
 from otel_audit_exporter.outbox.directory import OutboxDirectory
+from otel_audit_exporter.outbox.log import OutboxLog
 from otel_audit_exporter.outbox.segment import MemorySegment
 from otel_audit_exporter.outbox.stripe import EventRef, is_lost, is_pending
 from otel_audit_exporter.runtime.clock import Clock
@@ -184,6 +186,28 @@ def test_a_channel_does_not_pause_where_only_the_time_was_up(
     assert (on_disk.counters.pending, on_disk.sender.backoff.is_open, on_disk.sender.hangs) == (2, True, False)
     on_disk.sender.deliver_next(100)
     assert on_disk.counters.pending == 0
+
+
+def test_whatever_a_flush_has_waited_for_is_counted(
+    channel: DeliveryChannel, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flush looks at the very moment of the end, in 10,000 rounds: it never finds an end without its count."""
+    table.broken = False
+    end, looks, short = OutboxLog.end, 0, 0
+
+    def end_and_look(*arguments: Any) -> int:
+        nonlocal looks, short
+        ended = end(*arguments)
+        if channel.wait_until_settled(Clock.monotonic(), lambda: None):
+            looks += 1
+            short += channel.counters.succeeded != accepted
+        return ended
+
+    monkeypatch.setattr(OutboxLog, "end", end_and_look)
+    for accepted in range(1, 10_001):  # noqa: B007  # the looks compare with it
+        accept(channel, "act")
+        channel.sender.deliver_next(100)
+    assert (looks, short) == (10_000, 0)
 
 
 def test_an_error_of_the_library_s_own_gives_every_event_back(
