@@ -104,7 +104,7 @@ def test_the_variable_parks_too(database: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_arguments_that_no_event_has_are_kept_and_redacted(pipeline: AuditPipeline) -> None:
-    receipt = audit_event("approve", **RIGHT, entty="x", api_key="sk-secret")  # type: ignore[call-arg]
+    receipt = audit_event("approve", **RIGHT, entty="x", api_key="sk-secret")  # type: ignore[arg-type]
     wait_until(lambda: receipt.state == "parked", "it is parked")
     (letter,) = pipeline.dead_letters()
     assert letter.fields is not None
