@@ -81,7 +81,7 @@ __all__ = [
     "write_audit_event",
     "write_audit_event_async",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Importing this package costs next to nothing: its modules are imported when a name of theirs is first used. What
 # handlers call is imported all at once, so that none of it is imported later, between events, where a fork could come

@@ -381,7 +381,7 @@ MAY_BE_EMPTY: Final = frozenset({"redact_keys"})
 
 
 def settings_table() -> str:
-    """Return the settings as the README's Markdown table."""
+    """Return the settings as the Markdown table of the documentation."""
     lines = ["| argument | variable | default | meaning |", "| --- | --- | --- | --- |"]
     for setting in SETTINGS:
         variables = ", ".join(f"`{variable}`" for variable in setting.variables)

@@ -263,7 +263,7 @@ def fields_of_kind(*kinds: Kind) -> tuple[tuple[str, int], ...]:
 
 
 def fields_table() -> str:
-    """Return the fields as the README's Markdown table."""
+    """Return the fields as the Markdown table of the documentation."""
     lines = ["| field | log record | default column | meaning |", "| --- | --- | --- | --- |"]
     for field in FIELD_TABLE:
         carried = f"`{field.attribute}`" if field.attribute else f"the record's own `{field.name}`"

@@ -58,7 +58,7 @@ def configure_audit(
     It has a ``LoggerProvider`` of its own, so that audit records share no queue, sampler, limit or filter with
     ordinary logs. ``exporter`` is a name, an exporter of this library or any other of the SDK's interface, a sink of
     your own, or a list of such; every argument left out comes from the environment, then from the default (the
-    README's table of settings; ``exporter_options`` are those of the exporter: ``url``, ``key``, ``token``,
+    documentation's table of settings; ``exporter_options`` are those of the exporter: ``url``, ``key``, ``token``,
     ``client``, ``path``, ...). An exporter of this library that is made already takes over what it was not made
     with. ``resource`` goes on every record.
 

@@ -68,7 +68,7 @@ class SupabaseAuditExporter(AuditExporter):
     """Write rows to a table of a Supabase project, in bulk, through its REST interface.
 
     ``url`` and ``key`` default to ``SUPABASE_URL`` and ``SUPABASE_SERVICE_ROLE_KEY``; ``token`` is that of a
-    lesser role (see the README's chapter on privileges); of a ``client`` (a ready supabase client) URL and key are
+    lesser role (see the documentation: least privilege); of a ``client`` (a ready supabase client) URL and key are
     taken. Other arguments are those of ``configure_audit``.
     """
 

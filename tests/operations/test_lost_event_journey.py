@@ -1,4 +1,4 @@
-"""The journey of a lost event: what everybody who looks says of it, which is the README's table."""
+"""The journey of a lost event: what everybody who looks says of it, which is the table of its page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.operations.figures import Metrics
 from tests.stack.waiting import wait_until
 from tests.support.process_state import forget_pipelines
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "pages" / "operations" / "lost-event.md"
 COLUMNS = ("bad id", "full outbox", "parked by the table", "lost with a damaged file")
 
 
@@ -120,7 +120,7 @@ def observed(
     }
 
 
-def test_the_table_of_the_readme_is_what_everybody_says(
+def test_the_table_of_the_page_is_what_everybody_says(
     metrics: Metrics, caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, dict[str, str]] = {}
@@ -151,4 +151,4 @@ def test_the_table_of_the_readme_is_what_everybody_says(
     rows = [f"| {what} | {' | '.join(seen[name][what] for name in COLUMNS)} |" for what in seen[COLUMNS[0]]]
     table = "\n".join([f"| who | {' | '.join(COLUMNS)} |", "| --- " * 5 + "|", *rows])
     Path(tmp_path / "table.md").write_text(table)
-    assert table in README.read_text(encoding="utf-8"), table
+    assert table in PAGE.read_text(encoding="utf-8"), table

@@ -24,7 +24,7 @@ from otel_audit_exporter import (
 from otel_audit_exporter.integrations.asgi import AuditMiddleware
 from tests.stack import Stack
 
-# The table of the README's example.
+# The table of the documentation's example.
 EXAMPLE = {
     "id": "record_id",
     "tenant": "yacht_id",
