@@ -61,8 +61,9 @@ format: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	@$(BIN)/mypy
 
+# Not --quiet: a warning that is not shown does not fail the build, and a broken link is a warning.
 docs: $(VENV)/.installed-docs
-	@$(MKDOCS) build --quiet --config-file docs/mkdocs.yml
+	@$(MKDOCS) build --config-file docs/mkdocs.yml
 
 docs-serve: $(VENV)/.installed-docs
 	@$(MKDOCS) serve --config-file docs/mkdocs.yml $(ARGS)

@@ -27,7 +27,9 @@ def test_the_readme_is_short_and_every_link_in_it_absolute() -> None:
 
 def test_absolute_links_lead_to_pages_and_files() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    links = {*links_of(README.read_text(encoding="utf-8")), *project["urls"].values()}
+    texts = [README, *(ROOT / ".github").glob("*.md"), ROOT / "examples" / "monitoring" / "README.md"]
+    links = {link for text in texts for link in links_of(text.read_text(encoding="utf-8"))}
+    links = {link for link in links if link.startswith("https://")} | {*project["urls"].values()}
     pages = {link.removeprefix(SITE).partition("#")[0] for link in links if link.startswith(SITE)}
     files = {link.removeprefix(f"{REPOSITORY}/blob/main/") for link in links if "/blob/main/" in link}
     assert [page for page in pages if not _is_page(page)] == []
