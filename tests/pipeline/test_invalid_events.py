@@ -215,14 +215,15 @@ def test_a_source_of_audited_that_raises_does_not_fail_the_call(pipeline: AuditP
     def fails() -> None:
         raise KeyError("missing")
 
-    @audited("approve", **(RIGHT | {"new_values": fails}))
     def approve() -> str:
         return "done"
 
-    assert approve() == "done"
+    assert audited("approve", **(RIGHT | {"entity_id": fails}))(approve)() == "done"
+    assert audited("approve", **(RIGHT | {"new_values": fails}))(approve)() == "done"
     assert flush_audit(30_000)
     (letter,) = pipeline.dead_letters()
-    assert list(letter.reasons or {}) == ["new_values"]
+    assert list(letter.reasons or {}) == ["entity_id"]
+    assert (pipeline.stats().succeeded, pipeline.stats().failed) == (1, 1)
 
 
 # --- correcting -----------------------------------------------------------------------------------------------------
