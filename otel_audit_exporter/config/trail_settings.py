@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from otel_audit_exporter.config.options import SETTINGS, Setting
-from otel_audit_exporter.config.settings import Settings, may_be_secret, resolve_columns
+from otel_audit_exporter.config.settings import Settings, load_settings, may_be_secret, resolve_columns
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.event.routing import DEFAULT_TRAIL
 
@@ -33,6 +33,7 @@ _OF_TRAIL: Final = (
     & _BY_ARGUMENT.keys()
 )
 _SECRETS: Final = frozenset({"key", "token"})
+CLIENT: Final = "client"  # the source of a setting that a supabase client brought with it
 _OF_DATABASE: Final = ADDRESS_SETTINGS | {"schema"}
 
 
@@ -196,6 +197,8 @@ def database_settings(base: Settings, name: str, given: object, allowed: tuple[s
     if not set(used).intersection(places):
         problems.append(f"{where}: must say {' or '.join(places)}, by which exporter {base.exporter} finds a database")
     changes: dict[str, Any] = {}
+    if given.get("client") is not None and "schema" in allowed:
+        changes["schema"] = schema_without_name(base)
     for address, secrets in _SECRETS_OF.items():
         if address in said:
             changes |= dict.fromkeys(secrets)
@@ -218,6 +221,19 @@ def expand_client(options: Mapping[str, Any]) -> dict[str, Any]:
         taken["key"] = taken.get("key") or read("supabase_key")
         taken["schema"] = taken.get("schema") or client_schema(client)
     return taken
+
+
+def load_expanded(options: Mapping[str, Any]) -> Settings:
+    """Return the settings of ``options``, a client among them; the schema of a client has the source ``CLIENT``."""
+    settings = load_settings(expand_client(options))
+    if options.get("schema") is None and client_schema(options.get("client")) is not None:
+        settings = replace(settings, sources={**settings.sources, "schema": CLIENT})
+    return settings
+
+
+def schema_without_name(settings: Settings) -> str:
+    """Return the schema of a client that names none: what was set, but not what another client brought with it."""
+    return load_settings({}).schema if settings.sources.get("schema") == CLIENT else settings.schema
 
 
 def client_url(client: object) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_audit_exporter.config.trail_settings import client_schema, client_url
+from otel_audit_exporter.config.trail_settings import client_schema, client_url, schema_without_name
 from otel_audit_exporter.pipeline.databases import Databases
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock
 from otel_audit_exporter.runtime.log import logger
@@ -50,7 +50,7 @@ class ClientDatabases:
             place = project_url(url)
         except ValueError:
             return None
-        schema = schema or settings.schema
+        schema = schema or schema_without_name(settings)
         if settings.url and (place, schema) == (project_url(settings.url), settings.schema):
             self._use_newest_key(key)
             return None

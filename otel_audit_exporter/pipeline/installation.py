@@ -12,8 +12,8 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.resources import Resource
 
-from otel_audit_exporter.config.settings import Settings, load_settings
-from otel_audit_exporter.config.trail_settings import expand_client
+from otel_audit_exporter.config.settings import Settings
+from otel_audit_exporter.config.trail_settings import load_expanded
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.pipeline.building import (
     ExporterChoice,
@@ -88,9 +88,8 @@ def _install(
 ) -> AuditPipeline:
     _refuse_green_threads()
     _refuse_process_without_threads()
-    arguments = expand_client(arguments)
     name = exporter if isinstance(exporter, str) else None
-    settings = load_settings({"exporter": name, **arguments})
+    settings = load_expanded({"exporter": name, **arguments})
     if resource is not None and not isinstance(resource, Resource):
         raise AuditConfigurationError(
             f"resource: must be a Resource (Resource.create({{...}})), not {type(resource).__name__}"

@@ -76,7 +76,7 @@ def test_all_questions_of_the_reader_can_be_asked(workspace: Workspace, kind: st
     asked = {("--outcome", "failure"): 0, ("--outcome", "success"): 1, ("--text", "disp"): 1}
     for question, found in asked.items():
         assert ids(workspace.run("events", *question, "--format", "json").lines) == [written[found]]
-    for wrong in (["--trail", "ledger"], ["--database", "acme"], ["--outcome", "done"]):
+    for wrong in (["--trail", "ledger"], ["--outcome", "done"]):
         assert workspace.run("events", *wrong).code == 2
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from otel_audit_exporter.config.settings import Settings, load_settings
-from otel_audit_exporter.config.trail_settings import database_settings, trail_settings
+from otel_audit_exporter.config.trail_settings import database_settings, load_expanded, trail_settings
 from otel_audit_exporter.errors import AuditConfigurationError
 
 TABLES = {"OTEL_AUDIT_TRAIL_LEDGER_TABLE": "ledger_events"}
@@ -134,3 +135,14 @@ class TestDatabases:
             database_settings(base(), "acme", given, self.ALLOWED)
         assert "pw" not in str(caught.value)
         assert "sb_b" not in str(caught.value)
+
+
+def client(schema: str) -> SimpleNamespace:
+    return SimpleNamespace(supabase_url="https://a.example", supabase_key="key", options=SimpleNamespace(schema=schema))
+
+
+@pytest.mark.parametrize(("base", "schema"), [({"client": client("tenant")}, "public"), ({"schema": "own"}, "own")])
+def test_a_client_without_a_schema_of_its_own_takes_no_other_client_s(base: dict[str, Any], schema: str) -> None:
+    settings = load_expanded({"exporter": "supabase", **base})
+    found = database_settings(settings, "acme", {"client": client("public")}, ("url", "key", "schema"))
+    assert found.schema == schema
