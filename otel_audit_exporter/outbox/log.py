@@ -295,6 +295,11 @@ class OutboxLog:
         )
 
     @property
+    def used_bytes(self) -> int:
+        """The room that events have taken; segments that hold none yet do not count."""
+        return sum(stripe.used_bytes for stripe in list(self.stripes))
+
+    @property
     def size_bytes(self) -> int:
         """The room that its segments take."""
         return sum(segment.size for segment in self._all_segments())

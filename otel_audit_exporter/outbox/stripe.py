@@ -90,6 +90,17 @@ class Stripe:
         ended = self.ended.count
         return max(self.at[2] - ended, 0)  # what is refused ends before it is published
 
+    @property
+    def used_bytes(self) -> int:
+        """The room that events have taken: all of the full segments, and a part of the one that is written."""
+        current, offset, _ = self.at
+        used = current.size - max(current.limit - offset, 0)
+        for segment in list(self.segments):
+            if segment is current:
+                break
+            used += segment.size
+        return used
+
     # The clock is a default argument, because test tools that replace clocks patch only names of modules. The age of
     # the events of a dead process comes from it.
     def append(self, kind: int, body: bytes, clock: Callable[[], float] = Clock.wall) -> EventRef:
