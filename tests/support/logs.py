@@ -17,8 +17,8 @@ from otel_audit_exporter.outbox.space import Quota
 
 
 def logs_below(outbox_dir: str | os.PathLike[str]) -> list[Path]:
-    """Every log below an outbox directory."""
-    return sorted(Path(outbox_dir).glob("*/*.log"))
+    """Every log below an outbox directory; one that a process was removing when it was killed is none any more."""
+    return sorted(Path(outbox_dir).glob("*/[!.]*.log"))
 
 
 def leave_log(folder: Path, bodies: Iterable[bytes]) -> Path:
