@@ -42,10 +42,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def configured(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Configure]:
     """Configure auditing for a table of the test's own; the arguments are those of ``configure_audit``."""
+    where = _where(kind, tmp_path, request)  # now, so that the table is there until the end
 
     def configure(**options: Any) -> AuditPipeline:
         shutdown_audit()
-        return configure_audit(kind, **_where(kind, tmp_path, request) | {"outbox": "memory"} | options)
+        return configure_audit(kind, **where | {"outbox": "memory"} | options)
 
     yield configure
     shutdown_audit()
