@@ -285,7 +285,8 @@ class OutboxDirectory:
         for path in list(self.path.iterdir()) if self.path.is_dir() else ():
             if not path.name.startswith((_BEING_MADE, _BEING_REMOVED)):
                 continue
-            is_old = Clock.wall() - _modified_at(path) > _MAKING_SECONDS
+            # One that is gone just now is not old: its maker may be making it once more.
+            is_old = 0 < _modified_at(path) < Clock.wall() - _MAKING_SECONDS
             lock = None
             with suppress(OSError):
                 lock = _locked(path)

@@ -292,6 +292,18 @@ def test_what_a_remover_leaves_that_died_is_removed(
     assert names(directory) == []
 
 
+def test_a_folder_that_is_made_once_more_just_now_is_not_removed(
+    directory: OutboxDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its maker had it removed by somebody who cleared up, and has not locked it yet."""
+    directory._make_folder()
+    making = directory.path / ".new-1-abc"
+    making.mkdir()
+    monkeypatch.setattr(module, "_modified_at", lambda path: 0.0)  # as it was gone when its time was asked for
+    assert adopt(directory) == []
+    assert making.exists()
+
+
 def test_makers_and_adopters_at_once_take_nothing_from_each_other(directory: OutboxDirectory) -> None:
     """Whoever makes a log has its folder for a moment without the lock."""
     directory._make_folder()
