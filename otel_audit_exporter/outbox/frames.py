@@ -28,6 +28,7 @@ pack_meta: Final = struct.Struct("<Qd").pack
 pack_head: Final = struct.Struct("<II").pack
 unpack_head: Final = struct.Struct("<II").unpack_from
 unpack_meta: Final = struct.Struct("<Qd").unpack_from
+unpack_frame: Final = struct.Struct("<IIQ").unpack_from  # the head, and the tag that follows it
 
 
 class Frame(NamedTuple):

@@ -16,8 +16,7 @@ from otel_audit_exporter.outbox.frames import (
     find_frame,
     frame_at,
     size_at,
-    unpack_head,
-    unpack_meta,
+    unpack_frame,
 )
 from otel_audit_exporter.outbox.segment import HEADER_BYTES, Segment
 from otel_audit_exporter.outbox.stripe import Stripe
@@ -90,34 +89,38 @@ class StripeReader:
     def _take_frames(self, got: Read, buffer: bytes, base: int, limit: int, max_bytes: int) -> tuple[int, bool]:
         """Take the whole frames from a buffer's beginning; return where they end, and whether the segment does."""
         at, seed, total, number = 0, self._segment.seed, len(buffer), self.number
+        last, taken, sealed = total - HEAD_BYTES - META_BYTES, 0, False
         numbers: list[int] = []
         offsets: list[int] = []
         bodies: list[bytes] = []
-        sealed = False
-        while len(numbers) < limit and max_bytes > 0 and at + HEAD_BYTES + META_BYTES <= total:
-            size, crc = unpack_head(buffer, at)
-            payload = buffer[at + 8 : at + 8 + size]
-            if size < META_BYTES or len(payload) != size or crc32(payload, seed) != crc:
+        while len(bodies) < limit and taken < max_bytes and at <= last:
+            size, crc, tag = unpack_frame(buffer, at)
+            end = at + HEAD_BYTES + size
+            payload = buffer[at + HEAD_BYTES : end]
+            if size < META_BYTES or end > total or crc32(payload, seed) != crc:
                 break
-            tag = unpack_meta(payload)[0]
-            if tag >= SEAL:
+            if tag == EVENT + number + 1:  # nearly always: the next event
+                number += 1
+                numbers.append(number)
+                offsets.append(base + at)
+                bodies.append(payload[META_BYTES:])
+                taken += size - META_BYTES
+            elif tag >= SEAL:
                 number = self._close_gap(got, number, (tag & NUMBER_MASK) + 1)
                 sealed = True
                 break
-            kind, tag = tag, tag & NUMBER_MASK
-            if tag > number:
-                number = self._close_gap(got, number, tag) + 1
-                body = payload[META_BYTES:]
-                max_bytes -= len(body)
-                got.bytes += len(body)
-                if EVENT <= kind < INVALID_EVENT:
+            elif tag & NUMBER_MASK > number:
+                number = self._close_gap(got, number, tag & NUMBER_MASK) + 1
+                taken += size - META_BYTES
+                if EVENT <= tag < INVALID_EVENT:
                     numbers.append(number)
                     offsets.append(base + at)
-                    bodies.append(body)
+                    bodies.append(payload[META_BYTES:])
                 else:
-                    self._put_apart(got, kind - tag, number, base + at, body)
-            at += 8 + (size + 7 & ~7)
+                    self._put_apart(got, tag - number, number, base + at, payload[META_BYTES:])
+            at = end + 7 & ~7
         self.number = number
+        got.bytes += taken
         if numbers:
             got.parts.append((self._segment, numbers, offsets, bodies))
             got.rows += len(numbers)
