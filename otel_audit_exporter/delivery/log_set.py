@@ -140,11 +140,12 @@ class LogSet:
         if own is not None and self.quota.left_bytes < FIRST_BYTES:  # what has ended may not be free yet
             own.free_segments()
         # Segments that are being made, or are empty and kept for the next use, hold no event: they count as room.
+        size = sum(log.size_bytes for log in self)
         used = sum(log.used_bytes if log is own else log.size_bytes for log in self)
         left = max(self.quota.max_bytes - used, 0)
         with suppress(OSError):
             if self._directories:
-                left = min(left, self._directories[0].free_bytes() + (0 if own is None else own.unused_bytes))
+                left = min(left, self._directories[0].free_bytes() + max(size - used, 0))
         return left
 
     def adopt(self, *, again: bool = False) -> list[LockedLog]:

@@ -287,14 +287,6 @@ class OutboxLog:
                 yield stripe.spare
 
     @property
-    def unused_bytes(self) -> int:
-        """The room that is left in the segments that there are."""
-        at = [(stripe.at, stripe.spare) for stripe in list(self.stripes)]
-        return sum(
-            max(segment.limit - offset, 0) + (0 if spare is None else spare.limit) for (segment, offset, _), spare in at
-        )
-
-    @property
     def used_bytes(self) -> int:
         """The room that events have taken; segments that hold none yet do not count."""
         return sum(stripe.used_bytes for stripe in list(self.stripes))

@@ -4,29 +4,10 @@ from __future__ import annotations
 
 import threading
 
-import pytest
-
 from otel_audit_exporter.delivery.age_marks import AgeMarks
 from otel_audit_exporter.outbox.ended import STORED
 from otel_audit_exporter.outbox.log import OutboxLog
-from otel_audit_exporter.runtime.clock import Clock
-from tests.support.raw_logs import memory_log
-
-
-class Times:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr(Clock, "monotonic", lambda: self.now)
-
-
-@pytest.fixture
-def times(monkeypatch: pytest.MonkeyPatch) -> Times:
-    return Times(monkeypatch)
-
-
-@pytest.fixture
-def log() -> OutboxLog:
-    return memory_log()
+from tests.unit.delivery.conftest import Times
 
 
 def end(log: OutboxLog, first: int, last: int) -> None:
@@ -39,7 +20,7 @@ def test_the_age_is_that_of_the_oldest_pending_mark(log: OutboxLog, times: Times
     for _ in range(3):
         log.append(b"event")
         marks.note(log.stripes)
-        times.now += 10
+        times.monotonic += 10
     assert (marks.oldest_seconds(), marks.count_older(15), marks.count_older(100)) == (30.0, 2, 0)
     end(log, 2, 2)
     assert (marks.oldest_seconds(), marks.count_older(15)) == (30.0, 1)
@@ -56,7 +37,7 @@ def test_a_long_outage_has_few_marks_but_the_oldest_age(log: OutboxLog, times: T
     for _ in range(5000):
         log.append(b"event")
         marks.note(log.stripes)
-        times.now += 1
+        times.monotonic += 1
     assert len(marks._marks) < 1000
     assert marks.oldest_seconds() == 5000.0
     assert 4000 < marks.count_older(900) <= 4102

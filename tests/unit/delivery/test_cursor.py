@@ -27,11 +27,6 @@ def no_loss(log: OutboxLog, ranges: list[Range]) -> None:
 
 
 @pytest.fixture
-def log() -> OutboxLog:
-    return memory_log()
-
-
-@pytest.fixture
 def cursor(log: OutboxLog) -> DeliveryCursor:
     cursor = DeliveryCursor(no_loss)
     cursor.add(log)

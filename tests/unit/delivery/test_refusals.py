@@ -11,29 +11,11 @@ from otel_audit_exporter.delivery.refusals import Refusals
 from otel_audit_exporter.outbox.ended import STORED
 from otel_audit_exporter.outbox.log import OutboxLog
 from otel_audit_exporter.outbox.stripe import EventRef
-from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import FOREIGN_KEY_CODES, Fault, Verdict
-from tests.support.raw_logs import memory_log
+from tests.unit.delivery.conftest import Times
 
 GRACE = 60.0
-
-
-class Times:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.monotonic, self.wall = 1000.0, 5000.0
-        monkeypatch.setattr(Clock, "monotonic", lambda: self.monotonic)
-        monkeypatch.setattr(Clock, "wall", lambda: self.wall)
-
-
-@pytest.fixture
-def times(monkeypatch: pytest.MonkeyPatch) -> Times:
-    return Times(monkeypatch)
-
-
-@pytest.fixture
-def log() -> OutboxLog:
-    return memory_log()
 
 
 @pytest.fixture
