@@ -9,12 +9,11 @@ from typing import Any, Final
 
 import uuid_utils
 
-from otel_audit_exporter import audit_event
 from otel_audit_exporter.outbox.reader import StripeReader
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from tests.benchmarks.apart import Result
 from tests.benchmarks.delivery_jobs import AwaySink, anonymous_mib, wait_until_found
-from tests.benchmarks.events import ENTITY, USER, YACHT, pipeline_in
+from tests.benchmarks.events import pipeline_in, say
 
 _ANSWER_SECONDS: Final = 30.0
 
@@ -59,9 +58,7 @@ def fill(pipeline: AuditPipeline, count: int) -> None:
     if not count:
         return
     channel = pipeline.exporters[0].channel
-    known = audit_event(
-        "create", entity_type="receiving", entity_id=ENTITY, yacht_id=YACHT, user_id=USER, new_values={"quantity": 3}
-    ).record_id.encode()
+    known = say(new_values={"quantity": 3}).record_id.encode()
     stripes = channel.logs.stripes
     read = (body for one in stripes for part in StripeReader(one).read(10**9, 10**12).parts for body in part[3])
     body = next(body for body in read if known in body)
@@ -70,6 +67,4 @@ def fill(pipeline: AuditPipeline, count: int) -> None:
 
 
 def _wait_for_one() -> None:
-    audit_event(
-        "create", entity_type="receiving", entity_id=ENTITY, yacht_id=YACHT, user_id=USER, new_values={"quantity": 3}
-    ).result(_ANSWER_SECONDS)
+    say(new_values={"quantity": 3}).result(_ANSWER_SECONDS)

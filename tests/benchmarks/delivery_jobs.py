@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from otel_audit_exporter import audit_event, flush_audit, get_audit_stats
+from otel_audit_exporter import flush_audit, get_audit_stats
 from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.outbox.reader import StripeReader
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from tests.benchmarks.apart import Result
-from tests.benchmarks.events import ENTITY, USER, YACHT, call, pipeline_in
+from tests.benchmarks.events import call, pipeline_in, say
 
 _LONG_MILLIS: Final = 600_000
 _POLL_SECONDS: Final = 0.002
@@ -138,12 +138,7 @@ def _connect(pipeline: AuditPipeline) -> None:
 
 def _say_different_events(count: int) -> None:
     for number in range(count):
-        audit_event(
-            "create",
-            entity_type="receiving",
-            entity_id=ENTITY,
-            yacht_id=YACHT,
-            user_id=USER,
+        say(
             old_values={"status": "ordered", "quantity": number},
             new_values={"status": "received", "quantity": number, "notes": "ok", "unit_price": 1.5},
         )

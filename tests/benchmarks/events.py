@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from otel_audit_exporter import audit_event, configure_audit
+from otel_audit_exporter import PendingReceipt, audit_event, configure_audit
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 
 YACHT: Final = str(uuid.uuid4())
@@ -29,6 +29,19 @@ def call() -> None:
         user_id=USER,
         old_values=OLD,
         new_values=NEW,
+    )
+
+
+def say(*, new_values: Any, old_values: Any = None) -> PendingReceipt:
+    """Say one event with other values, where nobody measures the call."""
+    return audit_event(
+        "create",
+        entity_type="receiving",
+        entity_id=ENTITY,
+        yacht_id=YACHT,
+        user_id=USER,
+        old_values=old_values,
+        new_values=new_values,
     )
 
 

@@ -9,12 +9,12 @@ import os
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
 from tests.faults.failpoints import fired_file
 from tests.faults.worker import Job, drain, run
+from tests.support.running import end_with
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def _killed(job: Job, seconds: float) -> dict[str, Any]:
     """Fork a worker, kill it after so many seconds where its failpoint has not; tell its status and which it was."""
     child = os.fork()
     if child == 0:
-        _in_child(lambda: run(job))
+        end_with(lambda: run(job))
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -56,23 +56,12 @@ def _drained(job: Job, seconds: float) -> Any:
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _in_child(lambda: os.write(writing, json.dumps(drain(job, seconds)).encode()))
+        end_with(lambda: os.write(writing, json.dumps(drain(job, seconds)).encode()))
     os.close(writing)
     with os.fdopen(reading) as answer:
         text = answer.read()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return {**(json.loads(text) if text else {}), "status": status}
-
-
-def _in_child(work: Any) -> None:
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:  # nothing of the nursery's may run in the child
-        traceback.print_exc()
-    finally:
-        os._exit(code)
 
 
 if __name__ == "__main__":

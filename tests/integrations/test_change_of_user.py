@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.stack import AuditTable, Stack
 from tests.support.rows import sqlite_rows
-from tests.support.servers import environment, running, to_table, write
+from tests.support.servers import asking, environment, to_table, write
 
 EVENTS = 40
 WORKER = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
@@ -106,16 +105,7 @@ def folder() -> Iterator[Path]:
 def serve(folder: Path, command: tuple[str, ...], **settings: str) -> set[str]:
     """Have a server record events while it loads and in its workers; return the ids of the latter."""
     environ = environment(folder, OTEL_AUDIT_OUTBOX_DIR=str(folder / "state" / "outbox"), **settings)
-    with (
-        running(folder, command, environ) as server,
-        httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client,
-    ):
-
-        def ask(path: str) -> object:
-            answer = client.get(path, headers={"connection": "close"})
-            assert answer.status_code == 200, server.output()
-            return answer.json()
-
+    with asking(folder, command, environ) as (server, ask):
         with ThreadPoolExecutor(8) as pool:
             ids = set(map(str, pool.map(ask, ["/emit", "/wait"] * (EVENTS // 2))))
             assert set(pool.map(ask, ["/flush"] * 16)) == {True}, server.output()

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.stack import AuditTable, Stack
-from tests.support.servers import environment, running, to_table, write
+from tests.support.servers import asking, environment, running, to_table, write
 
 EVENTS = 60
 SHOP = """
@@ -62,16 +62,7 @@ def test_each_worker_delivers_every_event_once_and_says_how(
 ) -> None:
     write(tmp_path, "shop.py", SHOP)
     environ = environment(tmp_path, **to_table(stack, audit_table))
-    with (
-        running(tmp_path, (*COMMAND, "2"), environ) as server,
-        httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client,
-    ):
-
-        def ask(path: str) -> object:
-            answer = client.get(path, headers={"connection": "close"})
-            assert answer.status_code == 200, server.output()
-            return answer.json()
-
+    with asking(tmp_path, (*COMMAND, "2"), environ) as (server, ask):
         with ThreadPoolExecutor(8) as pool:
             ids = list(pool.map(ask, (f"/emit{'-and-wait' if n % 10 == 0 else ''}/{n}" for n in range(EVENTS))))
             assert set(pool.map(ask, ["/flush"] * 16)) == {True}, server.output()

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from tests.support.rows import sqlite_rows
-from tests.support.servers import environment, running, write
+from tests.support.servers import asking, environment, write
 
 EVENTS = 120
 SHOP = """
@@ -62,16 +60,7 @@ COMMAND = ("uwsgi", "--http-socket", "127.0.0.1:{port}", "--module", "shop:appli
 def test_each_worker_has_a_log_and_counters_of_its_own(tmp_path: Path, options: tuple[str, ...]) -> None:
     write(tmp_path, "shop.py", SHOP)
     submitted: dict[int, int] = {}
-    with (
-        running(tmp_path, (*COMMAND, *options), environment(tmp_path)) as server,
-        httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client,
-    ):
-
-        def ask(path: str) -> Any:
-            answer = client.get(path, headers={"connection": "close"})
-            assert answer.status_code == 200, server.output()
-            return answer.json()
-
+    with asking(tmp_path, (*COMMAND, *options), environment(tmp_path)) as (server, ask):
         with ThreadPoolExecutor(8) as pool:
             ids = list(pool.map(ask, (f"/emit{'-and-wait' if n % 10 == 0 else ''}/{n}" for n in range(EVENTS))))
             assert set(pool.map(ask, ["/flush"] * 40)) == {True}, server.output()

@@ -10,6 +10,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from typing import NoReturn
 
 
 def in_threads(tasks: list[Callable[[], object]]) -> None:
@@ -38,14 +39,20 @@ def run_in_child(task: Callable[[], object], seconds: int = 0) -> bool:
     if pid == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(seconds)
-        try:
-            task()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(1)
+        end_with(task)
     return os.waitpid(pid, 0)[1] == 0
+
+
+def end_with(work: Callable[[], object]) -> NoReturn:
+    """In a forked child: work, and end; nothing else of the parent's may run there."""
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 def run_python(program: str, **environ: str) -> str:

@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -112,3 +113,21 @@ def running(
         finally:
             with suppress(ProcessLookupError):  # workers that nobody ended: those of uWSGI without a master
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def asking(
+    folder: Path, command: Sequence[str], environ: Mapping[str, str]
+) -> Iterator[tuple[Server, Callable[[str], Any]]]:
+    """Run a server, and give what asks it for a path, on a connection of its own, and returns the JSON it answers."""
+    with (
+        running(folder, command, environ) as server,
+        httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client,
+    ):
+
+        def ask(path: str) -> Any:
+            answer = client.get(path, headers={"connection": "close"})
+            assert answer.status_code == 200, server.output()
+            return answer.json()
+
+        yield server, ask

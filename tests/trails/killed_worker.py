@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +27,7 @@ from otel_audit_exporter.outbox.inspection import read_log_status
 from tests.stack.waiting import wait_until
 from tests.support.events import arguments
 from tests.support.logs import logs_below
+from tests.support.running import end_with
 from tests.trails.kills import Destination, destinations
 
 _THREADS = 3
@@ -70,15 +70,9 @@ def drain(files: Path) -> None:
 
 def fork(work: Callable[[], None]) -> int:
     pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        work()
-        status = 0
-    except BaseException:  # nothing of the parent's may run in the child
-        traceback.print_exc()
-    os._exit(status)
+    if pid == 0:
+        end_with(work)
+    return pid
 
 
 def kill(files: Path, ledger: Path, names: list[Destination], seconds: list[float]) -> bool:
