@@ -46,6 +46,11 @@ class Parking:
         """Have an invalid event parked, before all that waits. Takes no lock."""
         self._invalid.put(ref)
 
+    @property
+    def expects_invalid(self) -> bool:
+        """Whether an event that is wrong by itself was accepted here, and is not parked yet."""
+        return not self._invalid.empty()
+
     def keep(self, letters: Sequence[StoredDeadLetter]) -> bool:
         """Store dead letters; False, with a line in the log, where they cannot be stored now."""
         channel = self._channel

@@ -58,6 +58,8 @@ class PoolMember:
     def wake(self) -> None:
         """Have the pool look at the channel until nothing waits in it. Takes no lock."""
         self._pool.watch(self)
+        if self.channel.parking.expects_invalid:
+            self.deliver_more()
 
     def deliver_more(self) -> None:
         """Have what waits delivered, in its turn. Takes no lock."""
@@ -108,6 +110,7 @@ class PoolMember:
     def deliver(self) -> None:
         """Deliver one batch, and have the rest delivered in its turn."""
         self._queued = False
+        self.channel.parking.park_invalid()  # during a back-off, too
         if self.channel.closed or not self._may_deliver():
             return
         if self._limit is None:
@@ -138,6 +141,7 @@ class PoolMember:
         if within is None and self._pool.has_free_senders and channel.cursor.has_more:
             self.deliver_more()  # somebody else goes on meanwhile
         self._offer(entries, within)
+        channel.parking.park_invalid()  # those that were read only now
         if not channel.sender.backoff.is_open:
             if within is not None:
                 self.probe_seconds = 2 * within

@@ -133,3 +133,15 @@ def test_losses_are_those_of_every_destination_each_with_its_name(files: Path) -
     assert get_audit_pipeline().acknowledge_losses("seen") == 2
     document = orjson.loads(handler.answer(OperationsRequest("GET", "/losses")).body)
     assert (document["losses"], document["parked"]) == ([], 0)
+
+
+@pytest.mark.parametrize("named", SAID)
+@pytest.mark.parametrize("away", [False, True])
+def test_a_wrong_event_of_each_destination_is_parked_at_once(files: Path, named: dict[str, str], away: bool) -> None:
+    """Nobody flushes, and it does not matter whether the destination can be reached."""
+    configure(files, on_invalid="park")
+    if away:
+        files.rename(files.with_name("moved"))
+    receipt = audit_event(**arguments(**named, action=5))
+    wait_until(lambda: receipt.state == "parked", "it is parked")
+    assert get_audit_stats().pending == 0
