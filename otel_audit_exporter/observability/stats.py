@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -56,10 +56,7 @@ class AuditStats:
     databases: Mapping[str, AuditStats] = field(default_factory=dict)
 
 
-_SUMMED: Final = (
-    *("submitted", "recovered", "succeeded", "failed", "lost", "pending", "held", "retried", "rejected"),
-    "transactional",
-)
+_SUMMED: Final = tuple(one.name for one in fields(AuditStats) if type(one.default) is int)
 
 
 def summed(parts: Iterable[AuditStats]) -> AuditStats:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import threading
+from dataclasses import fields
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from otel_audit_exporter.observability.stats import AuditStats, DeliveryCounters
+from otel_audit_exporter.observability.stats import AuditStats, DeliveryCounters, summed
 
 
 def stats_of(counters: DeliveryCounters, *, held: int = 0, all_held: bool = False, oldest: float = 0.0) -> AuditStats:
@@ -88,3 +90,10 @@ def test_the_identity_holds_at_every_instant_whoever_counts() -> None:
         for worker in workers:
             worker.join()
     assert stats_of(counters).pending == 0
+
+
+def test_every_counter_of_the_parts_is_in_the_total() -> None:
+    numbers: dict[str, Any] = {one.name: at for at, one in enumerate(fields(AuditStats), 1) if type(one.default) is int}
+    total = summed([AuditStats(**numbers), AuditStats(**numbers)])
+    assert {name: getattr(total, name) for name in numbers} == {name: 2 * at for name, at in numbers.items()}
+    assert "late" in numbers
