@@ -35,7 +35,8 @@ def show(
     if context.invoked_subcommand is not None:
         return
     ledger = stored_losses(load_settings(arguments), trail, database)
-    records, parked = ledger.records(), ledger.parked()
+    records = ledger.records()
+    parked = ledger.parked(records)
     if form is Format.json:
         talk.print_json({**asdict(records), "parked": parked.count})
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from otel_audit_exporter.event.seen_requests import MUTATING, SeenRequest
@@ -136,6 +137,7 @@ def _with_braces(path: str) -> str:
     )
 
 
+@cache
 def _pattern(path: str) -> re.Pattern[str]:
     """Return what the paths of a route look like; ``{name}`` is a part of one, ``{name:path}`` may be several."""
     parts = re.split(r"(\{[^{}]+\})", path)

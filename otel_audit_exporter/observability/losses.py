@@ -108,9 +108,9 @@ class LossLedger:
         with self._lock:
             return self._store.read().added(self._unwritten.losses, now)
 
-    def parked(self) -> ParkedSince:
-        """Return what was parked in the last 24 hours and after the last acknowledgement."""
-        return self._parked_since(self._clock(), self.records().acknowledged_at)
+    def parked(self, records: LossRecords) -> ParkedSince:
+        """Return what was parked in the last 24 hours and after the last acknowledgement in ``records``."""
+        return self._parked_since(self._clock(), records.acknowledged_at)
 
     def _parked_since(self, now: float, acknowledged_at: float) -> ParkedSince:
         a_day_ago = (now - KEPT_SECONDS) // _GRAIN_SECONDS * _GRAIN_SECONDS  # so that it need not be read each second
@@ -143,7 +143,7 @@ class LossLedger:
         """
         if not str(reason or "").strip():
             raise ValueError("reason: say why the losses are acknowledged")
-        parked = self.parked().count
+        parked = self.parked(self.records()).count
         self.write()
         with self._lock:
             unwritten, self._unwritten = self._unwritten, LossRecords()

@@ -138,13 +138,14 @@ def losses_document(pipeline: AuditPipeline) -> dict[str, Any]:
     for name, exporter in places.items():
         where = {"trail": name.trail, "database": name.database}
         try:
-            found, parked = exporter.losses.records().losses, exporter.losses.parked().count
+            records = exporter.losses.records()
+            parked = exporter.losses.parked(records).count
         except (OutboxError, OSError):
             if exporter is pipeline.primary:
                 raise
             unreadable.append(where)
             continue
-        losses += ({**asdict(one), **where, **_moments(one)} for one in found)
+        losses += ({**asdict(one), **where, **_moments(one)} for one in records.losses)
         parked_in += [{**where, "count": parked}] if parked else []
     return {
         "losses": losses,

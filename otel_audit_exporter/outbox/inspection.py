@@ -25,6 +25,7 @@ from otel_audit_exporter.outbox.directory import (
     OutboxDirectory,
     read_description,
 )
+from otel_audit_exporter.outbox.old_outbox import old_outboxes
 from otel_audit_exporter.runtime.clock import Clock
 
 _LOOKING_SECONDS: Final = 0.1
@@ -82,7 +83,7 @@ def read_outbox_status(root: str | os.PathLike[str]) -> list[DestinationStatus]:
 
 def _destination_status(folder: Path) -> DestinationStatus:
     logs = (read_log_status(path) for path in sorted(folder.glob(f"*{LOG_SUFFIX}")))
-    old = (_old_file_status(path) for path in sorted(folder.glob("*.outbox")))
+    old = (_old_file_status(path) for path in old_outboxes(folder))
     return DestinationStatus(
         folder,
         described(folder),
@@ -105,8 +106,8 @@ def orphans_elsewhere(directory: OutboxDirectory, seconds: float = _LOOKING_SECO
         for log in description.parent.glob(f"*{LOG_SUFFIX}"):
             if Clock.monotonic() > until:
                 return found
-            status = read_log_status(log)
-            if status is not None and not status.held and status.events:
+            status = None if is_held(log) else read_log_status(log)
+            if status is not None and status.events:
                 found[destination] = found.get(destination, 0) + status.events
     return found
 
