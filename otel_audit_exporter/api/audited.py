@@ -22,7 +22,6 @@ from otel_audit_exporter.api.call_sources import (
     Unknown,
     all_awaited,
     all_there,
-    awaited,
     of_result,
     outcome_of_response,
     without_awaitables,
@@ -34,6 +33,7 @@ from otel_audit_exporter.event.json.encoder import Encoder
 from otel_audit_exporter.observability.causes import Cause
 from otel_audit_exporter.observability.examples import describe_arguments
 from otel_audit_exporter.pipeline.current import current_pipeline, say_once
+from otel_audit_exporter.runtime.awaiting import awaited
 from otel_audit_exporter.runtime.log import rejections_logged_by_caller
 
 P = ParamSpec("P")

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from otel_audit_exporter.runtime.awaiting import awaited
+
 Source = Callable[["Arguments", Any], Any]
 """Returns a value, or an awaitable of it, given the arguments of a call and its result."""
 
@@ -111,10 +113,6 @@ def _takes(function: Callable[..., Any]) -> int:
     return sum(
         parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters
     )
-
-
-async def awaited(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value
 
 
 async def all_awaited(values: dict[str, Any]) -> dict[str, Any]:

@@ -18,12 +18,12 @@ from otel_audit_exporter.cli.destination import (
 )
 from otel_audit_exporter.cli.status import status
 from otel_audit_exporter.config.settings import default_outbox_dir, load_settings
+from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.event.routing import RouteName
-from otel_audit_exporter.observability.stats import summed
+from otel_audit_exporter.observability.stats import AuditStats, summed
 from otel_audit_exporter.outbox.address_file import AddressFile, folders_of_database
 from otel_audit_exporter.outbox.old_outbox import old_outboxes, take_over
-from otel_audit_exporter.pipeline.destinations import Route
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
 from otel_audit_exporter.pipeline.stored import address_of
 from otel_audit_exporter.runtime.clock import Clock
@@ -58,14 +58,9 @@ def drain(
         found = _take_over_old(pipeline)
         deadline = Clock.monotonic() + timeout
         with talk.NOTES.status(f"delivering to {pipeline.target}"):
-            while not _delivered(pipeline) and Clock.monotonic() < deadline:
+            while not _delivered(pipeline, [pipeline.primary.channel]) and Clock.monotonic() < deadline:
                 pass
-    stats = pipeline.stats()
-    found += stats.recovered
-    talk.say(f"{talk.amount(found, 'event')} found, {stats.succeeded:,} delivered, {stats.failed:,} parked")
-    if stats.pending:
-        tell_undelivered(pipeline, stats, timeout)
-        raise typer.Exit(1)
+    _report(pipeline, pipeline.stats(), found, timeout)
 
 
 def _drain_named(arguments: Arguments, timeout: float, trail: str | None, database: str | None) -> None:
@@ -76,22 +71,21 @@ def _drain_named(arguments: Arguments, timeout: float, trail: str | None, databa
     with configured_pipeline(arguments | named) as pipeline:
         require_outbox_on_disk(pipeline)
         trails = [trail] if trail is not None else list(pipeline.destinations.trails)
-        routes = [pipeline.destinations.find(RouteName(name, database)) for name in trails]
+        channels = [pipeline.destinations.find(RouteName(name, database)).primary.channel for name in trails]
         deadline = Clock.monotonic() + timeout
-        while not _all_delivered(pipeline, routes) and Clock.monotonic() < deadline:
+        while not _delivered(pipeline, channels) and Clock.monotonic() < deadline:
             pass
-        parts = [route.primary.channel.stats() for route in routes]
-    stats = summed(parts)
-    talk.say(f"{talk.amount(stats.recovered, 'event')} found, {stats.succeeded:,} delivered, {stats.failed:,} parked")
+        parts = [channel.stats() for channel in channels]
+    _report(pipeline, summed(parts), 0, timeout)
+
+
+def _report(pipeline: AuditPipeline, stats: AuditStats, found: int, timeout: float) -> None:
+    """Say what became of the events; ``found``: how many were in old files, beside those taken over."""
+    found += stats.recovered
+    talk.say(f"{talk.amount(found, 'event')} found, {stats.succeeded:,} delivered, {stats.failed:,} parked")
     if stats.pending:
         tell_undelivered(pipeline, stats, timeout)
         raise typer.Exit(1)
-
-
-def _all_delivered(pipeline: AuditPipeline, routes: list[Route]) -> bool:
-    adopted = sum(route.primary.channel.adopt_orphans() for route in routes)
-    left = any(route.primary.channel.logs.wants_more for route in routes)
-    return pipeline.force_flush(_STEP_SECONDS * 1000) and not adopted and not left
 
 
 @outbox.command("readdress")
@@ -115,11 +109,11 @@ def readdress(
     talk.say(f"{database} was at {', '.join(kept) or 'no address yet'}; the next delivery keeps its own")
 
 
-def _delivered(pipeline: AuditPipeline) -> bool:
+def _delivered(pipeline: AuditPipeline, channels: list[DeliveryChannel]) -> bool:
     """Take over some logs and deliver what waits for a moment; return whether nothing is left."""
-    channel = pipeline.primary.channel
-    adopted = channel.adopt_orphans()
-    return pipeline.force_flush(_STEP_SECONDS * 1000) and not adopted and not channel.logs.wants_more
+    adopted = sum(channel.adopt_orphans() for channel in channels)
+    settled = pipeline.force_flush(_STEP_SECONDS * 1000)
+    return settled and not adopted and not any(channel.logs.wants_more for channel in channels)
 
 
 def _take_over_old(pipeline: AuditPipeline) -> int:

@@ -14,13 +14,13 @@ from otel_audit_exporter.event.encoded_event import loads_exact
 from otel_audit_exporter.event.fields import FIELD_ALIASES, FIELDS, INDEX, SURROUNDINGS
 from otel_audit_exporter.event.identity import NOBODY
 from otel_audit_exporter.event.invalid_event import CORRECTED, NOBODY_IN, REASONS, UNKNOWN, more_in
+from otel_audit_exporter.event.routing import ROUTE_FIELDS
 from otel_audit_exporter.event.serialization import assemble_with, split
 from otel_audit_exporter.event.surroundings import GIVEN, Found
 from otel_audit_exporter.event.validation import EventValidator
 
 # Who looks after a trail must not change in passing whose it is, who did it, or when.
 NEEDS_FORCE: Final = frozenset({"yacht_id", "user_id", "actor_type", "on_behalf_of", "timestamp"})
-_DESTINATION: Final = frozenset({"trail", "database"})
 _FIXED: Final = frozenset({"record_id", "trace_id", "span_id"})
 
 
@@ -67,7 +67,7 @@ def corrected_body(
 
 
 def _refuse(changes: Mapping[str, Any], known: Mapping[str, Any], *, force: bool) -> None:
-    elsewhere = _DESTINATION & dict(known.get(UNKNOWN) or {}).keys()
+    elsewhere = ROUTE_FIELDS & dict(known.get(UNKNOWN) or {}).keys()
     if elsewhere:  # it must not land at another destination than its own
         said = "was given for another destination than this one: emit the event anew"
         raise AuditEventError(dict.fromkeys(sorted(elsewhere), said), call="correction")

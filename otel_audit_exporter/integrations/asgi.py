@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from otel_audit_exporter.integrations.http_request import (
 )
 from otel_audit_exporter.integrations.request_coverage import request_begins, request_ends
 from otel_audit_exporter.pipeline.response_wait import ResponseWait, response_wait
+from otel_audit_exporter.runtime.awaiting import awaited
 
 __all__ = ["AsgiRequest", "AuditMiddleware"]
 
@@ -116,8 +116,7 @@ class AuditMiddleware:
     async def _ask(self, scope: ASGIScope) -> Identity:
         assert self._identification.hook is not None
         try:
-            answer: Any = self._identification.hook(self._request_class(scope))
-            identity: Identity = await answer if inspect.isawaitable(answer) else answer
+            identity: Identity = await awaited(self._identification.hook(self._request_class(scope)))
             return identity
         except Exception as error:
             self._identification.failed(error)

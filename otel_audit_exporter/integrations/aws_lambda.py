@@ -122,14 +122,8 @@ class _KeptLoop:
 
 def _enter(scope: Scope, wait: ResponseWait, identification: Identification, event: Any) -> None:
     scope.collector = wait
-    if identification.hook is None:
-        return
-    try:
-        identity = identification.hook(event)
-    except Exception as error:
-        identification.failed(error)
-    else:
-        identification.take(scope, identity)
+    if identification.hook is not None:
+        identification.ask(scope, event)
 
 
 def _seconds_left(context: Any) -> float:

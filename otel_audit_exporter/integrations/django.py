@@ -89,26 +89,9 @@ class AuditMiddleware:
         return _answered(request, response, seen, steps, wait)
 
     def _identify(self, request: Any, scope: Scope) -> None:
-        hook = self._identification.hook
-        if hook is None:
-            return
-        try:
-            identity = hook(request)
-        except Exception as error:
-            self._identification.failed(error)
-        else:
-            self._identification.take(scope, identity)
-            if identity is None:  # Django REST framework authenticates later, in its view
-                scope.ask_at_events(lambda: self._identify_late(hook, request, scope))
-
-    def _identify_late(self, hook: Callable[..., Any], request: Any, scope: Scope) -> bool:
-        try:
-            identity = hook(request)
-        except Exception as error:
-            self._identification.failed(error)
-            return True
-        self._identification.take(scope, identity)
-        return identity is not None
+        if self._identification.hook is not None and not self._identification.ask(scope, request):
+            # Django REST framework authenticates later, in its view
+            scope.ask_at_events(lambda: self._identification.ask(scope, request))
 
     async def _identify_async(self, hook: Callable[..., Awaitable[Identity]], request: Any, scope: Scope) -> None:
         try:

@@ -96,6 +96,17 @@ class Identification:
         except Exception as error:
             self.failed(error)
 
+    def ask(self, scope: Scope, request: object) -> bool:
+        """Ask the hook, and add what it returns; False where it knows nobody. It must be there."""
+        assert self.hook is not None
+        try:
+            identity = self.hook(request)
+        except Exception as error:
+            self.failed(error)
+            return True
+        self.take(scope, identity)
+        return identity is not None
+
     def failed(self, error: Exception) -> None:
         """Say, once for each cause, that the hook failed."""
         text = str(error) if isinstance(error, AuditError) else type(error).__name__

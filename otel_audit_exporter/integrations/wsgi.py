@@ -64,7 +64,7 @@ class AuditMiddleware:
                 start_response = _noting(seen, start_response)
             length = _Length(start_response)
             if self._identification.hook is not None:
-                self._identification.take(scope, self._ask(environ))
+                self._identification.ask(scope, WsgiRequest(environ))
             scope.collector = wait
             try:
                 answer = self.app(environ, start_response if wait is None else length)
@@ -82,14 +82,6 @@ class AuditMiddleware:
             app = getattr(self.app, "__self__", self.app)  # of Flask's `wsgi_app`: what it is of
             path = str(environ.get("PATH_INFO", ""))
             request_ends(seen, lambda: route_of(app, seen.method, path), debug=bool(getattr(app, "debug", False)))
-
-    def _ask(self, environ: Environ) -> Identity:
-        assert self._identification.hook is not None
-        try:
-            return self._identification.hook(WsgiRequest(environ))  # type: ignore[no-any-return]  # checked when taken
-        except Exception as error:
-            self._identification.failed(error)
-            return None
 
 
 def _noting(seen: SeenRequest, start_response: Callable[..., Any]) -> Callable[..., Any]:

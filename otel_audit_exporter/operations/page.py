@@ -368,7 +368,7 @@ def _letter(letter: Mapping[str, Any]) -> str:
     return (
         f'<li class="letter"><div><p class="what"><b>{_name(named[0])}</b> {_name(letter["entity_type"])} '
         f'<code>{_name(letter["entity_id"])}</code></p><p class="error">{_text(letter["error"])}</p>'
-        f'<p class="when">parked {_text(str(letter["parked_at"])[:19].replace("T", " "))} UTC, {tries}, '
+        f'<p class="when">parked {_utc(letter["parked_at"])}, {tries}, '
         f"id <code>{_name(letter['record_id'])}</code></p>{row}</div>"
         f'<form method="post" action="dead-letters/{key}/retry">'
         f'<button id="retry-{key}" aria-label="{_name(action)}">Retry</button></form></li>'

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 
 from otel_audit_exporter.operations.handler import OperationsHandler, OperationsRequest, OperationsResponse
 from otel_audit_exporter.pipeline.pipeline import AuditPipeline
+from otel_audit_exporter.runtime.awaiting import awaited
 
 __all__ = ["operations_asgi", "operations_wsgi"]
 
@@ -87,7 +88,7 @@ def operations_asgi(
         path = path_below_mount(scope)
         if path == "":
             response = redirect_to_slash(str(scope.get("root_path", "")))
-        elif allow is not None and not await _answered(allow(scope)):
+        elif allow is not None and not await awaited(allow(scope)):
             response = _forbidden()
         else:  # the outbox and the sink are waited for, which must not hold up the event loop
             response = await asyncio.to_thread(
@@ -97,10 +98,6 @@ def operations_asgi(
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
 
     return application
-
-
-async def _answered(allowed: bool | Awaitable[bool]) -> bool:
-    return await allowed if inspect.isawaitable(allowed) else bool(allowed)
 
 
 def _with_slash_wsgi(application: WSGIApp) -> WSGIApp:

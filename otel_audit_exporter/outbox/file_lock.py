@@ -25,16 +25,14 @@ class FileLock:
         self.path = os.fspath(path)
         self._descriptor: int | None = None
 
-    def acquire(self, *, blocking: bool = False, create: bool = True) -> bool:
-        """Take the lock; False where somebody else holds it and ``blocking`` is False.
+    def acquire(self, *, create: bool = True) -> bool:
+        """Take the lock; False where somebody else holds it.
 
         Without ``create`` the file has to be there: :class:`FileNotFoundError`.
         """
         import portalocker
 
-        flags = portalocker.LockFlags.EXCLUSIVE
-        if not blocking:
-            flags |= portalocker.LockFlags.NON_BLOCKING
+        flags = portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING
         descriptor = os.open(self.path, os.O_RDWR | (os.O_CREAT if create else 0) | _CAREFULLY, _PRIVATE)
         try:
             if create:
@@ -77,13 +75,6 @@ class FileLock:
             descriptor, self._descriptor = self._descriptor, None
             _held.discard(self)
             os.close(descriptor)
-
-    def __enter__(self) -> FileLock:
-        self.acquire(blocking=True)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.release()
 
 
 # A forked child must not keep a lock of its parent: it would hold it for as long as it lives.

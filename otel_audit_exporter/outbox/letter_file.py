@@ -6,7 +6,6 @@ may wait tries again, and holds no lock of ours in between.
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import time
@@ -20,10 +19,10 @@ from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.outbox.dead_letter_store import DeadLettersBusyError
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import quiet
+from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.runtime.owner import give_to_owner
 from otel_audit_exporter.runtime.threads import Event
 
-logger: Final = logging.getLogger("otel_audit_exporter")
 COLUMNS: Final = (
     *("record_id", "body", "error", "code", "attempts", "first_failed_at", "parked_at", "parked_by", "reasons"),
 )

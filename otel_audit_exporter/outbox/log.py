@@ -67,7 +67,6 @@ class OutboxLog:
         self._last_seen = (0, Clock.monotonic())
         self.released = False  # nothing is appended or delivered here any more
         self.refused = 0  # numbers of calls that were refused after they were written
-        self.stalls = 0  # stores that a volume held up, and the process with them
         self.made_in_calls = 0  # segments and stripes that a call had to make, which costs it a write
         self.work: SimpleQueue[Stripe | None] = SimpleQueue()
         self.on_work: Callable[[], None] = lambda: None
@@ -193,7 +192,6 @@ class OutboxLog:
     def note_slow_store(self, seconds: float) -> None:
         """Look into a store that took long: where the volume held it up, the next segments are written, not mapped."""
         if self.space.is_mapped and processor_clock.stood_still(seconds):
-            self.stalls += 1
             self.space.prefer_written()
             self.on_stall(seconds)
 

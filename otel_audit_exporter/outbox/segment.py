@@ -57,9 +57,6 @@ class Segment:
         """Return up to so many bytes from ``offset`` on; fewer where the file ends."""
         raise NotImplementedError
 
-    def sync(self) -> None:
-        """Have what was put survive a power loss, as far as there is a disk."""
-
     def close(self) -> None:
         """Let go of what writing needs; the segment can still be read."""
 

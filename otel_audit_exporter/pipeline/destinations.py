@@ -151,9 +151,9 @@ class Destinations:
 
     def adopt(self, name: RouteName) -> None:
         """Take over what processes that have ended have left for this destination, and have it delivered."""
-        for exporter in self.find(name).exporters[:1]:
-            if exporter.channel.adopt_orphans():
-                exporter.relay.deliver_now()
+        exporter = self.find(name).primary
+        if exporter.channel.adopt_orphans():
+            exporter.relay.deliver_now()
 
     def looks_after(self, destination: Destination) -> bool:
         """Return whether events that wait for this destination are taken over; else the health reports them."""

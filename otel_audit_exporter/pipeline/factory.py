@@ -62,6 +62,10 @@ class SinkFactory:
         """Return the host or path that rows go to; empty where it is not known. Asked after :meth:`make_sink`."""
         return ""
 
+    def address(self, settings: Settings) -> str:
+        """Return what is kept of where a database is, and compared when its name is used again."""
+        return f"{self.name} {self.place(settings)} {settings.schema}"
+
     def missing(self, settings: Settings) -> str | None:
         """Say which settings are missing to make the sink; None: none is."""
         return None

@@ -51,11 +51,6 @@ class ResolvingSink:
         sink = self._sink
         return f"database {self._route.database}" + ("" if sink is None else f" ({sink.target})")
 
-    @property
-    def current(self) -> Sink | None:
-        """The sink of the address; None while that is not known."""
-        return self._sink
-
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
         """Store the rows where the name leads to. Raises :class:`SinkError` as every sink does."""
         sink = self._sink
@@ -87,7 +82,7 @@ class ResolvingSink:
             sink = make_sink(factory, settings, shape.mapping)
         except AuditConfigurationError as error:
             raise SinkError(Verdict(Fault.CONFIGURATION, f"correct the settings of {name}"), str(error)) from None
-        address = f"{factory.name} {factory.place(settings)} {settings.schema}"
+        address = factory.address(settings)
         try:
             kept = self._address.keep(address)
         except OutboxError as error:

@@ -71,7 +71,7 @@ def settings_of_table(settings: Settings, trail: str | None, database: str | Non
     factory = _factory_on_disk(settings)
     make_sink(factory, settings, make_shape(factory, settings).mapping).close()  # after which it knows its place
     folder = OutboxDirectory(outbox_root(settings), Destination(trail=trail or DEFAULT_TRAIL, database=database))
-    here = f"{factory.name} {factory.place(settings)} {settings.schema}"
+    here = factory.address(settings)
     kept = AddressFile(folder.path).read()
     if kept is not None and kept != here:
         raise AuditConfigurationError(f"database {database}: its rows are at {kept}, and the settings lead to {here}")

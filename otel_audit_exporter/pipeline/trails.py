@@ -32,7 +32,6 @@ class TrailKind(NamedTuple):
     shape: TrailShape
     new_factory: NewFactory | None  # None: an exporter that was given made, of which there is no second one
     sink: Sink | None = None
-    missing: str = ""  # why there is no sink of a configured address
 
     @property
     def takes_databases(self) -> bool:
@@ -95,9 +94,8 @@ def _kind(name: str, settings: Settings, resource: Resource | None, *, databases
         shape = make_shape(factory, settings)
         if factory.has_columns:
             warn_of_left_out(f"{factory.name} {name}", settings, shape.mapping)
-        missing = factory.missing(settings)
-        if missing and databases and factory.database_settings:
-            return TrailKind(shape, new_factory, None, missing)
+        if factory.missing(settings) and databases and factory.database_settings:
+            return TrailKind(shape, new_factory)
         return TrailKind(shape, new_factory, make_sink(factory, settings, shape.mapping))
     except AuditConfigurationError as error:
         raise AuditConfigurationError(f"trail {name!r}: {error}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Unpack
 
@@ -11,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from otel_audit_exporter.operations.handler import OperationsRequest
+from otel_audit_exporter.runtime.awaiting import awaited
 from otel_audit_exporter.trail.handler import TrailHandler, TrailOptions, TrailResponse, closed
 from otel_audit_exporter.trail.identity import Reader
 from otel_audit_exporter.trail.streaming import in_parts
@@ -55,8 +55,7 @@ def audit_trail_router(
     async def answer(request: Request, path: str) -> Response:
         if identify_reader is None:
             return _response(request, closed())
-        found = await run_in_threadpool(identify_reader, request)
-        reader = await found if inspect.isawaitable(found) else found
+        reader = await awaited(await run_in_threadpool(identify_reader, request))
         asked = OperationsRequest(request.method, path, dict(request.headers), dict(request.query_params))
         return _response(request, await run_in_threadpool(handler.answer, reader, asked))
 

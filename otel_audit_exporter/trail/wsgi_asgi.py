@@ -22,6 +22,7 @@ from otel_audit_exporter.operations.wsgi_asgi import (
     request_from_environ,
     request_from_scope,
 )
+from otel_audit_exporter.runtime.awaiting import awaited
 from otel_audit_exporter.trail.handler import TrailHandler, TrailOptions, TrailResponse, closed
 from otel_audit_exporter.trail.identity import Reader
 from otel_audit_exporter.trail.streaming import in_parts
@@ -85,8 +86,7 @@ def trail_asgi_app(
         elif identify_reader is None:
             response = closed()
         else:
-            found = identify_reader(scope)
-            reader = await found if inspect.isawaitable(found) else found
+            reader = await awaited(identify_reader(scope))
             response = await asyncio.to_thread(handler.answer, reader, request_from_scope(scope, path))
         await _send(response, receive, send, head=scope["method"] == "HEAD")
 

@@ -51,6 +51,7 @@ class PostgresDialect:
 class PostgresSource:
     """Reads over a direct connection, which stays open until it is closed."""
 
+    dialect = PostgresDialect()
     json_is_text = False
 
     def __init__(self, settings: Settings) -> None:
@@ -79,7 +80,7 @@ class PostgresSource:
     def count(self, conditions: Sequence[Condition], order: Order, most: int) -> int:
         """Return how many rows there are, or one more than ``most``."""
         try:
-            return int(self._run(select_count(PostgresDialect(), self._table, conditions, most, order))[0][0])
+            return int(self._run(select_count(self.dialect, self._table, conditions, most, order))[0][0])
         except SinkError as error:
             raise read_error(error) from None
 
@@ -100,7 +101,7 @@ class PostgresSource:
             self._connection = None
 
     def _rows(self, what: str, conditions: Sequence[Condition], order: Order, limit: int) -> list[Mapping[str, Any]]:
-        inner = select_rows(PostgresDialect(), what, self._table, conditions, order, limit)
+        inner = select_rows(self.dialect, what, self._table, conditions, order, limit)
         query = f"select row_to_json(r)::text from ({inner.text}) r"  # noqa: S608  # quoted names
         return [loads_exact(row.encode()) for (row,) in self._run(Statement(query, inner.values))]
 
