@@ -68,7 +68,7 @@ class EventSender:
         if not entries:
             return
         if self._channel.closed:
-            self._channel.cursor.give_back([] if again else entries)
+            self.put_back(entries)
             return
         work = object()
         self._at_work.add(work)
@@ -80,6 +80,7 @@ class EventSender:
             self._give_back(entries)
             raise
         finally:
+            self._channel.refusals.let_go(entries)
             self._at_work.discard(work)
             self.last_progress = Clock.monotonic()
             self._channel.completions.attempt_ended()
@@ -132,10 +133,16 @@ class EventSender:
         self._give_back(outcome.waiting)
         self._channel.completions.notify(outcome.waiting, settled=False)
 
+    def put_back(self, entries: Sequence[Entry]) -> None:
+        """Have events handed out again that were taken and not offered."""
+        self._give_back(entries)
+        self._channel.refusals.let_go(entries)
+
     def _give_back(self, entries: Sequence[Entry]) -> None:
         """Have the cursor hand out again what has not ended; what waits as refused is no longer the cursor's."""
+        refusals = self._channel.refusals
         self._channel.cursor.give_back(
-            [one for one in entries if one[1] not in one[0].ended and not self._channel.refusals.contains(one)]
+            [one for one in entries if one[1] not in one[0].ended and not refusals.contains(one)]
         )
 
     def _judge(self, outcome: InsertOutcome[Entry], accepted_before: int, *, in_doubt: bool) -> None:

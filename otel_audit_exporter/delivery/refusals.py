@@ -53,6 +53,7 @@ class Refusals:
         self._on_lost = on_lost
         self._lock = Lock()
         self._known: dict[tuple[Stripe, int], Refusal] = {}
+        self._in_hand: set[tuple[Stripe, int]] = set()  # offered just now, or being parked
 
     def __len__(self) -> int:
         return len(self._known)
@@ -86,6 +87,7 @@ class Refusals:
         stripe, number, segment, offset, _ = one.item
         now = Clock.monotonic()
         with self._lock:
+            self._in_hand.add((stripe, number))
             known = self._known.get((stripe, number))
             attempts = 1 if known is None else known.attempts + 1
             delay = refusal_delay(attempts, self._jitter)
@@ -134,21 +136,36 @@ class Refusals:
         return [] if known is None else self.take([known], 1)
 
     def take(self, refusals: Sequence[Refusal], limit: int) -> list[Entry]:
-        """Return these events, read again; none that somebody has in hand."""
+        """Return these events, read again; none that somebody has in hand. They are, until :meth:`let_go`."""
         entries: list[Entry] = []
         lost: list[Range] = []
         for refusal in refusals[:limit]:
             stripe, number, segment, offset = refusal.ref
-            if number in stripe.ended:
+            if not self._take_in_hand(stripe, number):
                 continue
             body = read_event(segment, offset, number)
             if body is not None:
                 entries.append((stripe, number, segment, offset, body))
-            elif not stripe.log.released:
+                continue
+            self._in_hand.discard((stripe, number))
+            if not stripe.log.released:
                 lost.append((stripe, number, number))
         if lost:
             self._lose(lost)
         return entries
+
+    def _take_in_hand(self, stripe: Stripe, number: int) -> bool:
+        with self._lock:
+            if (stripe, number) in self._in_hand or number in stripe.ended:
+                return False
+            self._in_hand.add((stripe, number))
+            return True
+
+    def let_go(self, entries: Sequence[Entry]) -> None:
+        """Let others take those of these events that wait here: the attempt with them is over."""
+        if self._in_hand:
+            with self._lock:
+                self._in_hand.difference_update([(stripe, number) for stripe, number, *_ in entries])
 
     def _lose(self, lost: list[Range]) -> None:
         with self._lock:

@@ -299,7 +299,7 @@ class Relay:
             if not entries:
                 return
             if Clock.monotonic() < channel.sender.backoff.asked_until:
-                channel.cursor.give_back(entries)
+                channel.sender.put_back(entries)
                 return
             # Some others beside them: where one is refused, those that pass prove that it is the row's own fault.
             channel.sender.deliver([*entries, *channel.cursor.take(_COMPANIONS)])

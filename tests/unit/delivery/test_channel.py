@@ -111,6 +111,29 @@ def test_a_row_that_is_refused_again_after_others_passed_is_parked(channel: Deli
     assert (channel.counters.failed, channel.counters.succeeded, channel.counters.pending) == (1, 1, 0)
 
 
+def test_a_row_that_is_being_parked_is_not_offered(
+    channel: DeliveryChannel, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = accept(channel, "first"), accept(channel, "second")
+    offer(channel, first)
+    table.broken = False
+    offer(channel, second)
+    table.broken = True
+    keep, asked = channel.parking.keep, []
+
+    def keep_beside_others(letters: Any) -> bool:
+        before = table.asked
+        retry(channel)
+        channel.sender.deliver(channel.refusals.take_one(first))
+        asked.append(table.asked - before)
+        return keep(letters)
+
+    monkeypatch.setattr(channel.parking, "keep", keep_beside_others)
+    retry(channel)
+    assert asked == [0]
+    assert not is_pending(first)
+
+
 def test_rows_that_passed_during_the_refused_request_prove_nothing(channel: DeliveryChannel, table: Table) -> None:
     first, second = accept(channel, "first"), accept(channel, "second")
     offer(channel, first)

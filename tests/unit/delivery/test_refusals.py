@@ -30,6 +30,7 @@ def refused(ref: EventRef, *, code: str = "23514", proved: bool = False, at_once
 
 def judge(refusals: Refusals, one: RejectedRow, before: int, now: int, *, codes_count: bool = True) -> str:  # type: ignore[type-arg]
     park, hold = refusals.judge([one], accepted_before=before, accepted_now=now, codes_count=codes_count)
+    refusals.let_go([one.item])
     assert len(park) + len(hold) == 1
     return "park" if park else "hold"
 
@@ -85,6 +86,17 @@ def test_they_are_read_again_with_their_bytes_unless_they_have_ended(refusals: R
     assert (len(refusals), refusals.take_one(first)) == (1, [])
     refusals.forget([(*second, b"second")])
     assert len(refusals) == 0
+
+
+def test_an_event_is_not_taken_while_somebody_has_it(refusals: Refusals, log: OutboxLog) -> None:
+    entry = (*log.append(b"event"), b"event")
+    refusals.judge([refused(entry[:4])], accepted_before=1, accepted_now=1, codes_count=False)
+    assert refusals.take_one(entry[:4]) == [], "who offered it still notes what became of it"
+    refusals.let_go([entry])
+    assert refusals.take_one(entry[:4]) == [entry]
+    assert refusals.take_one(entry[:4]) == []
+    refusals.let_go([entry])
+    assert refusals.take_one(entry[:4]) == [entry]
 
 
 def test_the_more_often_it_is_refused_the_longer_it_waits(refusals: Refusals, log: OutboxLog, times: Times) -> None:
