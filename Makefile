@@ -24,7 +24,7 @@ help:
 	@echo "make docs         build the documentation into build/site; a broken link fails"
 	@echo "make docs-serve   show it at http://127.0.0.1:8000, and anew with every change"
 	@echo "make package      build the wheel and the source distribution, and check what PyPI will show"
-	@echo "make soak         kill workers by the thousand and say what was lost (SEED=1 MINUTES=10)"
+	@echo "make soak         kill 1,000 workers and say what was lost (SEED=1; MINUTES=10 for so long instead)"
 	@echo "make bench        what it costs, beside what the machine can do (ARGS=--quick shows only that it works)"
 	@echo "make alerts       test the alert rules of examples/monitoring (needs promtool)"
 	@echo "make constraints  pin every version anew, after a change of dependencies"

@@ -130,7 +130,23 @@ def sqlite_rows(path: Path, table: str = "pms_audit_log") -> list[dict[str, Any]
         return [dict(row) for row in connection.execute(f'select * from "{table}"')] if made else []
 
 
-def random_deaths(seed: int, count: int) -> Iterator[tuple[str | None, int, float]]:
+@dataclass(frozen=True)
+class Lives:
+    """What workers do before they are killed."""
+
+    events: int
+    bad_every: int
+    calls: int
+    """At most, of those that are killed after a call."""
+    seconds: float
+    """At most, of those that are killed at any moment."""
+
+
+SHORT_LIVES = Lives(events=300, bad_every=40, calls=250, seconds=0.6)
+LONG_LIVES = Lives(events=6000, bad_every=400, calls=4000, seconds=3.0)
+
+
+def random_deaths(seed: int, count: int, lives: Lives) -> Iterator[tuple[str | None, int, float]]:
     """Plan deaths: a third each at random moments, after so many calls, and at the failpoints in turn.
 
     Each is (failpoint, visits, seconds to wait for it).
@@ -139,16 +155,19 @@ def random_deaths(seed: int, count: int) -> Iterator[tuple[str | None, int, floa
     points = list(FAILPOINTS)
     for number in range(count):
         if number % 3 == 0:
-            yield None, 1, chance.uniform(0.0, 0.6)
+            yield None, 1, chance.uniform(0.0, lives.seconds)
         elif number % 3 == 1:
-            yield AFTER_A_CALL, chance.randrange(1, 250), 10.0
+            yield AFTER_A_CALL, chance.randrange(1, lives.calls), 10.0
         else:
             yield points[number // 3 % len(points)], chance.choice((1, 1, 2, 3)), chance.uniform(0.5, 1.0)
 
 
-def kill_workers(scenario: Scenario, seed: int, count: int, nurseries: int = 2) -> list[Death]:
+def kill_workers(
+    scenario: Scenario, seed: int, count: int, lives: Lives = SHORT_LIVES, nurseries: int = 2
+) -> list[Death]:
     """Kill `count` workers, some at once; return how each ended."""
-    deaths = list(random_deaths(seed, count))
+    deaths = list(random_deaths(seed, count, lives))
+    job = replace(scenario.job, events=lives.events, bad_every=lives.bad_every)
     with ExitStack() as open_nurseries:
         homes = [open_nurseries.enter_context(scenario.nursery()) for _ in range(nurseries)]
 
@@ -156,8 +175,8 @@ def kill_workers(scenario: Scenario, seed: int, count: int, nurseries: int = 2) 
             ended = []
             for number in range(share, count, nurseries):
                 failpoint, visits, seconds = deaths[number]
-                job = replace(scenario.job, failpoint=failpoint, visits=visits, bad_every=40, seed=seed + number)
-                ended.append(homes[share].kill(job, seconds))
+                planned = replace(job, failpoint=failpoint, visits=visits, seed=seed + number)
+                ended.append(homes[share].kill(planned, seconds))
             return ended
 
         with ThreadPoolExecutor(nurseries) as pool:

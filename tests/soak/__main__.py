@@ -1,6 +1,6 @@
-"""Kill workers for so many minutes while the gateway goes wrong, then 500 that say events to many trails and databases,
-then an outage of 200,000 events, then deliver what crowds of dead processes have left, then hold five million events,
-then freeze functions after their answers.
+"""Kill 1,000 workers, which say a million events, while the gateway goes wrong, then 500 that say events to many trails
+and databases, then an outage of 200,000 events, then deliver what crowds of dead processes have left, then hold five
+million events, then freeze functions after their answers.
 
 Every round has a table and an outbox directory of its own; the first that is found broken is kept, and ends
 the run with status 1. "0 failures in n" bounds the rate at about 3/n.
@@ -30,6 +30,8 @@ from tests.support.otlp_receiver import Receiver
 from tests.trails.kills import found_after_kills
 
 _KILLS_PER_ROUND = 60
+_KILLS = 1000
+_EVENTS = 1_000_000
 _OUTAGE_EVENTS = 200_000
 _FROZEN = 200
 _ORPHANS = 2000
@@ -59,11 +61,11 @@ class Figures:
 def main() -> int:
     options = _parse_options()
     chance, figures = Random(options.seed), Figures()
-    print(f"seed {options.seed}, {options.minutes:g} minutes", flush=True)
-    deadline = time.monotonic() + options.minutes * 60
+    print(f"seed {options.seed}", flush=True)
+    started = time.monotonic()
     with Stack() as stack:
         stack.gateway.keep_requests(False)
-        while time.monotonic() < deadline:
+        while not _is_enough(figures, options.minutes, time.monotonic() - started):
             broken = _round(stack, chance.randrange(2**31), figures)
             if broken:
                 print(f"BROKEN, with seed {options.seed}, after {figures.kills} kills:", *broken, sep="\n  ")
@@ -75,6 +77,12 @@ def main() -> int:
             _outage(stack, options.outage)
         whole = _crowds(options)
         return 0 if _frozen(stack, options.frozen) and whole else 1
+
+
+def _is_enough(figures: Figures, minutes: float | None, seconds: float) -> bool:
+    if minutes is not None:
+        return seconds >= 60 * minutes
+    return figures.kills >= _KILLS and figures.accepted >= _EVENTS
 
 
 def _crowds(options: argparse.Namespace) -> bool:
@@ -90,7 +98,7 @@ def _crowds(options: argparse.Namespace) -> bool:
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, help="kill for so long, instead of until there are enough")
     parser.add_argument("--tenant-kills", type=int, default=_TENANT_KILLS, help="kills of who names databases; 0: none")
     parser.add_argument("--outage", type=int, default=_OUTAGE_EVENTS, help="events of the outage; 0: none")
     parser.add_argument("--frozen", type=int, default=_FROZEN, help="invocations of each server and sink; 0: none")
@@ -142,17 +150,18 @@ def _frozen(stack: Stack, invocations: int) -> bool:
 def _round(stack: Stack, seed: int, figures: Figures) -> list[str]:
     """Kill some workers on the real stack, every other time through a gateway that goes wrong at random."""
     chance = Random(seed)
+    lives = chance.choice((scenario.SHORT_LIVES, scenario.LONG_LIVES, scenario.LONG_LIVES))
     directory = Path(tempfile.mkdtemp(prefix="audit-soak-"))
     if chance.random() < 0.25:
         scene = scenario.on_sqlite(directory, outbox=chance.choice(("disk", "fsync")))
-        return _checked(scene, scenario.kill_workers(scene, seed, _KILLS_PER_ROUND), seed, figures)
+        return _checked(scene, scenario.kill_workers(scene, seed, _KILLS_PER_ROUND, lives), seed, figures)
     table = stack.create_table()
     table.alter(f"add constraint no_bad_action check (action <> '{BAD_ACTION}')")
     scene = scenario.on_stack(
         directory, stack, table, outbox=chance.choice(("disk", "disk", "fsync")), export_timeout_millis=2000
     )
     with _faulty(stack, chance):
-        deaths = scenario.kill_workers(scene, seed, _KILLS_PER_ROUND)
+        deaths = scenario.kill_workers(scene, seed, _KILLS_PER_ROUND, lives)
     broken = _checked(scene, deaths, seed, figures)
     table.drop()
     return broken
