@@ -19,6 +19,7 @@ from otel_audit_exporter.delivery.awaited import AwaitedEvents, of_this_process
 from otel_audit_exporter.delivery.backoff import BackoffState
 from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.delivery.housekeeper import ADOPT_SECONDS, housekeeper
+from otel_audit_exporter.delivery.right_of_way import FEW_ROWS, LONGEST_PAUSE_SECONDS, QUIET_SECONDS, RightOfWay
 from otel_audit_exporter.errors import OutboxError
 from otel_audit_exporter.outbox.stripe import EventRef
 from otel_audit_exporter.runtime.clock import Clock
@@ -78,6 +79,7 @@ class Relay:
         self._stop_or_pause = Event()
         self._problem = ""
         self._run_rows = RUN_ROWS
+        self._right_of_way = RightOfWay()
 
     # --- what others ask for ----------------------------------------------------------------------------------
 
@@ -269,20 +271,45 @@ class Relay:
         """Send the rest of a backlog, several batches at a time: some are made while others are under way."""
         done = []
         if self._channel.logs.pending > self._run_rows:
-            done = [helper.do(self._send) for helper in self._helpers]
+            done = [helper.do(self._help) for helper in self._helpers]
         self._send()
         for one in done:
             one.wait()
 
+    def _help(self) -> None:
+        """Send beside the first sender, as long as no receipt is waited for."""
+        while self._goes_on():
+            if not self._right_of_way.is_free:
+                self._stop_or_pause.wait(QUIET_SECONDS)
+            elif not self._send_next(self._run_rows):
+                return
+
     def _send(self) -> None:
-        while not self._stopping and self._channel.sender.backoff.is_open:
-            begun = Clock.monotonic()
-            rows = self._channel.sender.deliver_next(self._run_rows)
-            if not rows:
+        while self._goes_on():
+            rows = self._send_next(self._run_rows) if self._right_of_way.is_free else self._send_few()
+            if not rows or (not self._until_empty and self._channel.logs.pending < self._run_rows):
                 return
-            self._fit_rows(rows, Clock.monotonic() - begun)
-            if not self._until_empty and self._channel.logs.pending < self._run_rows:
-                return
+
+    def _goes_on(self) -> bool:
+        return not self._stopping and self._channel.sender.backoff.is_open
+
+    def _send_few(self) -> int:
+        """Send a few rows, and pause as long as they took: half of the receipts meet no other request."""
+        self._right_of_way.let_pass()
+        begun = Clock.monotonic()
+        rows = self._channel.sender.deliver_next(FEW_ROWS)
+        if rows:
+            seconds = Clock.monotonic() - begun
+            self._right_of_way.note_few(seconds)
+            self._stop_or_pause.wait(min(seconds, LONGEST_PAUSE_SECONDS))
+        return rows
+
+    def _send_next(self, rows: int) -> int:
+        begun = Clock.monotonic()
+        sent = self._channel.sender.deliver_next(rows)
+        if sent:
+            self._fit_rows(sent, Clock.monotonic() - begun)
+        return sent
 
     def _fit_rows(self, rows: int, seconds: float) -> None:
         """Have the next batches fit the time that one took: from afar fewer and larger requests get more across."""
@@ -292,17 +319,22 @@ class Relay:
 
     def _deliver_awaited(self) -> None:
         """Offer the events whose receipts are waited for; one that somebody has in hand is left to them."""
+        with self._right_of_way.taken():
+            while not self._stopping and self._deliver_next_awaited():
+                pass
+
+    def _deliver_next_awaited(self) -> bool:
+        self._awaited_is_served = False  # who comes from here on calls again
+        entries = self._awaited.take()
+        if not entries:
+            return False
         channel = self._channel
-        while not self._stopping:
-            self._awaited_is_served = False  # who comes from here on calls again
-            entries = self._awaited.take()
-            if not entries:
-                return
-            if Clock.monotonic() < channel.sender.backoff.asked_until:
-                channel.sender.put_back(entries)
-                return
-            # Some others beside them: where one is refused, those that pass prove that it is the row's own fault.
-            channel.sender.deliver([*entries, *channel.cursor.take(_COMPANIONS)])
+        if Clock.monotonic() < channel.sender.backoff.asked_until:
+            channel.sender.put_back(entries)
+            return False
+        # Some others beside them: where one is refused, those that pass prove that it is the row's own fault.
+        channel.sender.deliver([*entries, *channel.cursor.take(_COMPANIONS)])
+        return True
 
     def _warn_of_idle_sdk(self) -> None:
         self._warned_of_idle_sdk = True

@@ -1,0 +1,95 @@
+"""A backlog gives way to events whose receipts are waited for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from otel_audit_exporter.delivery import right_of_way as module
+from otel_audit_exporter.delivery.channel import DeliveryChannel, DeliveryOptions
+from otel_audit_exporter.delivery.relay import RUN_ROWS, Relay
+from otel_audit_exporter.delivery.right_of_way import FEW_ROWS, QUIET_SECONDS, RightOfWay
+from otel_audit_exporter.outbox.dead_letter_store import MemoryDeadLetters
+from otel_audit_exporter.runtime.clock import Clock
+from tests.stack.waiting import wait_until
+from tests.unit.delivery.conftest import Times
+
+
+def test_the_backlog_gives_way_until_a_moment_after_the_receipt(times: Times) -> None:
+    way = RightOfWay()
+    assert way.is_free
+    with way.taken():
+        assert not way.is_free
+    assert not way.is_free
+    times.monotonic += QUIET_SECONDS
+    assert way.is_free
+
+
+def test_a_request_that_hangs_holds_the_backlog_up_for_a_moment_only(times: Times) -> None:
+    way = RightOfWay()
+    with way.taken():
+        times.monotonic += 0.3
+        assert way.is_free
+
+
+def test_the_backlog_does_not_give_way_where_the_sink_is_far(times: Times) -> None:
+    way = RightOfWay()
+    with way.taken():
+        for seconds in (0.3, 0.3, 0.001, 0.3, 0.3):
+            way.note_few(seconds)
+        assert not way.is_free, "two slow ones may have met the large batches"
+        way.note_few(0.3)
+        assert way.is_free
+        times.monotonic += 0.2
+    times.monotonic += 0.9
+    with way.taken():
+        assert not way.is_free, "it is asked again whether the sink is far"
+
+
+class Sink:
+    """Notes the size of each batch, and by which thread it was sent; holds up the answer on the awaited event."""
+
+    name = "sink"
+    target = "nowhere"
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+        self.seen: list[tuple[str, int]] = []
+
+    def insert(self, rows: Sequence[bytes], deadline: float) -> None:
+        self.seen.append((threading.current_thread().name, len(rows)))
+        if b"awaited" in rows:
+            self.answers.wait(20)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def renew_after_fork(self) -> None:
+        """Nothing is inherited."""
+
+
+def test_one_sender_with_few_rows_goes_on_beside_an_awaited_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LONGEST_SECONDS", 60.0)
+    sink = Sink()
+    options = DeliveryOptions(outbox="memory")
+    channel = DeliveryChannel(
+        "channel", sink, list, directories=[], dead_letters=MemoryDeadLetters(), options=options, identity="test"
+    )
+    for _ in range(60 * RUN_ROWS):
+        channel.accept(b"event")
+    awaited = channel.accept(b"awaited")
+    relay = Relay(channel, cold_after_seconds=60.0, hot=False)
+    try:
+        relay.deliver_soon([awaited])
+        wait_until(lambda: len(sink.seen) >= 20, "the backlog goes on meanwhile")
+        beside = sink.seen[-10:]  # the first ones may have been under way before
+        assert {size for _, size in beside} == {FEW_ROWS}
+        assert len({thread for thread, _ in beside}) == 1
+        sink.answers.set()
+        wait_until(lambda: channel.logs.pending == 0, "everything is delivered")
+        assert RUN_ROWS in [size for _, size in sink.seen[-20:]]
+    finally:
+        sink.answers.set()
+        relay.stop(Clock.monotonic() + 10)
