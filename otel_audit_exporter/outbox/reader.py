@@ -15,6 +15,7 @@ from otel_audit_exporter.outbox.frames import (
     SEAL,
     find_frame,
     frame_at,
+    frame_bytes,
     size_at,
     unpack_frame,
 )
@@ -22,6 +23,7 @@ from otel_audit_exporter.outbox.segment import HEADER_BYTES, Segment
 from otel_audit_exporter.outbox.stripe import Stripe
 
 CHUNK_BYTES: Final = 2**20
+_LOOK_BYTES: Final = 2**16  # a large piece for a short look would stay with the process
 
 
 @dataclass
@@ -181,19 +183,29 @@ def read_event(segment: Segment, offset: int, number: int, kind: int = EVENT) ->
 
 
 def find_event(stripe: Stripe, number: int) -> tuple[Segment, int] | None:
-    """Return the segment and the offset of an event that a reader has passed; None where it is not found."""
+    """Return the segment and the offset of an event, of which its frame is no proof yet; None where it is not found."""
     for segment in list(stripe.segments):
-        if segment.last_number is not None and segment.last_number < number:
-            continue
-        offset = segment.nearest(number)
+        if segment.last_number is None or segment.last_number >= number:
+            offset = _find_in(segment, number)
+            return None if offset is None else (segment, offset)
+    return None
+
+
+def _find_in(segment: Segment, number: int) -> int | None:
+    offset = segment.nearest(number)
+    while True:
         try:
-            buffer = segment.read(offset, segment.size - offset)
+            buffer = segment.read(offset, min(_LOOK_BYTES, segment.size - offset))
         except OSError:
             return None
         at = 0
-        while (frame := frame_at(buffer, at, segment.seed)) is not None and frame.kind != SEAL:
-            if frame.number == number:
-                return segment, offset + at
-            at = frame.end
-        return None
-    return None
+        while at + HEAD_BYTES + META_BYTES <= len(buffer):
+            size, _, tag = unpack_frame(buffer, at)
+            if size < META_BYTES or tag >= SEAL:
+                return None
+            if tag & NUMBER_MASK == number:
+                return offset + at
+            at += frame_bytes(size)
+        if at == 0:
+            return None
+        offset += at

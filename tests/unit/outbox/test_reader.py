@@ -80,6 +80,14 @@ def test_where_every_event_lies_it_is_found_again(log: OutboxLog) -> None:
     assert find_event(log.stripes[0], 101) is None
 
 
+def test_an_event_is_found_that_nobody_has_read(log: OutboxLog) -> None:
+    refs = [log.append(event_bytes(number, 10 + number * 37 % 2000)) for number in range(300)]
+    refs += [log.append(event_bytes(number, 90_000)) for number in range(300, 305)]
+    for stripe, number, segment, offset in reversed(refs):
+        assert find_event(stripe, number) == (segment, offset)
+    assert find_event(log.stripes[0], 306) is None
+
+
 @pytest.mark.parametrize("kind", ["mapped", "written"])
 def test_a_flipped_bit_in_a_live_log_is_harmless_or_counted(tmp_path: Path, kind: str) -> None:
     """The number of lost events is exact."""
