@@ -69,6 +69,7 @@ class SecretNames:
         # The last three letters that such a key can have, for a quick look; "" where a key has fewer.
         endings = set(map(last_letters, self.names | _FOLLOWING))
         self.endings: Final = frozenset(endings | {"" for ending in endings if len(ending) < 3 and ending.isascii()})
+        self.ascii_endings: Final = frozenset(ending.encode() for ending in self.endings if ending.isascii())
         letters = set(map(_letters, self.names))
         self._by_ending: Final = _by_ending(letters)
         self._short: Final = tuple(word for word in letters if len(word) < 3)

@@ -11,6 +11,7 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from string import ascii_letters
 from typing import Final
 from urllib.parse import unquote_plus
@@ -32,12 +33,13 @@ _UNDERSCORE: Final = re.compile(
 _HYPHEN: Final = re.compile(
     r"-(?:----BEGIN|-\w|(?<=sk-)|(?<=xox.-)|(?<=xapp-)|(?<=glpat-)|(?<=pypi-)|(?<=sq0...-)|(?<=AGE-SECRET-))"
 )
-_DOT: Final = re.compile(r"\.(?:(?<=SG\.)|(?<=ya29\.)|(?<=hv[sb]\.)|(?<=hooks\.)slack)")
+_VAULT: Final = re.compile(r"hv[sb]\.")
 _CAPITAL_B: Final = re.compile(r"B(?:earer|asic|EARER|ASIC)\s")
 _CAPITAL_A: Final = re.compile(r"A(?:KIA|SIA|Iza)")
 # Letters become small ones, what stands between a key and its value becomes one mark, and all else goes.
 _MARKS: Final = b":="
 _SMALL_LETTERS: Final = bytes(ord(":") if code in _MARKS else code for code in range(256)).lower()
+_LAST_THREE: Final = itemgetter(slice(-3, None))
 _NEITHER: Final = bytes(code for code in range(256) if not chr(code).isascii() or chr(code) not in ascii_letters + ":=")
 
 
@@ -52,30 +54,42 @@ def may_hold_secret(text: str, names: SecretNames) -> bool:
         or ("%5" in text)
         or (">" in text and "<" in text)
         or ("@" in text and ("://" in text or "(" in text))
-        or ("," in text and ('",' in text or "'," in text))
+        or ("," in text and (('"' in text and '",' in text) or ("'" in text and "'," in text)))
         or ('"' in text and 'name="' in text)
         or ("B" in text and _CAPITAL_B.search(text) is not None)
-        or ("." in text and _DOT.search(text) is not None)
+        or ("." in text and _may_hold_dotted(text))
+    )
+
+
+def _may_hold_dotted(text: str) -> bool:
+    """Say whether a text has the beginning of a secret that has a dot in it."""
+    return (
+        ("G" in text and "SG." in text)
+        or ("9" in text and "ya29." in text)
+        or _VAULT.search(text) is not None
+        or "hooks.slack" in text
     )
 
 
 def _may_name_secret(text: str, names: SecretNames) -> bool:
     """Say whether anything before a colon or an equals sign ends as the name of a secret may."""
-    endings = names.endings
-    if text.isascii():
-        before = _letters_before_marks(text)
-        ends = [part[-3:] for part in before]
-    else:
-        before, ends = None, list(map(last_letters, text.replace("=", ":").split(":")[:-1]))
-        ends += [end[-2:] for end in ends]
-    if "" not in endings and endings.isdisjoint(ends):
+    if "" not in names.endings and not _may_end_as_name(text, names):
         return False
     if "\\u" in text or "%" in text or ")=(" in text:  # escaped letters, and several keys before one mark
         return True
     plain = folded(text)
-    if names.any_may_end(_letters_before_marks(plain) if before is None else before):
+    if names.any_may_end(_letters_before_marks(plain)):
         return True
     return HAS_LEET.search(plain) is not None and names.any_may_end(_letters_before_marks(plain.translate(LEET)))
+
+
+def _may_end_as_name(text: str, names: SecretNames) -> bool:
+    """Say whether the last letters before a mark are those of a secret's name."""
+    if text.isascii():
+        parts = text.encode().translate(_SMALL_LETTERS, _NEITHER).split(b":")
+        return not names.ascii_endings.isdisjoint(map(_LAST_THREE, parts[:-1]))
+    ends = list(map(last_letters, text.replace("=", ":").split(":")[:-1]))
+    return not names.endings.isdisjoint([*ends, *(end[-2:] for end in ends)])
 
 
 def _letters_before_marks(text: str) -> list[str]:
