@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from otel_audit_exporter.delivery.awaited import AwaitedEvents, of_this_process
+from otel_audit_exporter.delivery.backlog import BATCH_ROWS, PROBE_ROWS, RUN_ROWS
 from otel_audit_exporter.delivery.backoff import BackoffState
 from otel_audit_exporter.delivery.batch import Entry
 from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.delivery.housekeeper import housekeeper
-from otel_audit_exporter.delivery.relay import BATCH_ROWS, PROBE_ROWS, RUN_ROWS
 from otel_audit_exporter.outbox.stripe import EventRef
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import register_renewed

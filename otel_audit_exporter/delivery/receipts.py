@@ -10,7 +10,7 @@ from typing import Final, Literal
 from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.delivery.completion import CompletionWaiter
 from otel_audit_exporter.delivery.loop_events import in_thread, loop_event, pause
-from otel_audit_exporter.delivery.relay import delivers_here
+from otel_audit_exporter.delivery.sender_thread import delivers_here
 from otel_audit_exporter.errors import AuditDeliveryError, OutboxError
 from otel_audit_exporter.outbox.dead_letter_store import DeadLettersBusyError
 from otel_audit_exporter.outbox.stripe import EventRef, is_elsewhere, is_lost, is_pending, was_parked

@@ -7,35 +7,26 @@ whose receipts are waited for, before any backlog.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from logging import ERROR
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, create_key, get_value, set_value
-
 from otel_audit_exporter.delivery.awaited import AwaitedEvents, of_this_process
+from otel_audit_exporter.delivery.backlog import BATCH_ROWS, PROBE_ROWS, BacklogSenders
 from otel_audit_exporter.delivery.backoff import BackoffState
 from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.delivery.housekeeper import ADOPT_SECONDS, housekeeper
-from otel_audit_exporter.delivery.right_of_way import FEW_ROWS, LONGEST_PAUSE_SECONDS, QUIET_SECONDS, RightOfWay
-from otel_audit_exporter.errors import OutboxError
+from otel_audit_exporter.delivery.right_of_way import RightOfWay
+from otel_audit_exporter.delivery.sender_thread import SenderThread, be_untraced, words_of
 from otel_audit_exporter.outbox.stripe import EventRef
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, register_renewed
 from otel_audit_exporter.runtime.log import logger
 from otel_audit_exporter.runtime.threads import Event, Thread, get_ident, new_thread
-from otel_audit_exporter.runtime.uwsgi import leave_signals_to_uwsgi
 
-RUN_ROWS: Final = 1000  # what a database does fastest, and twice as many where each answer takes its time
-BATCH_ROWS: Final = 2000
-PROBE_ROWS: Final = 200
-HELPERS: Final = 3  # batches of a large backlog under way at once, beside the sender's own
-_SLOW_ROW_SECONDS: Final = 2e-4
 _TICK_SECONDS: Final = 1.0
 _COMPANIONS: Final = 20
-_DELIVERS: Final = create_key("otel-audit-delivers")
 
 
 class Relay:
@@ -60,10 +51,6 @@ class Relay:
 
     def _begin(self) -> None:
         self._thread: Thread | None = None
-        self._helpers = [
-            SenderThread(self._channel, f"otel-audit-sender-{self._channel.name}-{number}")
-            for number in range(2, HELPERS + 2)
-        ]
         self._express = SenderThread(self._channel, f"otel-audit-receipts-{self._channel.name}")
         self._start_lock = ForkSafeLock()
         self._calls: SimpleQueue[None] = SimpleQueue()
@@ -74,12 +61,11 @@ class Relay:
         self._refused_too = False
         self._more = False
         self._more_since: float | None = None
-        self._until_empty = True  # whether a round goes on until nothing is left, or leaves what comes meanwhile
         self._stopping = False
         self._stop_or_pause = Event()
         self._problem = ""
-        self._run_rows = RUN_ROWS
         self._right_of_way = RightOfWay()
+        self._backlog = BacklogSenders(self._channel, self._right_of_way, self._stop_or_pause)
 
     # --- what others ask for ----------------------------------------------------------------------------------
 
@@ -179,8 +165,8 @@ class Relay:
                 self._problem = ""
             except BaseException as error:
                 self._log_error(error)
-        for helper in (*self._helpers, self._express):
-            helper.end()
+        self._backlog.end()
+        self._express.end()
 
     def _log_error(self, error: BaseException) -> None:
         """Log once what went wrong, and go on: nothing may end the thread that loses nothing."""
@@ -219,9 +205,9 @@ class Relay:
         if now < backoff.asked_until or not (urgent or backoff.allows(now)):
             return
         refused_too, self._refused_too = self._refused_too, False
-        self._until_empty = urgent or not backoff.is_open or not self._hot or self._is_idle(now)
-        if self._until_empty or more:
-            self._deliver_everything()
+        until_empty = urgent or not backoff.is_open or not self._hot or self._is_idle(now)
+        if until_empty or more:  # the latter leaves what comes meanwhile
+            self._deliver_everything(until_empty=until_empty)
         # Also where nothing else is left to try a closed back-off with: such a row may be the one that passes now.
         if channel.sender.backoff.is_open or channel.sender.backoff is backoff:
             channel.sender.deliver_refused(BATCH_ROWS, at_once=refused_too)
@@ -237,7 +223,7 @@ class Relay:
             return False
         if self._more_since is None:
             self._more_since = now
-        if self._channel.logs.pending < self._run_rows and now < self._more_since + self._gather_seconds:
+        if self._channel.logs.pending < self._backlog.run_rows and now < self._more_since + self._gather_seconds:
             return False
         self._more, self._more_since = False, None
         return True
@@ -253,69 +239,19 @@ class Relay:
             self._warn_of_idle_sdk()
         return waits and idle
 
-    def _deliver_everything(self) -> None:
+    def _deliver_everything(self, *, until_empty: bool) -> None:
         channel = self._channel
         # After an outage a few events show whether it is over. With refused rows, it takes more to see that.
         is_open = channel.sender.backoff.is_open
         probe = PROBE_ROWS if channel.sender.backoff.state is BackoffState.RETRYING else BATCH_ROWS
-        first = channel.cursor.take(self._run_rows if is_open else probe)
+        first = channel.cursor.take(self._backlog.run_rows if is_open else probe)
         if not first:
             return
         if not is_open:  # if the oldest are all refused, the newest may show why
             first = [*first, *channel.cursor.newest()]
         channel.sender.deliver(first)
         if channel.sender.backoff.is_open:
-            self._send_with_help()
-
-    def _send_with_help(self) -> None:
-        """Send the rest of a backlog, several batches at a time: some are made while others are under way."""
-        done = []
-        if self._channel.logs.pending > self._run_rows:
-            done = [helper.do(self._help) for helper in self._helpers]
-        self._send()
-        for one in done:
-            one.wait()
-
-    def _help(self) -> None:
-        """Send beside the first sender, as long as no receipt is waited for."""
-        while self._goes_on():
-            if not self._right_of_way.is_free:
-                self._stop_or_pause.wait(QUIET_SECONDS)
-            elif not self._send_next(self._run_rows):
-                return
-
-    def _send(self) -> None:
-        while self._goes_on():
-            rows = self._send_next(self._run_rows) if self._right_of_way.is_free else self._send_few()
-            if not rows or (not self._until_empty and self._channel.logs.pending < self._run_rows):
-                return
-
-    def _goes_on(self) -> bool:
-        return not self._stopping and self._channel.sender.backoff.is_open
-
-    def _send_few(self) -> int:
-        """Send a few rows, and pause as long as they took: half of the receipts meet no other request."""
-        self._right_of_way.let_pass()
-        begun = Clock.monotonic()
-        rows = self._channel.sender.deliver_next(FEW_ROWS)
-        if rows:
-            seconds = Clock.monotonic() - begun
-            self._right_of_way.note_few(seconds)
-            self._stop_or_pause.wait(min(seconds, LONGEST_PAUSE_SECONDS))
-        return rows
-
-    def _send_next(self, rows: int) -> int:
-        begun = Clock.monotonic()
-        sent = self._channel.sender.deliver_next(rows)
-        if sent:
-            self._fit_rows(sent, Clock.monotonic() - begun)
-        return sent
-
-    def _fit_rows(self, rows: int, seconds: float) -> None:
-        """Have the next batches fit the time that one took: from afar fewer and larger requests get more across."""
-        slow = seconds > rows * _SLOW_ROW_SECONDS
-        if slow or seconds < rows * _SLOW_ROW_SECONDS / 4:
-            self._run_rows = BATCH_ROWS if slow else RUN_ROWS
+            self._backlog.send(until_empty=until_empty)
 
     def _deliver_awaited(self) -> None:
         """Offer the events whose receipts are waited for; one that somebody has in hand is left to them."""
@@ -343,61 +279,3 @@ class Relay:
             "raises, or a provider that was shut down): events are delivered from the outbox instead",
             self._channel.name,
         )
-
-
-def words_of(error: BaseException) -> str:
-    """Return an error of the outbox in its own words; of another only the kind, as its words may hold values."""
-    return str(error) if isinstance(error, OutboxError) else type(error).__name__
-
-
-def be_untraced() -> None:
-    """Have no instrumentation record what this thread sends, as the SDK has it for its own."""
-    leave_signals_to_uwsgi()
-    attach(set_value(_DELIVERS, True, set_value(_SUPPRESS_INSTRUMENTATION_KEY, True)))
-
-
-def delivers_here() -> bool:
-    """Return whether this thread delivers: it must not wait for a delivery, in a logging handler that audits, say."""
-    return get_value(_DELIVERS) is True
-
-
-class SenderThread:
-    """One more sending thread. It starts with the first work."""
-
-    def __init__(self, channel: DeliveryChannel, name: str) -> None:
-        self._channel = channel
-        self._name = name
-        self._work: SimpleQueue[tuple[Callable[[], None], Event] | None] = SimpleQueue()
-        self._started = False
-
-    def do(self, work: Callable[[], None]) -> Event:
-        """Have ``work`` done; the event is set when it is over. Where no thread can start, nothing is done."""
-        done = Event()
-        if not self._started:
-            try:
-                new_thread(self._serve, self._name).start()
-            except RuntimeError:  # the interpreter is ending, or there is no room for a thread
-                done.set()
-                return done
-            self._started = True
-        self._work.put((work, done))
-        return done
-
-    def end(self) -> None:
-        """End the thread, after the work that it has."""
-        self._work.put(None)
-
-    def _serve(self) -> None:
-        be_untraced()
-        while True:
-            asked = self._work.get()
-            if asked is None:
-                return
-            work, done = asked
-            try:
-                work()
-            except BaseException as error:
-                message = "audit %s: delivery stumbled and goes on: %s"
-                self._channel.rate_limited_log.say(ERROR, type(error), message, self._channel.name, words_of(error))
-            finally:
-                done.set()

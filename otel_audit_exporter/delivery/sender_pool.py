@@ -14,7 +14,7 @@ from typing import Final
 
 from otel_audit_exporter.delivery.connections import OpenConnections
 from otel_audit_exporter.delivery.pool_member import PoolMember
-from otel_audit_exporter.delivery.relay import be_untraced, words_of
+from otel_audit_exporter.delivery.sender_thread import be_untraced, words_of
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, register_renewed
 from otel_audit_exporter.runtime.log import RateLimitedLogger

@@ -12,7 +12,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Final
 
-from otel_audit_exporter.delivery.relay import be_untraced
+from otel_audit_exporter.delivery.sender_thread import be_untraced
 from otel_audit_exporter.errors import AuditConfigurationError
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, register_renewed

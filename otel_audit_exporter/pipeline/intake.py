@@ -16,7 +16,7 @@ from opentelemetry.sdk.resources import Resource
 from otel_audit_exporter.config.settings import Settings
 from otel_audit_exporter.delivery.completion import CompletionWaiter
 from otel_audit_exporter.delivery.receipts import PendingReceipt
-from otel_audit_exporter.delivery.relay import delivers_here
+from otel_audit_exporter.delivery.sender_thread import delivers_here
 from otel_audit_exporter.errors import AuditError, AuditEventError, AuditShutdownError, OutboxError
 from otel_audit_exporter.event.audit_event import AuditEvent
 from otel_audit_exporter.event.context import current_scope, overlay

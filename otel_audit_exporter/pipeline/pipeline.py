@@ -12,7 +12,7 @@ from opentelemetry.sdk._logs import LogRecordProcessor
 from otel_audit_exporter.config.settings import Settings
 from otel_audit_exporter.delivery.dead_letters import DeadLetters
 from otel_audit_exporter.delivery.housekeeper import housekeeper
-from otel_audit_exporter.delivery.relay import delivers_here
+from otel_audit_exporter.delivery.sender_thread import delivers_here
 from otel_audit_exporter.event.routing import split_route
 from otel_audit_exporter.observability.health import AuditHealth
 from otel_audit_exporter.observability.health_monitor import HealthMonitor, Sample

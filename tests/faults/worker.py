@@ -22,6 +22,8 @@ from otel_audit_exporter import audit_event, configure_audit, flush_audit, get_a
 from tests.faults import events, failpoints, power
 from tests.faults.ledger import Ledger
 
+_REMOVING_SECONDS = 5.0
+
 
 @dataclass(frozen=True)
 class Job:
@@ -108,7 +110,7 @@ def drain(job: Job, seconds: float) -> Mapping[str, Any]:
     counters = {name: getattr(stats, name) for name in ("submitted", "recovered", "succeeded", "failed", "pending")}
     letters = [letter.record_id for letter in pipeline.dead_letters()]
     shut_down = pipeline.shutdown()
-    left = [str(path) for path in _left_in(Path(job.options["outbox_dir"]))]
+    left = _left_in(Path(job.options["outbox_dir"]))
     return {"drained": drained, "shut_down": shut_down, "counters": counters, "letters": letters, "left": left}
 
 
@@ -121,7 +123,13 @@ def _is_alone(pipeline: audit.AuditPipeline, companions: int) -> bool:
     return directory is None or len(set(directory.logs()) - directory.left_alone) <= 1 + companions
 
 
-def _left_in(outbox_dir: Path) -> list[Path]:
+def _left_in(outbox_dir: Path) -> list[str]:
+    """Return the files that stay; the housekeeper may be removing a log that it has found empty."""
     known = {"destination.json", "dead-letters.db", "losses"}
-    # Not `rglob`, which raises where another process removes a folder in that moment.
-    return sorted(Path(folder) / name for folder, _, names in os.walk(outbox_dir) for name in set(names) - known)
+    until = time.monotonic() + _REMOVING_SECONDS
+    while True:
+        # Not `rglob`, which raises where another process removes a folder in that moment.
+        left = [os.path.join(folder, name) for folder, _, names in os.walk(outbox_dir) for name in set(names) - known]
+        if not left or time.monotonic() >= until:
+            return sorted(left)
+        time.sleep(0.01)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from otel_audit_exporter.delivery import right_of_way as module
+from otel_audit_exporter.delivery.backlog import RUN_ROWS
 from otel_audit_exporter.delivery.channel import DeliveryChannel, DeliveryOptions
-from otel_audit_exporter.delivery.relay import RUN_ROWS, Relay
+from otel_audit_exporter.delivery.relay import Relay
 from otel_audit_exporter.delivery.right_of_way import FEW_ROWS, QUIET_SECONDS, RightOfWay
 from otel_audit_exporter.outbox.dead_letter_store import MemoryDeadLetters
 from otel_audit_exporter.runtime.clock import Clock
