@@ -54,7 +54,6 @@ class StripeReader:
         self._segment = stripe.segments[0]
         self._offset = HEADER_BYTES
         self.number = 0  # of the last event that was given, or is lost
-        self.damaged = False  # what was read last ends in the middle of a frame
 
     def read(self, limit: int, max_bytes: int) -> Read:
         """Return up to ``limit`` events of up to ``max_bytes`` together, at least one where there is one."""
@@ -147,7 +146,6 @@ class StripeReader:
     def _pass_damage(self, got: Read, buffer: bytes, at: int, base: int, stop: int) -> bool:
         """Go on at the next whole frame of the segment; False where there is none."""
         rest = buffer[at:] if base + len(buffer) >= stop else self._bytes(base + at, stop - base - at)
-        self.damaged = base + at + len(rest) < stop or bool(size_at(rest, 0))
         if not rest.strip(b"\0"):
             return False
         found = find_frame(rest, 8, self._segment.seed, self.number)

@@ -25,6 +25,7 @@ MONTHS_AHEAD: Final = 3
 _INDEXES: Final = (
     *("yacht_index", "entity_index", "user_index", "action_index", "time_index"),
     *("entity_type_index", "entity_id_index"),
+    *("yacht_type_index", "yacht_action_index", "yacht_user_index"),
     *("folded_outcome_index", "folded_request_index", "folded_trace_index"),
     *("outcome_index", "trace_index", "request_index", "search_index"),
 )

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from psycopg.sql import SQL
+from psycopg.sql import SQL, Literal
 
 from otel_audit_exporter.config.settings import load_settings
 from otel_audit_exporter.table.ddl import FULL_COLUMNS, TablePlan
@@ -88,6 +88,27 @@ def test_nothing_is_looked_through_to_count_or_to_read_a_page(stack: Stack, full
     assert after["seq_scan"] == before["seq_scan"]
 
 
+def test_as_many_rows_are_fetched_as_are_counted(stack: Stack) -> None:
+    """To put the rows of a text in the order of time, a server would fetch all that have it."""
+    table, user = make_table(stack, indexes=True), uuid4()
+    rows = (
+        "insert into {} (id, yacht_id, entity_type, action, entity_id, created_by, created_at)"
+        " select gen_random_uuid(), gen_random_uuid(), 'part', 'receive', gen_random_uuid(),"
+        " case when n % 3 = 0 then {} else gen_random_uuid() end,"
+        " now() - n * interval '1 s' from generate_series(1, 60000) n"
+    )
+    stack.sql(SQL(rows).format(table.name, Literal(user)))
+    stack.sql(SQL("analyze {}").format(table.name))
+    before = scans(table)
+    settings = load_settings({"exporter": "postgres", "table": table.plan.table, "dsn": stack.dsn()}, {})
+    with closing(open_reader(settings)) as reader:
+        assert str(reader.count(EventQuery(text=str(user)[:8]))) == "10,000+"
+    wait_until(lambda: not asking(table), "the reader's connection, which counts at its end how it looked, is gone")
+    after = scans(table)
+    assert after["seq_scan"] == before["seq_scan"]
+    assert after["idx_tup_fetch"] - before["idx_tup_fetch"] < 11_000
+
+
 def asking(table: MadeTable) -> bool:
     """Tell whether another connection's last question was about a table."""
     query = "select 1 from pg_stat_activity where pid <> pg_backend_pid() and position(%s in query) > 0"
@@ -97,7 +118,7 @@ def asking(table: MadeTable) -> bool:
 def scans(table: MadeTable) -> dict[str, int]:
     """How often the server looked through a table, and into one of its indexes."""
     table.stack.sql("select pg_stat_force_next_flush()")  # or what made the table is counted a second later
-    query = "select seq_scan, idx_scan from pg_stat_user_tables where relname = %s"
+    query = "select seq_scan, idx_scan, idx_tup_fetch from pg_stat_user_tables where relname = %s"
     return dict(table.stack.sql(query, [table.plan.table])[0])
 
 

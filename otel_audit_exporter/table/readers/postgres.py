@@ -79,10 +79,18 @@ class PostgresSource:
 
     def count(self, conditions: Sequence[Condition], order: Order, most: int) -> int:
         """Return how many rows there are, or one more than ``most``."""
+        # In the order of time a server counts common rows by the index of time, and stops. Where no index has the
+        # order and the rows are few among many, it would fetch every one to sort it. It knows which of both costs less.
+        ways = [select_count(self.dialect, self._table, conditions, most, way) for way in (order, None)]
         try:
-            return int(self._run(select_count(self.dialect, self._table, conditions, most, order))[0][0])
+            return int(self._run(min(ways, key=self._cost))[0][0])
         except SinkError as error:
             raise read_error(error) from None
+
+    def _cost(self, statement: Statement) -> tuple[bool, float]:
+        (plan,) = self._run(Statement(f"explain (format json) {statement.text}", statement.values))[0]
+        # A scan that is switched off costs as little as ever since PostgreSQL 18, and is told apart.
+        return "Seq Scan" in str(plan), float(plan[0]["Plan"]["Total Cost"])
 
     def searchable(self) -> bool:
         """Return whether the table has the column for searching in values."""

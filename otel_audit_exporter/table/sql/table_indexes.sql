@@ -9,6 +9,13 @@ create index if not exists {entity_id_index} on {table} (entity_id{id_operators}
 create index if not exists {user_index} on {table} ({actor}{id_operators}, created_at desc, id desc);
 create index if not exists {action_index} on {table} (action text_pattern_ops, created_at desc, id desc);
 create index if not exists {time_index} on {table} (created_at desc, id desc);
+-- The same for one tenant, where the newest and how many there are should not take a look at all that it has.
+create index if not exists {yacht_type_index} on {table}
+    ({tenant}, entity_type text_pattern_ops, created_at desc, id desc);
+create index if not exists {yacht_action_index} on {table}
+    ({tenant}, action text_pattern_ops, created_at desc, id desc);
+create index if not exists {yacht_user_index} on {table}
+    ({tenant}, {actor}{id_operators}, created_at desc, id desc);
 -- What is kept under `_audit` where no column takes it. Few rows have it, so these are small.
 create index if not exists {folded_outcome_index} on {table}
     ((new_values -> '_audit' ->> 'outcome'), created_at desc, id desc)
