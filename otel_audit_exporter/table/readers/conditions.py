@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -113,7 +113,7 @@ def conditions_of(
         tenant = columns.of.get("yacht_id")
         if tenant is None or not query.tenants:
             return None
-        conditions.append(OneOf(Column(tenant), tuple(sorted(query.tenants))))
+        conditions.append(_among(Column(tenant), sorted(query.tenants)))
     for name, value in query.fields().items():
         conditions.append(_equal(name, value, columns, is_there))
     if query.without_actions and "action" in columns.of:
@@ -126,6 +126,11 @@ def conditions_of(
     if query.text is not None:
         conditions.append(_text(query.text, columns, ids=ids, searchable=searchable))
     return conditions
+
+
+def _among(place: Place, values: Sequence[str]) -> Condition:
+    # One of a list of one is not the same to a server: it has no use then for the order of an index.
+    return Compare(place, "=", values[0]) if len(values) == 1 else OneOf(place, tuple(values))
 
 
 def _equal(name: str, value: str, columns: ColumnReader, is_there: Callable[[Condition], bool]) -> Condition:
