@@ -285,8 +285,8 @@ class OutboxDirectory:
         for path in list(self.path.iterdir()) if self.path.is_dir() else ():
             if not path.name.startswith((_BEING_MADE, _BEING_REMOVED)):
                 continue
-            # One that is gone just now is not old: its maker may be making it once more.
-            is_old = 0 < _modified_at(path) < Clock.wall() - _MAKING_SECONDS
+            # One that is gone just now is not old: its maker may be making it once more. Nobody makes what is removed.
+            is_old = 0 < _modified_at(path) < Clock.wall() - _MAKING_SECONDS or path.name.startswith(_BEING_REMOVED)
             lock = None
             with suppress(OSError):
                 lock = _locked(path)

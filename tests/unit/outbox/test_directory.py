@@ -278,13 +278,19 @@ def test_an_unfinished_log_of_a_dead_process_is_removed(
     assert names(directory) == []
 
 
+@pytest.mark.parametrize("removed", [(), ("lock",)], ids=["nothing", "the lock"])
 def test_what_a_remover_leaves_that_died_is_removed(
-    directory: OutboxDirectory, create: Create, monkeypatch: pytest.MonkeyPatch
+    directory: OutboxDirectory, create: Create, monkeypatch: pytest.MonkeyPatch, removed: tuple[str, ...]
 ) -> None:
     own = create(b"one")
     own.log.end(STORED, [(own.log.stripes[0], 1, 1)])
+
+    def die_in_the_middle(folder: Path, **_: object) -> None:
+        for name in removed:
+            (folder / name).unlink()
+
     with monkeypatch.context() as dying:
-        dying.setattr(shutil, "rmtree", lambda *_, **__: None)
+        dying.setattr(shutil, "rmtree", die_in_the_middle)
         directory.release(own)
     (left,) = names(directory)
     assert left.startswith(".gone-")
