@@ -109,6 +109,27 @@ def test_as_many_rows_are_fetched_as_are_counted(stack: Stack) -> None:
     assert after["idx_tup_fetch"] - before["idx_tup_fetch"] < 11_000
 
 
+@pytest.mark.parametrize("exporter", ["postgres", "supabase"])
+def test_an_event_with_a_text_in_two_columns_counts_once(stack: Stack, exporter: str) -> None:
+    table = make_table(stack, indexes=True)
+    stack.sql(SQL("grant all on {} to service_role").format(table.name))
+    stack.reload_schema_cache()
+    rows = (
+        "insert into {} (id, yacht_id, entity_type, action, entity_id, created_by, created_at)"
+        " select gen_random_uuid(), gen_random_uuid(), {}, {}, gen_random_uuid(), gen_random_uuid(),"
+        " now() - n * interval '1 s' from generate_series(1, {}) n"
+    )
+    for entity_type, action, count in (("part", "part_moved", 30), ("part", "receive", 20), ("crew", "part_lost", 10)):
+        stack.sql(SQL(rows).format(table.name, Literal(entity_type), Literal(action), Literal(count)))
+    address = {"dsn": stack.dsn()} if exporter == "postgres" else {"url": stack.url, "key": stack.service_key}
+    settings = load_settings({"exporter": exporter, "table": table.plan.table, **address}, {})
+    with closing(open_reader(settings)) as reader:
+        assert str(reader.count(EventQuery(text="part"))) == "60"
+        assert str(reader.count(EventQuery(text="part"), 49)) == "49+"
+        assert str(reader.count(EventQuery(text="part"), 59)) == "59+"
+        assert str(reader.count(EventQuery(text="crew"))) == "10"
+
+
 def asking(table: MadeTable) -> bool:
     """Tell whether another connection's last question was about a table."""
     query = "select 1 from pg_stat_activity where pid <> pg_backend_pid() and position(%s in query) > 0"
