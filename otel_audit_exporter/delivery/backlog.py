@@ -28,6 +28,7 @@ class BacklogSenders:
         self._right_of_way = right_of_way
         self._stopped = stopped
         self._until_empty = True
+        self._is_sending = False
         self._helpers = [
             SenderThread(channel, f"otel-audit-sender-{channel.name}-{number}") for number in range(2, HELPERS + 2)
         ]
@@ -39,10 +40,13 @@ class BacklogSenders:
         Some batches are made while others are under way.
         """
         self._until_empty = until_empty
-        done = []
+        self._is_sending, done = True, []
         if self._channel.logs.pending > self.run_rows:
             done = [helper.do(self._help) for helper in self._helpers]
-        self._send()
+        try:
+            self._send()
+        finally:
+            self._is_sending = False
         for one in done:
             one.wait()
 
@@ -57,7 +61,7 @@ class BacklogSenders:
 
     def _help(self) -> None:
         """Send beside the first sender, as long as no receipt is waited for."""
-        while self._goes_on():
+        while self._is_sending and self._goes_on():
             if not self._right_of_way.is_free:
                 self._stopped.wait(QUIET_SECONDS)
             elif not self._send_next():

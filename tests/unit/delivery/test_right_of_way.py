@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
 from otel_audit_exporter.delivery import right_of_way as module
-from otel_audit_exporter.delivery.backlog import RUN_ROWS
+from otel_audit_exporter.delivery.backlog import RUN_ROWS, BacklogSenders
 from otel_audit_exporter.delivery.channel import DeliveryChannel, DeliveryOptions
 from otel_audit_exporter.delivery.relay import Relay
 from otel_audit_exporter.delivery.right_of_way import FEW_ROWS, QUIET_SECONDS, RightOfWay
 from otel_audit_exporter.outbox.dead_letter_store import MemoryDeadLetters
 from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.runtime.threads import Event
 from tests.stack.waiting import wait_until
 from tests.unit.delivery.conftest import Times
 
@@ -71,13 +73,44 @@ class Sink:
         """Nothing is inherited."""
 
 
-def test_one_sender_with_few_rows_goes_on_beside_an_awaited_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LONGEST_SECONDS", 60.0)
-    sink = Sink()
+@pytest.fixture
+def sink() -> Sink:
+    return Sink()
+
+
+@pytest.fixture
+def channel(sink: Sink) -> DeliveryChannel:
     options = DeliveryOptions(outbox="memory")
-    channel = DeliveryChannel(
+    return DeliveryChannel(
         "channel", sink, list, directories=[], dead_letters=MemoryDeadLetters(), options=options, identity="test"
     )
+
+
+def test_a_backlog_ends_while_receipts_are_waited_for_all_the_time(
+    sink: Sink, channel: DeliveryChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LONGEST_SECONDS", 60.0)
+    for _ in range(3 * RUN_ROWS):
+        channel.accept(b"event")
+    way, stopped = RightOfWay(), Event()
+    backlog = BacklogSenders(channel, way, stopped)
+    sending = threading.Thread(target=partial(backlog.send, until_empty=True), daemon=True)
+    try:
+        with way.taken():
+            sending.start()
+            sending.join(20)
+            assert not sending.is_alive()
+        assert {size for _, size in sink.seen} == {FEW_ROWS}
+        assert channel.logs.pending == 0
+    finally:
+        stopped.set()
+        backlog.end()
+
+
+def test_one_sender_with_few_rows_goes_on_beside_an_awaited_event(
+    sink: Sink, channel: DeliveryChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LONGEST_SECONDS", 60.0)
     for _ in range(60 * RUN_ROWS):
         channel.accept(b"event")
     awaited = channel.accept(b"awaited")
