@@ -153,6 +153,7 @@ def random_deaths(seed: int, count: int, lives: Lives) -> Iterator[tuple[str | N
     """
     chance = Random(seed)
     points = list(FAILPOINTS)
+    chance.shuffle(points)  # a few deaths do not reach all of them
     for number in range(count):
         if number % 3 == 0:
             yield None, 1, chance.uniform(0.0, lives.seconds)
