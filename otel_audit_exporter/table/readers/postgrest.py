@@ -63,18 +63,21 @@ class PostgRESTSource:
 
     def count(self, conditions: Sequence[Condition], order: Order, most: int) -> int:
         """Return how many rows there are, or one more than ``most``: more are not counted."""
-        parameters = [("select", name_of(order.key)), *filters(conditions)]
+        key = ("select", name_of(order.key))
         try:
-            if any(self._are_more(part, order, most) for part in (*_narrower(conditions), conditions)):
+            narrower = ((part, f"{_first(one)}{_ordered(order)}") for part, one in _narrower(conditions))
+            if any(self._are_more(key, part, way, most) for part, way in narrower):
+                return most + 1
+            if self._are_more(key, conditions, _ordered(order), most):
                 return most + 1
             # No row beside the number: for one in no order, a server may scan the table until it finds any.
-            return self._rest.count(self._path, [*parameters, ("limit", "0")]) if most else 0
+            return self._rest.count(self._path, [key, *filters(conditions), ("limit", "0")]) if most else 0
         except SinkError as error:
             raise read_error(error) from None
 
-    def _are_more(self, conditions: Sequence[Condition], order: Order, most: int) -> bool:
-        parameters = [("select", name_of(order.key)), *filters(conditions)]
-        return bool(self._get([*parameters, ("order", _ordered(order)), ("offset", str(most)), ("limit", "1")]))
+    def _are_more(self, key: tuple[str, str], conditions: Sequence[Condition], ordered: str, most: int) -> bool:
+        beyond = [("order", ordered), ("offset", str(most)), ("limit", "1")]
+        return bool(self._get([key, *filters(conditions), *beyond]))
 
     def searchable(self) -> bool:
         """Return whether the table has the column for searching in values."""
@@ -102,15 +105,15 @@ class PostgRESTSource:
             raise
 
 
-def _narrower(conditions: Sequence[Condition]) -> Iterator[list[Condition]]:
-    """Yield the conditions with one alternative each: one tenant of a few, one of the beginnings that a text may be.
+def _narrower(conditions: Sequence[Condition]) -> Iterator[tuple[list[Condition], Condition]]:
+    """Yield the conditions with one alternative each, and which: a tenant of a few, a beginning that a text may be.
 
     Where it alone has more rows than are counted, all have. Its rows are found, and are in order, inside one index:
     for several together a server may fetch every row.
     """
     for at, one in enumerate(conditions):
         for part in _alternatives(one):
-            yield [*conditions[:at], part, *conditions[at + 1 :]]
+            yield [*conditions[:at], part, *conditions[at + 1 :]], part
 
 
 def _alternatives(condition: Condition) -> Sequence[Condition]:
@@ -120,6 +123,14 @@ def _alternatives(condition: Condition) -> Sequence[Condition]:
         case OneOf(place, values, negated=False) if len(values) <= _FEW:
             return [Compare(place, "=", value) for value in values]
     return ()
+
+
+def _first(alternative: Condition) -> str:
+    """Return what comes before the time in the order of the index that has a range of ids; nothing for others."""
+    match alternative:
+        case AllOf((Compare(place, _, _), *_)):
+            return f"{name_of(place)}.asc,"
+    return ""
 
 
 def filters(conditions: Sequence[Condition]) -> Parameters:
