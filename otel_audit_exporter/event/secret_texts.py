@@ -86,16 +86,20 @@ def _may_name_secret(text: str, names: SecretNames) -> bool:
 def _may_end_as_name(text: str, names: SecretNames) -> bool:
     """Say whether the last letters before a mark are those of a secret's name."""
     if text.isascii():
-        parts = text.encode().translate(_SMALL_LETTERS, _NEITHER).split(b":")
+        parts = _letters_and_marks(text).split(b":")
         return not names.ascii_endings.isdisjoint(map(_LAST_THREE, parts[:-1]))
     ends = list(map(last_letters, text.replace("=", ":").split(":")[:-1]))
     return not names.endings.isdisjoint([*ends, *(end[-2:] for end in ends)])
 
 
+def _letters_and_marks(text: str) -> bytes:
+    return text.encode().translate(_SMALL_LETTERS, _NEITHER)
+
+
 def _letters_before_marks(text: str) -> list[str]:
     """Return the small letters before each colon or equals sign."""
     if text.isascii():
-        return text.encode().translate(_SMALL_LETTERS, _NEITHER).decode().split(":")[:-1]
+        return _letters_and_marks(text).decode().split(":")[:-1]
     return ["".join(filter(str.isalpha, part)) for part in text.lower().replace("=", ":").split(":")[:-1]]
 
 

@@ -181,7 +181,7 @@ def read_event(segment: Segment, offset: int, number: int, kind: int = EVENT) ->
 
 
 def find_event(stripe: Stripe, number: int) -> tuple[Segment, int] | None:
-    """Return the segment and the offset of an event, of which its frame is no proof yet; None where it is not found."""
+    """Return the segment and the offset of an event, whose frame is not checked; None where it is not found."""
     for segment in list(stripe.segments):
         if segment.last_number is None or segment.last_number >= number:
             offset = _find_in(segment, number)

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+from otel_audit_exporter.delivery.channel import DeliveryChannel, DeliveryOptions
+from otel_audit_exporter.outbox.dead_letter_store import MemoryDeadLetters
 from otel_audit_exporter.outbox.log import OutboxLog
 from otel_audit_exporter.runtime.clock import Clock
+from otel_audit_exporter.sinks.base import Sink
 from tests.support.raw_logs import memory_log
+
+
+def memory_channel(sink: Sink) -> DeliveryChannel:
+    """A channel whose outbox and dead letters are in memory."""
+    options = DeliveryOptions(outbox="memory")
+    return DeliveryChannel(
+        "channel", sink, list, directories=[], dead_letters=MemoryDeadLetters(), options=options, identity="test"
+    )
 
 
 class Times:

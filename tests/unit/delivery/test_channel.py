@@ -25,6 +25,7 @@ from otel_audit_exporter.sinks.base import SinkError
 from otel_audit_exporter.sinks.verdict import Fault, Verdict
 from tests.stack.waiting import wait_until
 from tests.support.running import run_in_child
+from tests.unit.delivery.conftest import memory_channel
 
 
 class Table:
@@ -66,10 +67,7 @@ def table() -> Table:
 
 @pytest.fixture
 def channel(table: Table) -> DeliveryChannel:
-    options = DeliveryOptions(outbox="memory")
-    return DeliveryChannel(
-        "channel", table, list, directories=[], dead_letters=MemoryDeadLetters(), options=options, identity="test"
-    )
+    return memory_channel(table)
 
 
 @pytest.fixture

@@ -10,14 +10,13 @@ import pytest
 
 from otel_audit_exporter.delivery import right_of_way as module
 from otel_audit_exporter.delivery.backlog import RUN_ROWS, BacklogSenders
-from otel_audit_exporter.delivery.channel import DeliveryChannel, DeliveryOptions
+from otel_audit_exporter.delivery.channel import DeliveryChannel
 from otel_audit_exporter.delivery.relay import Relay
 from otel_audit_exporter.delivery.right_of_way import FEW_ROWS, QUIET_SECONDS, RightOfWay
-from otel_audit_exporter.outbox.dead_letter_store import MemoryDeadLetters
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.threads import Event
 from tests.stack.waiting import wait_until
-from tests.unit.delivery.conftest import Times
+from tests.unit.delivery.conftest import Times, memory_channel
 
 
 def test_the_backlog_gives_way_until_a_moment_after_the_receipt(times: Times) -> None:
@@ -80,10 +79,7 @@ def sink() -> Sink:
 
 @pytest.fixture
 def channel(sink: Sink) -> DeliveryChannel:
-    options = DeliveryOptions(outbox="memory")
-    return DeliveryChannel(
-        "channel", sink, list, directories=[], dead_letters=MemoryDeadLetters(), options=options, identity="test"
-    )
+    return memory_channel(sink)
 
 
 def test_a_backlog_ends_while_receipts_are_waited_for_all_the_time(
