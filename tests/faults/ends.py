@@ -156,20 +156,13 @@ def parent_killed_before_its_child(job: Job, ledger: Ledger) -> None:
 
 def interrupted(job: Job, ledger: Ledger) -> None:
     """KeyboardInterrupt strikes anywhere in a call, again and again; the next calls work."""
-    stop = threading.Event()
-    threading.Thread(target=_interrupt_until, args=(stop,), daemon=True).start()
-    interruptions = 0
-    while interruptions < 100:
-        try:
-            emit_one(ledger, new_id())
-        except KeyboardInterrupt:
-            interruptions += 1
-    while not stop.is_set():
-        try:
-            stop.set()
-            time.sleep(0.1)
-        except KeyboardInterrupt:
-            continue
+    stop, interruptions = threading.Event(), _Interruptions()
+    sender = threading.Thread(target=_interrupt_until, args=(stop,))
+    sender.start()
+    for _ in range(100):
+        interruptions.strike_once_in(lambda: emit_one(ledger, new_id()))
+    stop.set()
+    sender.join()
     emit_one(ledger, new_id())
 
 
@@ -287,6 +280,28 @@ def _send_signals(done: threading.Event) -> None:
 def _interrupt_until(stop: threading.Event) -> None:
     while not stop.wait(0.002):
         _thread.interrupt_main()
+
+
+class _Interruptions:
+    """Turns an interrupt into `KeyboardInterrupt` inside a call only, as one beside it would end this script."""
+
+    def __init__(self) -> None:
+        self._may_strike = False
+        signal.signal(signal.SIGINT, self._handle)
+
+    def strike_once_in(self, call: Callable[[], object]) -> None:
+        """Make the call again and again until one of them is interrupted."""
+        try:
+            self._may_strike = True
+            while True:
+                call()
+        except KeyboardInterrupt:
+            return
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self._may_strike:
+            self._may_strike = False
+            raise KeyboardInterrupt
 
 
 def _emit_for_ever(ledger: Ledger) -> None:
