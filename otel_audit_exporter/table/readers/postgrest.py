@@ -24,11 +24,13 @@ from otel_audit_exporter.table.readers.conditions import (
     OneOf,
     Prefix,
 )
+from otel_audit_exporter.table.readers.narrowing import as_most_are, left_out_apart, open_columns, with_one_alternative
 from otel_audit_exporter.table.readers.sql import column_of, path_of
 
 _OPERATORS: Final = {"=": "eq", ">=": "gte", "<=": "lte", "<": "lt"}
 _NO_COLUMN: Final = frozenset({"42703", "PGRST204"})
-_FEW: Final = 4  # each costs a question of its own
+_FEW: Final = 100
+_NEWEST: Final = 50  # these tell what most may be
 _SPECIAL: Final = re.compile(r"([^\w\s]|_)", re.ASCII)
 
 Parameters = list[tuple[str, str]]
@@ -65,15 +67,41 @@ class PostgRESTSource:
         """Return how many rows there are, or one more than ``most``: more are not counted."""
         key = ("select", name_of(order.key))
         try:
-            narrower = ((part, f"{_first(one)}{_ordered(order)}") for part, one in _narrower(conditions))
-            if any(self._are_more(key, part, way, most) for part, way in narrower):
-                return most + 1
-            if self._are_more(key, conditions, _ordered(order), most):
+            asked, left_out = self._with_left_out(conditions, order)
+            if any(self._are_more(key, each, way, most + left_out) for each, way in self._ways(asked, order)):
                 return most + 1
             # No row beside the number: for one in no order, a server may scan the table until it finds any.
             return self._rest.count(self._path, [key, *filters(conditions), ("limit", "0")]) if most else 0
         except SinkError as error:
             raise read_error(error) from None
+
+    def _with_left_out(self, conditions: Sequence[Condition], order: Order) -> tuple[Sequence[Condition], int]:
+        """Return the conditions with the few rows that they leave out by a value, and how many these are.
+
+        An index has the rows of a tenant, a user or a kind in order; for the value of another column a server would
+        fetch each one.
+        """
+        apart = left_out_apart(conditions)
+        if apart is None:
+            return conditions, 0
+        rest, left_out = apart
+        few = [("select", name_of(order.key)), ("order", _ordered(order)), ("limit", str(_FEW + 1))]
+        found = len(self._get([*few, *filters([*rest, left_out])]))
+        return (rest, found) if found <= _FEW else (conditions, 0)
+
+    def _ways(self, conditions: Sequence[Condition], order: Order) -> Iterator[tuple[Sequence[Condition], str]]:
+        """Yield the conditions and narrower ones, the narrowest first, each with the order to look in."""
+        in_time, columns = _ordered(order), open_columns(conditions)
+        if columns:
+            names = ",".join(map(name_of, columns))
+            newest = [("select", names), ("order", in_time), ("limit", str(_NEWEST)), *filters(conditions)]
+            rows = self._get(newest)
+            if not rows:
+                return
+            yield as_most_are(conditions, rows), in_time
+        for narrowed, alternative in with_one_alternative(conditions):
+            yield narrowed, f"{_first(alternative)}{in_time}"
+        yield conditions, in_time
 
     def _are_more(self, key: tuple[str, str], conditions: Sequence[Condition], ordered: str, most: int) -> bool:
         beyond = [("order", ordered), ("offset", str(most)), ("limit", "1")]
@@ -103,26 +131,6 @@ class PostgRESTSource:
             if error.code in NO_SUCH_VALUE:
                 raise no_such_value() from None
             raise
-
-
-def _narrower(conditions: Sequence[Condition]) -> Iterator[tuple[list[Condition], Condition]]:
-    """Yield the conditions with one alternative each, and which: a tenant of a few, a beginning that a text may be.
-
-    Where it alone has more rows than are counted, all have. Its rows are found, and are in order, inside one index:
-    for several together a server may fetch every row.
-    """
-    for at, one in enumerate(conditions):
-        for part in _alternatives(one):
-            yield [*conditions[:at], part, *conditions[at + 1 :]], part
-
-
-def _alternatives(condition: Condition) -> Sequence[Condition]:
-    match condition:
-        case AnyOf(parts) if any(isinstance(part, Prefix) for part in parts):
-            return parts
-        case OneOf(place, values, negated=False) if len(values) <= _FEW:
-            return [Compare(place, "=", value) for value in values]
-    return ()
 
 
 def _first(alternative: Condition) -> str:
