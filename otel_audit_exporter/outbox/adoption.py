@@ -26,8 +26,7 @@ from otel_audit_exporter.outbox.frames import (
     NUMBER_MASK,
     SEAL,
     find_frame,
-    unpack_head,
-    unpack_meta,
+    unpack_beginning,
 )
 from otel_audit_exporter.outbox.log import ENDED_NAME, OutboxLog
 from otel_audit_exporter.outbox.segment import (
@@ -210,7 +209,7 @@ class _Scan:
         at, size = HEADER_BYTES, len(buffer)
         view = memoryview(buffer)
         while at + HEAD_BYTES + META_BYTES <= size:
-            length, crc = unpack_head(buffer, at)
+            length, crc, tag, accepted_at = unpack_beginning(buffer, at)
             start = at + HEAD_BYTES
             if length < META_BYTES or crc32(view[start : start + length], seed) != crc or start + length > size:
                 found = self._past_damage(buffer, at, seed, bool(length or crc) and _has_tag(buffer, at))
@@ -218,7 +217,6 @@ class _Scan:
                     break
                 at = found
                 continue
-            tag, accepted_at = unpack_meta(buffer, start)
             if tag >= SEAL:
                 self._close_gap((tag & NUMBER_MASK) + 1)
                 self._sealed = True
@@ -237,6 +235,9 @@ class _Scan:
         return None if found is None else found.offset
 
     def _take(self, number: int, accepted_at: float) -> None:
+        if number == self.number + 1 and self.oldest_accepted_at is not None:  # nearly every one
+            self.number, self.uncertain = number, False
+            return
         if number <= self.number:
             return
         if self.number == 0 and not self._starts_whole:  # what came before was in segments that are free

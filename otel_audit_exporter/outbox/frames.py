@@ -27,8 +27,8 @@ _KIND_MASK: Final = 255 << 56
 pack_meta: Final = struct.Struct("<Qd").pack
 pack_head: Final = struct.Struct("<II").pack
 unpack_head: Final = struct.Struct("<II").unpack_from
-unpack_meta: Final = struct.Struct("<Qd").unpack_from
 unpack_frame: Final = struct.Struct("<IIQ").unpack_from  # the head, and the tag that follows it
+unpack_beginning: Final = struct.Struct("<IIQd").unpack_from  # and the time when it was accepted
 
 
 class Frame(NamedTuple):
@@ -60,12 +60,11 @@ def frame_at(buffer: bytes, offset: int, seed: int) -> Frame | None:
     """Return the whole frame that begins at ``offset``; None where none does."""
     if offset + HEAD_BYTES + META_BYTES > len(buffer):
         return None
-    size, crc = unpack_head(buffer, offset)
+    size, crc, tag, accepted_at = unpack_beginning(buffer, offset)
     start = offset + HEAD_BYTES
     payload = buffer[start : start + size]
     if size < META_BYTES or len(payload) != size or crc32(payload, seed) != crc:
         return None
-    tag, accepted_at = unpack_meta(payload)
     end = offset + frame_bytes(size)
     return Frame(offset, end, tag & _KIND_MASK, tag & NUMBER_MASK, accepted_at, payload[META_BYTES:])
 

@@ -50,7 +50,7 @@ class Good:
             self.came += 1
             place = self.came
             self.coming.notify_all()
-            self.coming.wait_for(lambda: self.came > place, 1.0)
+            self.coming.wait_for(lambda: self.came > place, 0.25)
 
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
         self.faulty.insert(rows, deadline)
