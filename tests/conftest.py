@@ -6,13 +6,16 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.stack import AuditTable, Stack
+from tests.support.housekeeping import no_usual_look
 from tests.support.process_state import bare_environment, forget_pipelines
 
-__all__ = ["bare_environment"]  # a fixture
+__all__ = ["bare_environment", "no_usual_look"]  # fixtures
 
 # What a machine is busy with beside the tests is no fault of an example's that takes long.
-settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy machine")
+settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The same examples in every run; others with `make test ARGS=--hypothesis-profile=random`.
+settings.register_profile("repeatable", settings.get_profile("random"), derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

@@ -205,7 +205,8 @@ class OutboxLog:
         for record in read_records(self.path / ENDED_NAME, self.id):
             if record.kind in ENDS and record.stripe == stripe.index:
                 ended.add(record.first, record.last)
-        return number not in ended
+        # An emptied log may have been removed while its records were read.
+        return number not in ended and (self.path.is_dir() or not self.path.parent.is_dir())
 
     # --- keeping house ----------------------------------------------------------------------------------------
 

@@ -36,7 +36,8 @@ def _environment(directory: Path) -> dict[str, str]:
     variables = {variable for setting in SETTINGS for variable in setting.variables}
     kept = {name: value for name, value in os.environ.items() if name not in variables}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
-    return {**kept, "PATH": path, "OTEL_AUDIT_OUTBOX_DIR": str(directory / "outbox"), "COLUMNS": "200"}
+    places = {"PATH": path, "OTEL_AUDIT_OUTBOX_DIR": str(directory / "outbox")}
+    return {**kept, **places, "COLUMNS": "200", "OTEL_AUDIT_SLOW_WRITE": "0"}  # a busy machine may be slow
 
 
 def _run(command: list[str], directory: Path, environ: dict[str, str], *, silent: bool = True) -> None:

@@ -20,7 +20,7 @@ from tests.faults.worker import Job
 from tests.stack import AuditTable, Stack
 
 Rows = Callable[[], list[dict[str, Any]]]
-_DRAIN_SECONDS = 60.0
+_DRAIN_SECONDS = 300.0
 
 
 @dataclass(frozen=True)

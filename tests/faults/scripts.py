@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from tests.faults.scenario import Scenario
 
-_PATIENCE_SECONDS = 90.0
+_PATIENCE_SECONDS = 240.0
 
 
 @contextmanager

@@ -102,6 +102,7 @@ class Emitting:
         assert self.errors == []
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("kind", "outbox"), [("spots", "disk"), ("spots", "fsync"), ("all", "disk"), ("half", "disk")])
 def test_calls_go_on_and_what_is_lost_is_counted_and_logged(
     configured: Configured, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, outbox: str

@@ -163,6 +163,7 @@ class TestDamaged:
     def orphan(self, tmp_path: Path) -> tuple[Scenario, Path]:
         """A scenario whose first process left 300 events in its file, nothing delivered."""
         damaged = scenario.on_sqlite(tmp_path, schedule_delay_millis=60_000)
+        damaged.job = replace(damaged.job, threads=1)  # one stripe
         assert run("os_exit", damaged)[0] == 5
         (path,) = Path(damaged.job.options["outbox_dir"]).rglob("000-00000001.seg")
         return damaged, path

@@ -13,6 +13,8 @@ from tests.faults.scripts import run, signalled
 from tests.stack import AuditTable, Stack
 from tests.stack.faults import bad_gateway_page
 
+pytestmark = pytest.mark.timeout(300)  # a script has four minutes
+
 _A_MINUTE = 60_000
 
 

@@ -13,7 +13,7 @@ from tests.faults.failpoints import AFTER_A_CALL, FAILPOINTS
 from tests.stack import AuditTable, Stack
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_forty_killed_workers_leave_every_event_once_in_the_table(
     stack: Stack, audit_table: AuditTable, tmp_path: Path
 ) -> None:
@@ -26,7 +26,7 @@ def test_forty_killed_workers_leave_every_event_once_in_the_table(
     assert len(kills.said.accepted) > 500
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_twenty_killed_workers_leave_every_event_once_in_the_sqlite_table(tmp_path: Path) -> None:
     kills = scenario.on_sqlite(tmp_path)
     assert {death.status for death in scenario.kill_workers(kills, seed=2, count=20)} == {-9}

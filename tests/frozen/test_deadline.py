@@ -130,7 +130,9 @@ def test_a_platform_that_freezes_processes_is_warned_of_once(
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     monkeypatch.delenv("OTEL_AUDIT_OUTBOX_DIR", raising=False)
     configure_audit(MemorySink(), outbox="memory").shutdown()
-    warnings = [record.getMessage() for record in caplog.records if "OTEL_AUDIT_PROFILE=ephemeral" in record.message]
+    warnings = [
+        record.getMessage() for record in caplog.records if "OTEL_AUDIT_PROFILE=ephemeral" in record.getMessage()
+    ]
     assert len(warnings) == 1
 
 

@@ -31,7 +31,9 @@ SHOP = """
                 "touch", entity_type="t", entity_id=someone, yacht_id=someone, user_id=someone
             )
             try:
-                return receipt.result(4).record_id if path.startswith("/emit-and-wait") else receipt.record_id
+                if path.startswith("/emit-and-wait"):
+                    return receipt.result(int(path.split("/")[2])).record_id
+                return receipt.record_id
             except audit.AuditDeliveryError as error:
                 return error.state
         if path == "/flush":
@@ -64,7 +66,7 @@ def test_each_worker_delivers_every_event_once_and_says_how(
     environ = environment(tmp_path, **to_table(stack, audit_table))
     with asking(tmp_path, (*COMMAND, "2"), environ) as (server, ask):
         with ThreadPoolExecutor(8) as pool:
-            ids = list(pool.map(ask, (f"/emit{'-and-wait' if n % 10 == 0 else ''}/{n}" for n in range(EVENTS))))
+            ids = list(pool.map(ask, (f"/emit{'-and-wait/60' if n % 10 == 0 else ''}/{n}" for n in range(EVENTS))))
             assert set(pool.map(ask, ["/flush"] * 16)) == {True}, server.output()
             assert "critical" not in pool.map(ask, ["/health"] * 8), server.output()
         server.end(25)
@@ -81,7 +83,7 @@ def test_other_requests_go_on_while_a_receipt_is_waited_for(tmp_path: Path) -> N
         httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client,
         ThreadPoolExecutor(1) as pool,
     ):
-        waiting = pool.submit(client.get, "/emit-and-wait/1")
+        waiting = pool.submit(client.get, "/emit-and-wait/8/1")
         client.get("/emit/2")
         assert client.get("/").json() == "here"
         assert not waiting.done()

@@ -312,8 +312,10 @@ def test_dead_letters_that_cannot_be_read_are_reported(
     configured: Configure, stub: StubExporter, tmp_path: Path
 ) -> None:
     told: list[AuditHealth] = []
-    pipeline = configured(on_health_change=told.append)
+    thresholds = {"overdue_warning": 10**6, "overdue_critical": 10**6}
+    pipeline = configured(on_health_change=told.append, health_thresholds=thresholds)
     emit(1000)
+    assert flush_audit()
     stub.sink.fail(BAD_ROW, containing=b"refuse me")
     emit(1, action="refuse me")
     assert flush_audit()

@@ -346,12 +346,13 @@ def test_a_refused_or_failed_retry_gives_a_clear_message(configured: Configure, 
     configured()
     (record_id,) = park(stub)
     with visiting(make) as client:
+        attempts = client.get("/dead-letters").json()["dead_letters"][0]["attempts"]
         answer = client.post(f"/dead-letters/{record_id}/retry")
         assert (answer.status_code, answer.json()["state"]) == (409, "parked")
         stub.sink.fail(MISCONFIGURED)
         answer = client.post(f"/dead-letters/{record_id}/retry")
         assert (answer.status_code, answer.json()["error"]) == (503, str(MISCONFIGURED))
-        assert client.get("/dead-letters").json()["dead_letters"][0]["attempts"] == 2
+        assert client.get("/dead-letters").json()["dead_letters"][0]["attempts"] == attempts + 1
 
 
 @KINDS

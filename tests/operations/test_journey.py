@@ -71,8 +71,8 @@ def configure(stack: Stack, audit_table: AuditTable, metrics: Metrics) -> Callab
             key=stack.service_key,
             table=audit_table.name,
             schedule_delay_millis=20,
-            export_timeout_millis=5000,
-            slow_write_seconds=2.0,
+            export_timeout_millis=10_000,
+            slow_write_seconds=4.0,
             meter_provider=metrics.provider,
             on_health_change=told,
         )
@@ -112,7 +112,7 @@ def make_the_journey(stack: Stack, observer: Observer) -> None:
     assert flush_audit()
     observer.told(["warning", "good"])
 
-    slow = stack.gateway.inject(Delay(3.0), times=None)
+    slow = stack.gateway.inject(Delay(6.0), times=None)
     emit(1)
     observer.told(["warning", "good", "warning"])
     slow.remove()

@@ -60,7 +60,7 @@ def test_rejected_events_are_in_rate_health_and_log(configured: Configure, caplo
     assert (health.level, health.rejected, health.accepting) == ("critical", 101, True)
     (reason,) = [one for one in health.reasons if "rejected" in one]
     assert "entity_id: is empty. What to do: correct the call" in reason
-    (line,) = [one.message for one in caplog.records if "is rejected" in one.message]
+    (line,) = [one.getMessage() for one in caplog.records if "is rejected" in one.getMessage()]
     assert line.endswith("It was: approve part ")
 
 
@@ -252,7 +252,9 @@ def test_where_compat_is_used_failures_begin_as_before(
     stub.sink.fail(MISCONFIGURED)
     emit(1)
     wait_until(lambda: "wait: the key is wrong" in caplog.text, "it is held")
-    said = [one.message for one in caplog.records if one.levelno >= logging.ERROR and "health" not in one.message]
+    said = [
+        one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR and "health" not in one.getMessage()
+    ]
     assert len(said) == 2
     assert all(one.startswith("Audit log write failed: ") for one in said)
 
@@ -322,6 +324,7 @@ def test_an_empty_token_beside_another_guard_is_refused() -> None:
         OperationsHandler(token="", guarded=True)
 
 
+@pytest.mark.timeout(300)
 def test_all_dead_letters_are_retried_in_few_requests(configured: Configure, stub: StubExporter) -> None:
     pipeline = configured()
     park(stub, 1200)

@@ -116,10 +116,11 @@ def observed(
         f"dropped {sums['audit.records.dropped'] - dropped_before}, health {sums['audit.health']}",
         "page": f"Dead letters {tiles['Dead letters']}, Lost {tiles['Lost']}, Rejected {tiles['Rejected']}",
         "`otel-audit status`": f"pending {document['pending']}, parked {document['parked']}",
-        "log": f"{lines[0].levelname}: {shortened(lines[0].message)}",
+        "log": f"{lines[0].levelname}: {shortened(lines[0].getMessage())}",
     }
 
 
+@pytest.mark.usefixtures("no_usual_look")
 def test_the_table_of_the_page_is_what_everybody_says(
     metrics: Metrics, caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

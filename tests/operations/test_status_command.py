@@ -43,7 +43,7 @@ def as_json(*options: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def waiting(configured: Configure, stub: StubExporter) -> None:
+def waiting(configured: Configure, stub: StubExporter, no_usual_look: None) -> None:
     """Three events wait in this process, four in one that is gone, and one is parked."""
     pipeline = configured()
     emit(1)

@@ -32,6 +32,7 @@ def left(tmp_path: Path, outbox_dir: str) -> Path:
     with configure_audit("sqlite", path=os.fspath(away)) as pipeline:
         audit_event(**arguments(new_values={"text": "x" * 3000}))
         pipeline.shutdown(0)
+        wait_until(lambda: channel_of(pipeline).sender.delivering == 0, "nobody looks for the folder any more")
     away.parent.mkdir()
     (log,) = logs_below(outbox_dir)
     return log

@@ -188,7 +188,7 @@ def test_past_the_limit_it_is_rejected_and_the_call_returns(
     assert flush_audit(30_000)
     assert (get_audit_stats().failed, get_audit_stats().rejected) == (3, 2)
     assert wrong("other", entity_id=PART, yacht_id="none").state != "rejected" or limit == "bytes"
-    (line,) = [one.message for one in caplog.records if "is rejected" in one.message][:1]
+    (line,) = [one.getMessage() for one in caplog.records if "is rejected" in one.getMessage()][:1]
     assert line.endswith("It was: approve part part-7")
 
 

@@ -81,6 +81,7 @@ def test_a_result_that_times_out_raises_and_the_event_stays_pending(
     """The error has what is known, and the event is delivered later."""
     stack.gateway.refuse()
     receipt = audit_event(**arguments())
+    wait_until(lambda: get_audit_stats().last_error is not None, "a first attempt has failed")
     began = time.monotonic()
     with pytest.raises(AuditDeliveryError) as caught:
         receipt.result(1)
@@ -103,17 +104,22 @@ def test_a_result_with_timeout_zero_returns_at_once(stack: Stack, pipeline: Audi
 
 def test_waiting_for_a_sink_that_is_away_does_not_hammer_it(stack: Stack, pipeline: AuditPipeline) -> None:
     away = stack.gateway.inject(unavailable_json(), times=None)
+    receipt = audit_event(**arguments())
+    away.wait()
     with pytest.raises(AuditDeliveryError):
-        audit_event(**arguments()).result(2)
+        receipt.result(2)
     assert 1 <= away.hits < 20
 
 
 def test_awaiting_a_sink_that_is_away_does_not_hammer_it(stack: Stack, pipeline: AuditPipeline) -> None:
     away = stack.gateway.inject(unavailable_json(), times=None)
 
+    receipt = audit_event(**arguments())
+    away.wait()
+
     async def wait() -> None:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(_awaited(audit_event(**arguments())), 2)
+            await asyncio.wait_for(_awaited(receipt), 2)
 
     asyncio.run(wait())
     assert 1 <= away.hits < 20

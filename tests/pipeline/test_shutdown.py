@@ -120,6 +120,7 @@ def test_a_sink_that_is_back_gets_everything_at_process_end() -> None:
         audit_event(**arguments())
     wait_until(lambda: not pipeline.exporters[0].channel.sender.backoff.is_open, "the sink is known to be away")
     sink.heal()
+    wait_until(lambda: pipeline.exporters[0].channel.sender.delivering == 0, "no attempt is left from before")
     Call(pipeline.end_with_process).answer()
     assert len(sqlite_rows("t.db")) == 5000
 

@@ -188,7 +188,7 @@ class TestRecords:
         assert exporter.channel.stats().pending == 1
         provider.get_logger("application").emit(LogRecord(attributes=attributes(**{"audit.outcome": "perhaps"})))
         assert answers == [LogRecordExportResult.SUCCESS] * 2
-        assert exporter.channel.stats().failed == 1
+        wait_until(lambda: exporter.channel.stats().failed == 1, "it is parked")
         exporter.shutdown(0)
 
     def test_structures_and_texts_of_json_are_the_same_documents(

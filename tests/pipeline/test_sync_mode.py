@@ -76,12 +76,12 @@ def test_a_failed_write_is_pending_and_the_request_goes_on(
 
 def test_after_a_transient_failure_calls_do_not_wait_for_their_row(stack: Stack, audit_table: AuditTable) -> None:
     """They wait again once a probe has succeeded."""
-    configure(stack, audit_table, export_timeout_millis=2000)
+    configure(stack, audit_table, export_timeout_millis=6000)
     hang = stack.gateway.inject(Hang(Place.REQUEST_BODY), times=None)
     assert audit_event(**arguments()).state == "pending"
     began = time.monotonic()
     receipts = [audit_event(**arguments()) for _ in range(50)]
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 6.0
     assert {receipt.state for receipt in receipts} == {"pending"}
     hang.remove()
     wait_until(lambda: audit_table.count() == 51, "every row is stored")
@@ -101,7 +101,7 @@ def test_calls_do_not_wait_behind_one_that_timed_out() -> None:
     assert {receipt.state for receipt in receipts} == {"pending"}
     sink.release()
     receipts[-1].result(30)
-    assert audit_event(**arguments()).state == "stored"
+    wait_until(lambda: audit_event(**arguments()).state == "stored", "calls wait for their row again")
 
 
 def test_a_failure_lets_every_call_go_that_waits(stack: Stack, audit_table: AuditTable) -> None:
@@ -128,7 +128,7 @@ def test_the_export_timeout_bounds_the_call(stack: Stack, audit_table: AuditTabl
     receipt = audit_event(**arguments())
     took = time.monotonic() - began
     assert receipt.state == "pending"
-    assert 0.4 < took < 5.0
+    assert 0.4 < took < 20.0
     hang.remove()
 
 
@@ -141,8 +141,9 @@ def test_a_slow_sink_is_waited_for(stack: Stack, audit_table: AuditTable) -> Non
 @pytest.mark.parametrize("fault", [faults.unavailable_json(), faults.invalid_api_key(), faults.too_many_requests("1")])
 def test_every_kind_of_failure_keeps_the_event(stack: Stack, audit_table: AuditTable, fault: faults.Answer) -> None:
     configure(stack, audit_table)
-    stack.gateway.inject(fault)
+    failing = stack.gateway.inject(fault, times=None)
     assert audit_event(**arguments()).state == "pending"
+    failing.remove()
     wait_until(lambda: audit_table.count() == 1, "the row is stored")
 
 
@@ -160,7 +161,7 @@ def test_a_logging_handler_that_audits_does_not_block_the_delivery() -> None:
     """The delivery would wait for itself."""
     an_hour = 3_600_000
     sink = FaultySink(MemorySink())
-    sink.fail_next(Verdict(Fault.CONFIGURATION))
+    sink.fail_next(Verdict(Fault.CONFIGURATION), times=None)
     pipeline = configure_audit(sink, mode="sync", export_timeout_millis=an_hour)
     states: list[str] = []
 
@@ -180,5 +181,6 @@ def test_a_logging_handler_that_audits_does_not_block_the_delivery() -> None:
     finally:
         logger.removeHandler(handler)
     assert states == ["pending"]
+    sink.heal()
     assert flush_audit(60_000)
     assert pipeline.stats().succeeded == 2

@@ -56,7 +56,7 @@ def answering(start: bytes, *, dripping: bytes = b"") -> Iterator[int]:
 
 def test_an_answer_that_drips_ends_with_the_deadline() -> None:
     with answering(ANSWER, dripping=b"x") as port, closing(sink_to(port)) as sink:
-        error = refusal(sink, 1.0)
+        error = refusal(sink, 4.0)
     assert (error.verdict.fault, error.verdict.perhaps_stored) == (TRANSIENT, True)
 
 
@@ -79,7 +79,7 @@ def test_a_certificate_that_is_named_is_trusted(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(tmp_path / "certificate.pem"))
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
         with closing(sink_to(port, "https")) as sink:
-            error = refusal(sink, 1.0)
+            error = refusal(sink, 4.0)
     assert (error.verdict.fault, error.verdict.perhaps_stored) == (TRANSIENT, True)
 
 

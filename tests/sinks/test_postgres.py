@@ -146,7 +146,7 @@ def test_several_hosts_are_tried_in_turn(stack: Stack, audit_table: AuditTable) 
         parameters |= {"host": "127.0.0.1,127.0.0.1,localhost", "port": f"1,{port},{parameters['port']}"}
         dsn = " ".join(f"{name}={value}" for name, value in parameters.items())
         with closing(PostgresSink(dsn, table=audit_table.name, columns=COLUMNS)) as sink:
-            sink.insert([new_row()], soon(6))
+            sink.insert([new_row()], soon(20))
     assert audit_table.count() == 1
 
 
@@ -167,7 +167,7 @@ def test_a_hanging_or_dripping_reply_ends_in_time_with_one_row(
     row = new_row()
     proxy.replies = replies
     with within(8.0):
-        error = refusal(proxied, row, seconds=0.5)
+        error = refusal(proxied, row, seconds=3.0)
     assert error.verdict.fault is TRANSIENT
     assert error.verdict.perhaps_stored
     wait_until(lambda: id_of(row) in audit_table.ids(), "the server has stored it")
@@ -224,7 +224,7 @@ def test_the_server_stops_a_statement_before_the_deadline_and_says_so(
     with stack.postgres.connect() as blocker:
         blocker.execute("begin")
         blocker.execute(SQL("lock table {}").format(audit_table.identifier))
-        error = refusal(sink, seconds=2.0)
+        error = refusal(sink, seconds=6.0)
         blocker.execute("rollback")
     assert (error.code, error.verdict.fault, error.verdict.halve) == ("57014", TRANSIENT, True)
 

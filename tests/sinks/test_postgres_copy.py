@@ -256,7 +256,7 @@ def test_a_server_that_does_not_answer_ends_with_the_deadline(
 ) -> None:
     rows = many()
     proxy.replies = "hold"
-    error = refusal(proxied, *rows, seconds=0.5)
+    error = refusal(proxied, *rows, seconds=3.0)
     assert (error.verdict.fault, error.verdict.perhaps_stored) == (Fault.TRANSIENT, True)
     proxy.replies = "pass"
     proxy.cut()

@@ -316,7 +316,7 @@ def test_a_lost_reply_says_that_the_row_is_perhaps_stored(
 ) -> None:
     sink.insert([new_row()], soon())
     stack.gateway.inject(Hang(Place.COMMITTED))
-    error = refusal(sink, seconds=0.5)
+    error = refusal(sink, seconds=3.0)
     assert error.verdict.perhaps_stored
     wait_until(lambda: audit_table.count() == 2, "the row is stored all the same")
 
@@ -353,7 +353,7 @@ def test_the_deadline_holds_under_tls(tmp_path: Path, monkeypatch: pytest.Monkey
     with serving_tls(tmp_path, dripping=dripping) as port:
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
         with closing(SupabaseSink(f"https://localhost:{port}", "k", columns=COLUMNS)) as sink, within(10.0):
-            error = refusal(sink, seconds=2.0)
+            error = refusal(sink, seconds=4.0)
     assert error.verdict.fault is TRANSIENT
     assert error.verdict.perhaps_stored
 

@@ -112,9 +112,9 @@ class Postgres:
         self.run_script("protect_table.sql", table=table)
 
     def terminate_backends(self, role: str = "authenticator") -> int:
-        """Kill every connection of `role` (PostgREST connects as authenticator); return how many."""
+        """Kill every other connection of `role` (PostgREST connects as authenticator); return how many."""
         self.cuts += 1
-        query = "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s"
+        query = "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s and pid <> pg_backend_pid()"
         return len(self.sql(query, [role]))
 
     def _ready(self) -> bool:

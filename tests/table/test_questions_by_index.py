@@ -197,7 +197,7 @@ def test_the_column_for_searching_holds_the_values(stack: Stack) -> None:
             assert list(reader.events(EventQuery(text="R_ss"))) == []
 
 
-def test_through_postgrest_a_text_is_counted_by_the_value_that_most_events_have(stack: Stack) -> None:
+def test_postgrest_counts_a_text_by_the_value_most_events_have(stack: Stack) -> None:
     """To put all rows that begin alike in the order of time, a server would fetch every one of them."""
     table, tenant = make_table(stack, indexes=True), uuid4()
     stack.sql(SQL("grant all on {} to service_role").format(table.name))

@@ -335,13 +335,16 @@ async def _asked_reader(scope: Any) -> Reader | None:
 def test_the_asgi_application_serves_and_stays_closed(configured: Configure, serve: Serve) -> None:
     written = write(configured(), {})
     address = serve(trail_asgi_app(identify_reader=_asked_reader))
-    with httpx.Client(base_url=address, headers={"x-user": "ada"}) as ada, httpx.Client(base_url=address) as nobody:
+    with (
+        httpx.Client(base_url=address, headers={"x-user": "ada"}, timeout=60) as ada,
+        httpx.Client(base_url=address, timeout=60) as nobody,
+    ):
         assert written[0] in ada.get("/").text
         assert written[0] in ada.get("/export.csv").text
         assert ada.head("/export.csv").text == ""
         assert ada.get("/events").json()["events"][0]["record_id"] == written[0]
         assert nobody.get("/").status_code == 403
-    assert httpx.get(serve(trail_asgi_app())).status_code == 403
+    assert httpx.get(serve(trail_asgi_app()), timeout=60).status_code == 403
 
 
 @pytest.mark.parametrize("as_router", [False, True])
@@ -352,7 +355,7 @@ def test_an_export_that_breaks_off_is_recorded_as_that(configured: Configure, se
         app = FastAPI()
         app.include_router(audit_trail_router(identify_reader=lambda request: AUDITOR))
     address = serve(app)
-    with httpx.stream("GET", f"{address}/export.csv", headers={"x-user": "ada"}) as answer:
+    with httpx.stream("GET", f"{address}/export.csv", headers={"x-user": "ada"}, timeout=60) as answer:
         next(answer.iter_bytes())
     wait_until(lambda: flush_audit() and count_events(action="audit.exported").value == 1, "the export is recorded")
     (event,) = read_events(action="audit.exported")

@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 
 from otel_audit_exporter import audit_event, configure_audit, shutdown_audit
-from otel_audit_exporter.delivery.housekeeper import housekeeper
 from otel_audit_exporter.delivery.log_set import ADOPTED_AT_ONCE
 from otel_audit_exporter.outbox.directory import LOCK_NAME
 from otel_audit_exporter.outbox.inspection import read_log_status
 from otel_audit_exporter.pipeline.current import get_audit_pipeline
 from otel_audit_exporter.pipeline.orphans import OPENED_AT_ONCE, Orphanage
-from otel_audit_exporter.runtime.clock import Clock
 from tests.stack.waiting import wait_until
 from tests.support.events import arguments
 from tests.support.logs import held_by_a_process, leave_log, logs_below
@@ -42,14 +40,6 @@ def test_they_are_delivered_where_the_name_can_be_resolved(files: Path) -> None:
     configure_audit("sqlite", path=str(files / "main.db"), trails=LEDGER, databases={"acme": acme})
     wait_until(lambda: len(sqlite_rows(files / "acme.db", "ledger_events")) == 1, "the event is delivered", 30)
     assert get_audit_pipeline().stats().databases["acme"].recovered == 1
-
-
-@pytest.fixture
-def no_usual_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have nobody look at every log a minute later: not within this test."""
-    monkeypatch.setattr("otel_audit_exporter.delivery.housekeeper.ADOPT_SECONDS", 3600.0)
-    monkeypatch.setattr("otel_audit_exporter.pipeline.orphans.LONGEST_SECONDS", 3600.0)
-    monkeypatch.setattr(housekeeper, "_adopt_at", Clock.monotonic() + 3600)
 
 
 @pytest.mark.usefixtures("no_usual_look")

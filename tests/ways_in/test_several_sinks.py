@@ -147,7 +147,7 @@ def test_past_the_quota_only_the_secondary_misses_events(
     assert set(audit_table.ids()) == ids
     assert otlp.rejected > 0
     assert otlp.submitted == otlp.pending == 200 - otlp.rejected
-    told = [record.message for record in caplog.records if "passed by this sink" in record.message]
+    told = [record.getMessage() for record in caplog.records if "passed by this sink" in record.getMessage()]
     assert len(told) == 1
     assert told[0].startswith("audit otlp: ")
     away.start()

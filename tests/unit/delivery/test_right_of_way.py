@@ -57,12 +57,13 @@ class Sink:
     target = "nowhere"
 
     def __init__(self) -> None:
-        self.answers = threading.Event()
+        self.awaited, self.answers = threading.Event(), threading.Event()
         self.seen: list[tuple[str, int]] = []
 
     def insert(self, rows: Sequence[bytes], deadline: float) -> None:
         self.seen.append((threading.current_thread().name, len(rows)))
         if b"awaited" in rows:
+            self.awaited.set()
             self.answers.wait(20)
 
     def close(self) -> None:
@@ -82,10 +83,16 @@ def channel(sink: Sink) -> DeliveryChannel:
     return memory_channel(sink)
 
 
+def on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes long here is not the sink."""
+    monkeypatch.setattr(module, "_LONGEST_SECONDS", 60.0)
+    monkeypatch.setattr(module, "_FAR_SECONDS", 60.0)
+
+
 def test_a_backlog_ends_while_receipts_are_waited_for_all_the_time(
     sink: Sink, channel: DeliveryChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LONGEST_SECONDS", 60.0)
+    on_a_busy_machine(monkeypatch)
     for _ in range(3 * RUN_ROWS):
         channel.accept(b"event")
     way, stopped = RightOfWay(), Event()
@@ -106,15 +113,17 @@ def test_a_backlog_ends_while_receipts_are_waited_for_all_the_time(
 def test_one_sender_with_few_rows_goes_on_beside_an_awaited_event(
     sink: Sink, channel: DeliveryChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LONGEST_SECONDS", 60.0)
+    on_a_busy_machine(monkeypatch)
     for _ in range(60 * RUN_ROWS):
         channel.accept(b"event")
     awaited = channel.accept(b"awaited")
     relay = Relay(channel, cold_after_seconds=60.0, hot=False)
     try:
         relay.deliver_soon([awaited])
-        wait_until(lambda: len(sink.seen) >= 20, "the backlog goes on meanwhile")
-        beside = sink.seen[-10:]  # the first ones may have been under way before
+        assert sink.awaited.wait(20)
+        begun = len(sink.seen)
+        wait_until(lambda: len(sink.seen) >= begun + 20, "the backlog goes on meanwhile")
+        beside = sink.seen[begun + 10 : begun + 20]  # the first ones may have been under way before
         assert {size for _, size in beside} == {FEW_ROWS}
         assert len({thread for thread, _ in beside}) == 1
         sink.answers.set()

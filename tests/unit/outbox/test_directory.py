@@ -103,6 +103,8 @@ def test_a_log_that_was_held_is_looked_at_again_later(
     directory: OutboxDirectory, create: Create, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, path, other = create(b"own"), die(create(b"one")), die(create(b"another"))
+    now = Clock.monotonic()
+    monkeypatch.setattr(Clock, "monotonic", staticmethod(lambda: now))
     with held_by_a_process(path / LOCK_NAME):
         for held in directory.adopt(Quota(MAX_BYTES), LogOptions(), limit=9, mine={own.path}):
             assert held.path == other
@@ -115,8 +117,7 @@ def test_a_log_that_was_held_is_looked_at_again_later(
         return [held.path for held in taken]
 
     assert again() == []
-    later = Clock.monotonic() + 0.5
-    monkeypatch.setattr(Clock, "monotonic", staticmethod(lambda: later))
+    now += 0.5
     assert again() == [path]  # the others were not held, or are this process's
     assert directory.held_elsewhere.next_at == inf
 
@@ -415,8 +416,8 @@ def test_events_of_other_destinations_are_counted_within_a_time_limit(
     die(create(b"one", b"two"))
     create(b"three")
     other = OutboxDirectory(directory.root, Destination("sqlite", "b", "public", "t"))
-    assert orphans_elsewhere(other) == {DESTINATION: 2}
-    assert orphans_elsewhere(directory) == {}
+    assert orphans_elsewhere(other, seconds=60) == {DESTINATION: 2}
+    assert orphans_elsewhere(directory, seconds=60) == {}
     assert orphans_elsewhere(other, seconds=-1) == {}
 
 

@@ -248,7 +248,11 @@ def test_many_threads_lose_nothing(commit: GroupCommit, log: OutboxLog, syncs: S
         for number in range(50):
             written.append(put(commit, event_bytes(thread * 100 + number, 700)))
 
+    syncs.free.clear()
+    freeing = threading.Timer(0.5, syncs.free.set)  # meanwhile others come, and are synced together
+    freeing.start()
     in_threads([partial(append, thread) for thread in range(16)])
+    freeing.join()
     assert read_all(log) == (sorted(written), [])
     assert syncs.count < 800
 

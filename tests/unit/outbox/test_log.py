@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 from collections import Counter
@@ -18,7 +19,7 @@ from otel_audit_exporter.errors import OutboxFullError
 from otel_audit_exporter.outbox import log as log_module
 from otel_audit_exporter.outbox import segment as segment_module
 from otel_audit_exporter.outbox import stripe as stripe_module
-from otel_audit_exporter.outbox.ended import LOST, STORED
+from otel_audit_exporter.outbox.ended import LOST, STORED, Record, read_records
 from otel_audit_exporter.outbox.frames import EVENT
 from otel_audit_exporter.outbox.log import LogClosedError, OutboxLog
 from otel_audit_exporter.outbox.segment import FIRST_BYTES, LARGEST_BYTES
@@ -131,6 +132,23 @@ def test_threads_that_end_events_at_once_end_each_once(log: OutboxLog) -> None:
         sys.setswitchinterval(interval)
     assert sum(fresh) == stripe.ended.count == 4000 - log.pending
     assert next(iter(stripe.ended.ranges()))[0] == 1
+
+
+def test_an_event_waits_no_more_once_its_released_log_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another process removes it while its records are read."""
+    log = file_log(tmp_path / "folder" / "own.log")
+    said(log, [event_bytes(1)])
+    assert log.still_waits(only_stripe(log), 1)
+
+    def read_late(path: Path, log_id: bytes) -> list[Record]:
+        shutil.rmtree(path.parent)
+        return read_records(path, log_id)
+
+    monkeypatch.setattr(log_module, "read_records", read_late)
+    assert not log.still_waits(only_stripe(log), 1)
+    log.close_files()
 
 
 def test_past_the_quota_events_are_refused_until_some_have_ended(tmp_path: Path) -> None:

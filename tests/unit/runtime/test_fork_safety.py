@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -108,9 +109,11 @@ def test_what_cannot_be_renewed_keeps_nothing_else_from_it(caplog: pytest.LogCap
 
 
 def test_the_registry_keeps_nothing_alive() -> None:
-    before = len(fork_safety._renewed)
-    register_renewed(Part())
-    assert len(fork_safety._renewed) == before
+    part = Part()
+    register_renewed(part)
+    registered = weakref.ref(part)
+    del part
+    assert registered() is None
 
 
 def test_a_lock_held_at_the_fork_is_free_in_the_child() -> None:
