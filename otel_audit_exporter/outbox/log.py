@@ -68,7 +68,7 @@ class OutboxLog:
         self.released = False  # nothing is appended or delivered here any more
         self.refused = 0  # numbers of calls that were refused after they were written
         self.made_in_calls = 0  # segments and stripes that a call had to make, which costs it a write
-        self.work: SimpleQueue[Stripe | None] = SimpleQueue()
+        self.work: SimpleQueue[Stripe] = SimpleQueue()
         self.on_work: Callable[[], None] = lambda: None
         self.on_stall: Callable[[float], None] = lambda seconds: None
         self._ended = ended
@@ -76,7 +76,7 @@ class OutboxLog:
         # For `for`: an exception can come between no two steps of a loop's head, as it can after a call.
         self._free: Iterator[Stripe] = iter(self._pool.pop, _NEVER)
         self._give_back = self._pool.append
-        self._making = RLock()
+        self._freeing = RLock()
         self._ending = RLock()
         self._indexes = count()
 
@@ -138,27 +138,28 @@ class OutboxLog:
         return self._new_stripe(next_size(0, payload_bytes))
 
     def _new_stripe(self, size: int) -> Stripe:
-        with self._making:
-            index = next(self._indexes)  # one step: a signal handler may make a stripe in the middle of this
-            first = self._segment(index, 1, size, size)
-            stripe = Stripe(self, index, first, self._segment, self._half_full, self._making)
-            self.stripes.append(stripe)
-            return stripe
+        index = next(self._indexes)  # one step: others may make a stripe in the middle of this
+        first = self._segment(index, 1, size, size)
+        stripe = Stripe(self, index, first, self._segment, self._ask_for_next)
+        self.stripes.append(stripe)
+        if self.closed:  # meanwhile
+            self._give_back(stripe)
+            raise LogClosedError("the outbox is closed")
+        return stripe
 
     def _segment(self, stripe: int, ordinal: int, size: int, needed: int) -> Segment:
-        with self._making:
-            try:
-                segment = self.space.make(self.id, stripe, ordinal, size, needed)
-            except OutboxFullError:  # the housekeeper may not have come yet to free what has ended
-                self.free_segments()
-                if self.path is None:  # an exception between two steps may have lost one that nobody has used
-                    self.space.quota.used_bytes = self.size_bytes
-                segment = self.space.make(self.id, stripe, ordinal, size, needed)
-            if self._ended is not None:
-                self._ended.note([Record(SEGMENT_MADE, stripe, ordinal, segment.size)])
-            return segment
+        try:
+            segment = self.space.make(self.id, stripe, ordinal, size, needed)
+        except OutboxFullError:  # the housekeeper may not have come yet to free what has ended
+            self.free_segments()
+            if self.path is None:  # an exception between two steps may have lost one that nobody has used
+                self.space.quota.used_bytes = self.size_bytes
+            segment = self.space.make(self.id, stripe, ordinal, size, needed)
+        if self._ended is not None:
+            self._ended.note([Record(SEGMENT_MADE, stripe, ordinal, segment.size)])
+        return segment
 
-    def _half_full(self, stripe: Stripe) -> None:
+    def _ask_for_next(self, stripe: Stripe) -> None:
         self.work.put(stripe)
         self.on_work()
 
@@ -212,11 +213,14 @@ class OutboxLog:
 
     def do_work(self) -> None:
         """Make the segments that will be needed soon; let go of what is empty. For a thread that may wait."""
+        asking = set()  # each call asks until there is one
         while not self.work.empty():
-            stripe = self.work.get()
-            if stripe is not None and self.space.may_prepare():
+            asking.add(self.work.get())
+        for stripe in asking:
+            if stripe.spare is None and self.space.may_prepare():
                 with suppress(OSError, OutboxError):  # then the call that needs one reports it
                     stripe.prepare()
+                    self._keep_one_free()
         for stripe in list(self.stripes):
             stripe.close_left()
         if self._is_idle():
@@ -225,6 +229,11 @@ class OutboxLog:
         if self._ended is not None and self._ended.is_long:
             with suppress(OSError):
                 self._ended.replace(record for stripe in list(self.stripes) for record in records_of(stripe))
+
+    def _keep_one_free(self) -> None:
+        """Have a stripe ready for a call that comes while all are in hand: to make one takes it long."""
+        if not self.closed and (len(self.stripes) == 1 or not self._pool):
+            self._pool.appendleft(self._new_stripe(FIRST_BYTES))
 
     def _is_idle(self) -> bool:
         """Return whether nothing waits, and nothing has come for a while."""
@@ -242,18 +251,15 @@ class OutboxLog:
 
     def free_segments(self) -> None:
         """Let go of the segments of which every event has ended: for other uses, or for the disk."""
-        with self._making:
-            self._free_segments()
-
-    def _free_segments(self) -> None:
-        for stripe in list(self.stripes):
-            for segment in stripe.emptied():
-                if self._ended is not None and not self._ended.note(
-                    [Record(SEGMENT_FREED, stripe.index, segment.ordinal, segment.size)], sync=True
-                ):
-                    return
-                stripe.drop(segment)
-                self.space.free(segment)
+        with self._freeing:
+            for stripe in list(self.stripes):
+                for segment in stripe.emptied():
+                    if self._ended is not None and not self._ended.note(
+                        [Record(SEGMENT_FREED, stripe.index, segment.ordinal, segment.size)], sync=True
+                    ):
+                        return
+                    stripe.drop(segment)
+                    self.space.free(segment)
 
     def close(self) -> bool:
         """Take no more events; return whether nobody appends any more. What has not ended stays on disk."""
@@ -303,7 +309,7 @@ class OutboxLog:
                 segment.forget()
         if self._ended is not None:
             self._ended.forget()
-        self._making = RLock()
+        self._freeing = RLock()
         self._ending = RLock()
 
 

@@ -33,17 +33,23 @@ _MAGIC: Final = b"OTELAUD\x02"
 _HEADER: Final = struct.Struct("<8s16sIIQ")  # magic, log, stripe, ordinal, size
 _ZERO: Final = bytes(8)
 _PAGE: Final = 4096
-_ZEROS: Final = bytes(64 * 1024)
+_ZEROS: Final = bytes(2**20)
+_LARGE_BYTES: Final = 2**20
 
 
 class Segment:
-    """One segment: the common part. ``limit`` is where the last frame has to end."""
+    """One segment: the common part. ``limit`` is where the last frame has to end.
+
+    From ``prepare_at`` on the next one is made beforehand. That is early in a small segment: a busy process fills one
+    in less time than a thread that waits for the interpreter at each step takes to make another.
+    """
 
     def __init__(self, log_id: bytes, stripe: int, ordinal: int, size: int) -> None:
         self.stripe = stripe
         self.ordinal = ordinal
         self.size = size
         self.limit = size - _TAIL_BYTES
+        self.prepare_at = size // 2 if size >= _LARGE_BYTES else size // 8
         self.seed = crc32(log_id + struct.pack("<II", stripe, ordinal))
         self.last_number: int | None = None  # known once it is full
         self.path: Path | None = None
@@ -204,14 +210,25 @@ def make_blocks(path: Path, size: int) -> int:
 
 
 def open_new(
-    kind: FileKind, spare: Path, path: Path, log_id: bytes, stripe: int, ordinal: int, *, durable: bool = False
+    kind: FileKind,
+    spare: Path,
+    path: Path,
+    log_id: bytes,
+    stripe: int,
+    ordinal: int,
+    size: int,
+    *,
+    descriptor: int | None = None,
+    durable: bool = False,
 ) -> FileSegment:
-    """Make a segment of a file of blocks: it gets its header, and then its name; with ``durable`` both are synced."""
-    descriptor = os.open(spare, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    """Make a segment of a file of blocks: it gets its header, and then its name; with ``durable`` both are synced.
+
+    The ``descriptor`` of a file that has just been made is closed here.
+    """
+    if descriptor is None:
+        descriptor = os.open(spare, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        size = os.fstat(descriptor).st_size
-        pwrite(descriptor, _header(log_id, stripe, ordinal, size), 0)
-        pwrite(descriptor, _ZERO, HEADER_BYTES)
+        pwrite(descriptor, _header(log_id, stripe, ordinal, size) + _ZERO, 0)
         if durable:
             sync_file(descriptor)
         os.rename(spare, path)

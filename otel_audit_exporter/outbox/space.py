@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import uuid
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -141,19 +140,24 @@ class SegmentSpace:
 
         Raises :class:`OutboxFullError` where there is no room for these either.
         """
-        with self._lock:
-            for wanted in dict.fromkeys((max(size, needed), needed)):
-                if self._folder is None:
-                    if wanted == LEAST_BYTES or self.quota.take(wanted):
-                        return MemorySegment(log_id, stripe, ordinal, wanted)
-                elif (spare := self._blocks(wanted, needed)) is not None:
-                    return self._open(*spare, self._folder / segment_name(stripe, ordinal), log_id, stripe, ordinal)
-            raise OutboxFullError(full_message(str(self._folder or "memory")))
+        for wanted in dict.fromkeys((max(size, needed), needed)):
+            if self._folder is None:
+                if wanted == LEAST_BYTES or self.quota.take(wanted):
+                    return MemorySegment(log_id, stripe, ordinal, wanted)
+                continue
+            path = self._folder / segment_name(stripe, ordinal)
+            if (blocks := self._blocks(path.with_suffix(SPARE_SUFFIX), wanted, needed)) is not None:
+                return self._open(*blocks, path, log_id, stripe, ordinal)
+        raise OutboxFullError(full_message(str(self._folder or "memory")))
 
-    def _open(self, spare: Path, size: int, path: Path, log_id: bytes, stripe: int, ordinal: int) -> FileSegment:
+    def _open(
+        self, spare: Path, size: int, descriptor: int | None, path: Path, log_id: bytes, stripe: int, ordinal: int
+    ) -> FileSegment:
         kind = MappedSegment if self.is_mapped else WrittenSegment
         try:
-            return open_new(kind, spare, path, log_id, stripe, ordinal, durable=self.durable)
+            return open_new(
+                kind, spare, path, log_id, stripe, ordinal, size, descriptor=descriptor, durable=self.durable
+            )
         except BaseException:
             for left in (spare, path):
                 with suppress(OSError):
@@ -161,25 +165,23 @@ class SegmentSpace:
             self.quota.add(-size)
             raise
 
-    def _blocks(self, size: int, needed: int) -> tuple[Path, int] | None:
+    def _blocks(self, path: Path, size: int, needed: int) -> tuple[Path, int, int | None] | None:
+        """Return a file of blocks, an emptied one or a new one under ``path``; None where there is no room."""
         for name, there in list(self._emptied.items()):
             fits = size <= there or (needed <= there and self.quota.left_bytes < size)
             # One step takes it: a signal handler may have done so just now.
             if fits and self._emptied.pop(name, None) is not None:
-                return Path(name), there
+                return Path(name), there, None
         while not self.quota.take(size):
             if not self._drop_emptied():
                 return None
-        assert self._folder is not None
-        path = self._folder / f"{uuid.uuid4().hex[:12]}{SPARE_SUFFIX}"
         try:
-            os.close(make_blocks(path, size))
+            return path, size, make_blocks(path, size)
         except BaseException as error:
             self.quota.add(-size)
             if isinstance(error, OSError) and error.errno in _FULL:
                 return None
             raise
-        return path, size
 
     def may_prepare(self) -> bool:
         """Return whether there is room for segments that hold nothing yet: an eighth of the volume is free."""
@@ -211,9 +213,10 @@ class SegmentSpace:
             self.quota.add(-segment.size)
 
     def _drop_emptied(self) -> bool:
-        if not self._emptied:
+        try:
+            path, size = self._emptied.popitem()
+        except KeyError:
             return False
-        path, size = self._emptied.popitem()
         with suppress(OSError):
             os.unlink(path)
         self.quota.add(-size)

@@ -48,9 +48,9 @@ class Stripe:
     """
 
     __slots__ = (
+        "_ask_for_next",
         "_make",
         "_making",
-        "_on_half_full",
         "_ordinals",
         "at",
         "ended",
@@ -68,8 +68,7 @@ class Stripe:
         index: int,
         first: Segment,
         make: MakeSegment,
-        on_half_full: Callable[[Stripe], None],
-        making: RLock | None = None,
+        ask_for_next: Callable[[Stripe], None],
     ) -> None:
         self.log = log
         self.index = index
@@ -81,8 +80,8 @@ class Stripe:
         self.parked = EndedRanges()
         self._make = make
         self._ordinals = count(first.ordinal + 1)
-        self._making = making or RLock()
-        self._on_half_full = on_half_full
+        self._making = RLock()
+        self._ask_for_next = ask_for_next
 
     @property
     def pending(self) -> int:
@@ -120,8 +119,8 @@ class Stripe:
         self.at = (segment, end, number)
         if clock() - begun > SLOW_SECONDS:
             self.log.note_slow_store(clock() - begun)
-        if end << 1 > segment.size and self.spare is None:
-            self._on_half_full(self)
+        if end > segment.prepare_at and self.spare is None:
+            self._ask_for_next(self)
         return self, number, segment, offset
 
     def next_segment(self, payload_bytes: int) -> Segment:

@@ -34,7 +34,13 @@ PATH: Final[dict[str, tuple[str, ...]]] = {
     "delivery/relay.py": ("Relay.wake", "Relay.deliver_more"),
     "delivery/housekeeper.py": ("Housekeeper.call",),
     "delivery/receipts.py": ("PendingReceipt.__init__",),
-    "outbox/log.py": ("OutboxLog.append", "OutboxLog._half_full"),
+    "outbox/log.py": (
+        "OutboxLog.append",
+        "OutboxLog._ask_for_next",
+        "OutboxLog._one_more",
+        "OutboxLog._new_stripe",
+        "OutboxLog._segment",
+    ),
     "outbox/stripe.py": ("Stripe.append", "Stripe.next_segment", "Stripe._go_on_in", "Stripe._seal"),
     "outbox/frames.py": ("checksum", "frame_bytes"),
     "outbox/segment.py": ("MemorySegment.put", "MappedSegment.put", "WrittenSegment.put", "pwrite", "_write_all"),
@@ -56,10 +62,10 @@ SLOW: Final[dict[str, tuple[str, ...]]] = {
         "LogSet.open_after_end",
     ),  # a forked child's first event, or after the end
     "pipeline/destinations.py": ("Destinations.find",),  # a destination's first event
-    "outbox/log.py": ("OutboxLog._new_stripe", "OutboxLog._segment"),  # no stripe is free, or a segment is full
-    "outbox/stripe.py": ("Stripe._make_now",),
+    "outbox/log.py": ("OutboxLog.free_segments",),  # there is no room for one more
+    "outbox/stripe.py": ("Stripe._make_now",),  # a segment is full, and there is none yet to go on in
     "outbox/group_commit.py": ("GroupCommit._append_with_others",),  # fsync
-    "outbox/space.py": ("SegmentSpace.make",),
+    "outbox/space.py": ("Quota.take",),
     "runtime/fork_safety.py": ("_renew",),  # a fork that ran no hook
 }
 

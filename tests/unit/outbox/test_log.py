@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from otel_audit_exporter.outbox import stripe as stripe_module
 from otel_audit_exporter.outbox.ended import LOST, STORED, Record, read_records
 from otel_audit_exporter.outbox.frames import EVENT
 from otel_audit_exporter.outbox.log import LogClosedError, OutboxLog
-from otel_audit_exporter.outbox.segment import FIRST_BYTES, LARGEST_BYTES
+from otel_audit_exporter.outbox.segment import FIRST_BYTES, LARGEST_BYTES, Segment
 from otel_audit_exporter.outbox.stripe import Stripe
 from tests.support.interruptions import Timeout, exceptions_in, interrupt, signals
 from tests.support.raw_logs import KINDS, event_bytes, file_log, make_log, memory_log, open_copy, read_all, said
@@ -77,11 +78,71 @@ def test_a_segment_that_was_made_beforehand_is_the_next_one(log: OutboxLog) -> N
     written = said(log, [event_bytes(number, 10_000) for number in range(4)])
     assert called
     log.do_work()
-    spare = only_stripe(log).spare
+    stripe = log.stripes[0]
+    spare = stripe.spare
     assert spare is not None
     written += said(log, [event_bytes(number, 10_000) for number in range(4, 8)])
-    assert (only_stripe(log).at[0], log.made_in_calls) == (spare, 0)
+    assert (stripe.at[0], log.made_in_calls) == (spare, 0)
     assert read_all(log) == (written, [])
+
+
+def test_the_next_segment_of_a_small_one_is_asked_for_early(log: OutboxLog) -> None:
+    """A busy process fills it in less time than a thread that waits for the interpreter takes to make one."""
+    asked: list[int] = []
+    log.on_work = lambda: asked.append(1)
+    said(log, [event_bytes(number, 1000) for number in range(7)])
+    assert not asked
+    said(log, [event_bytes(number, 1000) for number in range(7, 9)])
+    assert asked
+
+
+def test_a_stripe_is_ready_for_a_call_that_comes_while_all_are_in_hand(log: OutboxLog) -> None:
+    written = said(log, [event_bytes(number, 10_000) for number in range(4)])
+    log.do_work()
+    with log.taken_stripe():
+        written += said(log, [event_bytes(4, 10_000)])
+    assert (len(log.stripes), log.made_in_calls) == (2, 0)
+    assert read_all(log) == (sorted(written), [])
+
+
+def test_an_append_does_not_wait_for_who_makes_a_segment(log: OutboxLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one of the same stripe would."""
+    written = said(log, [event_bytes(number, 10_000) for number in range(4)])
+    making, go_on = threading.Event(), threading.Event()
+    make = log.space.make
+
+    def make_slowly(log_id: bytes, stripe: int, ordinal: int, size: int, needed: int) -> Segment:
+        if ordinal > 1:
+            making.set()
+            assert go_on.wait(30)
+        return make(log_id, stripe, ordinal, size, needed)
+
+    monkeypatch.setattr(log.space, "make", make_slowly)
+    housekeeper = threading.Thread(target=log.do_work, daemon=True)
+    housekeeper.start()
+    assert making.wait(30)
+    with log.taken_stripe():
+        written += said(log, [event_bytes(4, 10_000)])
+    go_on.set()
+    housekeeper.join(30)
+    assert not housekeeper.is_alive()
+    assert read_all(log) == (sorted(written), [])
+
+
+def test_a_stripe_that_is_made_while_the_log_is_closed_takes_no_event(
+    log: OutboxLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = log.space.make
+
+    def make_late(*args: Any) -> Segment:
+        log.close()
+        return make(*args)
+
+    monkeypatch.setattr(log.space, "make", make_late)
+    with log.taken_stripe(), pytest.raises(LogClosedError):
+        said(log, [b"one"])
+    assert log.close()
+    assert log.accepted == 0
 
 
 def test_a_spare_that_is_too_small_is_passed_over(log: OutboxLog) -> None:

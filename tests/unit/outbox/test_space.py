@@ -15,6 +15,7 @@ from otel_audit_exporter.outbox import space as space_module
 from otel_audit_exporter.outbox.ended import STORED
 from otel_audit_exporter.outbox.segment import (
     FIRST_BYTES,
+    LARGEST_BYTES,
     FileSegment,
     MappedSegment,
     MemorySegment,
@@ -55,9 +56,9 @@ def test_a_file_that_does_not_fit_leaves_nothing_behind(tmp_path: Path, monkeypa
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(segment_module, "pwrite", full_at_last)
-    space = SegmentSpace(Quota(2**20), tmp_path)
+    space = SegmentSpace(Quota(2 * LARGEST_BYTES), tmp_path)
     with pytest.raises(OutboxFullError, match="OTEL_AUDIT_OUTBOX_MAX_BYTES"):
-        made(space, size=4 * FIRST_BYTES, needed=4 * FIRST_BYTES)
+        made(space, size=LARGEST_BYTES, needed=LARGEST_BYTES)
     assert (names(tmp_path), space.quota.used_bytes) == ([], 0)
 
 
