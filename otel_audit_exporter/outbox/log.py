@@ -231,8 +231,10 @@ class OutboxLog:
                 self._ended.replace(record for stripe in list(self.stripes) for record in records_of(stripe))
 
     def _keep_one_free(self) -> None:
-        """Have a stripe ready for a call that comes while all are in hand: to make one takes it long."""
-        if not self.closed and (len(self.stripes) == 1 or not self._pool):
+        """Have a stripe ready for a call that comes while all are in hand: to make its file takes a call long."""
+        quota = self.space.quota
+        is_roomy = self.path is not None and quota.left_bytes * 2 > quota.max_bytes
+        if is_roomy and not self.closed and (len(self.stripes) == 1 or not self._pool):
             self._pool.appendleft(self._new_stripe(FIRST_BYTES))
 
     def _is_idle(self) -> bool:

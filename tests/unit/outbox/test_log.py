@@ -96,13 +96,25 @@ def test_the_next_segment_of_a_small_one_is_asked_for_early(log: OutboxLog) -> N
     assert asked
 
 
-def test_a_stripe_is_ready_for_a_call_that_comes_while_all_are_in_hand(log: OutboxLog) -> None:
+def test_a_stripe_is_ready_for_a_call_that_comes_while_all_are_in_hand(tmp_path: Path) -> None:
+    log = file_log(tmp_path / "own.log")
     written = said(log, [event_bytes(number, 10_000) for number in range(4)])
     log.do_work()
     with log.taken_stripe():
         written += said(log, [event_bytes(4, 10_000)])
     assert (len(log.stripes), log.made_in_calls) == (2, 0)
     assert read_all(log) == (sorted(written), [])
+    log.close_files()
+
+
+def test_no_stripe_is_kept_ready_where_the_outbox_is_half_full(tmp_path: Path) -> None:
+    """Its room is for events."""
+    log = file_log(tmp_path / "own.log", max_bytes=3 * FIRST_BYTES)
+    written = said(log, [event_bytes(number, 10_000) for number in range(4)])
+    log.do_work()
+    assert read_all(log) == (written, [])
+    assert len(log.stripes) == 1
+    log.close_files()
 
 
 def test_an_append_does_not_wait_for_who_makes_a_segment(log: OutboxLog, monkeypatch: pytest.MonkeyPatch) -> None:
