@@ -48,6 +48,10 @@ class MemoryLosses:
         return self._records
 
 
+class _HeldError(OutboxError):
+    """Another process is at it."""
+
+
 class LossFile:
     """Records in a file of one page that is made beforehand, so that they can be written when the disk is full."""
 
@@ -57,7 +61,7 @@ class LossFile:
     def make(self) -> None:
         """Make the file where it is missing. Raises :class:`OutboxError` where that cannot be."""
         if not self.path.exists():
-            with self._opened(os.O_RDWR | os.O_CREAT) as descriptor:
+            with suppress(_HeldError), self._opened(os.O_RDWR | os.O_CREAT) as descriptor:  # else another one makes it
                 if os.fstat(descriptor).st_size < FILE_BYTES:
                     os.pwrite(descriptor, bytes(FILE_BYTES), 0)
 
@@ -91,5 +95,7 @@ class LossFile:
                 yield descriptor
             finally:
                 os.close(descriptor)  # which frees the lock
+        except portalocker.exceptions.AlreadyLocked as error:
+            raise _HeldError(f"the records of losses {self.path} are being written by another process") from error
         except (OSError, portalocker.exceptions.LockException) as error:
             raise OutboxError(f"the records of losses {self.path} cannot be written: {error}") from error
