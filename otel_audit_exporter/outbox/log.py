@@ -31,7 +31,7 @@ from otel_audit_exporter.outbox.frames import EVENT
 from otel_audit_exporter.outbox.segment import FIRST_BYTES, Segment, next_size
 from otel_audit_exporter.outbox.space import SegmentSpace
 from otel_audit_exporter.outbox.stalls import processor_clock
-from otel_audit_exporter.outbox.stripe import EventRef, Stripe
+from otel_audit_exporter.outbox.stripe import EventRef, Stripe, StripeBusyError
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.threads import RLock
 
@@ -76,7 +76,7 @@ class OutboxLog:
         # For `for`: an exception can come between no two steps of a loop's head, as it can after a call.
         self._free: Iterator[Stripe] = iter(self._pool.pop, _NEVER)
         self._give_back = self._pool.append
-        self._freeing = RLock()
+        self._unused: list[Stripe] = []  # made while the log was closed, and in nobody's hand any more
         self._ending = RLock()
         self._indexes = count()
 
@@ -113,7 +113,11 @@ class OutboxLog:
             except IndexError:
                 stripe = self._one_more(len(body))
             return stripe.append(kind, body)  # type: ignore[union-attr]  # else it has raised
+        except StripeBusyError:
+            return self.append(body, kind)  # in another one, as this one is in hand meanwhile
         except OSError as error:
+            if self.closed:  # its files may be gone
+                raise LogClosedError("the outbox is closed") from error
             raise self.space.as_outbox_error(error) from error
         finally:
             if stripe is not None:
@@ -142,8 +146,8 @@ class OutboxLog:
         first = self._segment(index, 1, size, size)
         stripe = Stripe(self, index, first, self._segment, self._ask_for_next)
         self.stripes.append(stripe)
-        if self.closed:  # meanwhile
-            self._give_back(stripe)
+        if self.closed:  # meanwhile: nothing is appended to it
+            self._unused.append(stripe)
             raise LogClosedError("the outbox is closed")
         return stripe
 
@@ -152,8 +156,7 @@ class OutboxLog:
             segment = self.space.make(self.id, stripe, ordinal, size, needed)
         except OutboxFullError:  # the housekeeper may not have come yet to free what has ended
             self.free_segments()
-            if self.path is None:  # an exception between two steps may have lost one that nobody has used
-                self.space.quota.used_bytes = self.size_bytes
+            self.space.recount()
             segment = self.space.make(self.id, stripe, ordinal, size, needed)
         if self._ended is not None:
             self._ended.note([Record(SEGMENT_MADE, stripe, ordinal, segment.size)])
@@ -217,7 +220,7 @@ class OutboxLog:
         while not self.work.empty():
             asking.add(self.work.get())
         for stripe in asking:
-            if stripe.spare is None and self.space.may_prepare():
+            if stripe.spare is None and self.space.may_prepare(early=not stripe.is_half_full):
                 with suppress(OSError, OutboxError):  # then the call that needs one reports it
                     stripe.prepare()
                     self._keep_one_free()
@@ -227,14 +230,13 @@ class OutboxLog:
             self._shrink()
         self.free_segments()
         if self._ended is not None and self._ended.is_long:
-            with suppress(OSError):
+            with suppress(OSError), self._ending:  # what ends meanwhile would be in no part of what is written
                 self._ended.replace(record for stripe in list(self.stripes) for record in records_of(stripe))
 
     def _keep_one_free(self) -> None:
         """Have a stripe ready for a call that comes while all are in hand: to make its file takes a call long."""
-        quota = self.space.quota
-        is_roomy = self.path is not None and quota.left_bytes * 2 > quota.max_bytes
-        if is_roomy and not self.closed and (len(self.stripes) == 1 or not self._pool):
+        is_wanted = self.path is not None and (len(self.stripes) == 1 or not self._pool)
+        if is_wanted and not self.closed and self.space.quota.is_roomy:
             self._pool.appendleft(self._new_stripe(FIRST_BYTES))
 
     def _is_idle(self) -> bool:
@@ -246,21 +248,27 @@ class OutboxLog:
 
     def _shrink(self) -> None:
         """Keep no more than a small segment for each stripe that nobody has in hand."""
+        self.space.drop_all_emptied()  # else a large one would be used again
         for _ in range(len(self._pool)):
-            with suppress(OSError, OutboxError), self.taken_stripe() as stripe:
-                stripe.shrink()
-        self.space.drop_all_emptied()
+            with suppress(IndexError, OSError, OutboxError):
+                stripe = self._pool.popleft()  # the next one each time, as it is given back at the other end
+                try:
+                    stripe.shrink()
+                finally:
+                    self._give_back(stripe)
 
     def free_segments(self) -> None:
-        """Let go of the segments of which every event has ended: for other uses, or for the disk."""
-        with self._freeing:
-            for stripe in list(self.stripes):
-                for segment in stripe.emptied():
-                    if self._ended is not None and not self._ended.note(
-                        [Record(SEGMENT_FREED, stripe.index, segment.ordinal, segment.size)], sync=True
-                    ):
-                        return
-                    stripe.drop(segment)
+        """Let go of the segments of which every event has ended: for other uses, or for the disk.
+
+        Several threads may do so at once, as a call does where there is no room: one of them drops each segment.
+        """
+        for stripe in list(self.stripes):
+            for segment in stripe.emptied():
+                if self._ended is not None and not self._ended.note(
+                    [Record(SEGMENT_FREED, stripe.index, segment.ordinal, segment.size)], sync=True
+                ):
+                    return
+                if stripe.drop(segment):
                     self.space.free(segment)
 
     def close(self) -> bool:
@@ -272,7 +280,8 @@ class OutboxLog:
         with suppress(IndexError):
             while True:
                 mine.append(self._pool.pop())
-        if len(mine) == len(self.stripes):
+        unused = len(self._unused)  # counted before the stripes, as one of these is listed first
+        if len(mine) + unused == len(self.stripes):
             self._at_rest = True
             return True
         for stripe in mine:  # somebody is in the middle of an append: the caller looks again
@@ -306,19 +315,20 @@ class OutboxLog:
     def forget(self) -> None:
         """In a forked child: let go of the parent's log, and of nothing that is in it."""
         self.closed = self.released = True
+        self.space.forget()
         for segment in self._all_segments():
             with suppress(OSError, ValueError):
                 segment.forget()
         if self._ended is not None:
             self._ended.forget()
-        self._freeing = RLock()
         self._ending = RLock()
 
 
 def records_of(stripe: Stripe) -> Iterator[Record]:
     """Yield records that say what all that were written of a stripe say."""
     yield Record(SEGMENT_FREED, stripe.index, stripe.segments[0].ordinal - 1, 0)
-    for segment in list(stripe.segments):
+    spare = stripe.spare  # read first, as it becomes one of the segments
+    for segment in [*stripe.segments, *([] if spare is None else [spare])]:
         yield Record(SEGMENT_MADE, stripe.index, segment.ordinal, segment.size)
     for first, last in stripe.ended.ranges():
         yield Record(STORED, stripe.index, first, last)

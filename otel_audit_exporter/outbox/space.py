@@ -99,6 +99,15 @@ class Quota:
         with self._lock:
             self.used_bytes += size
 
+    def counting(self) -> AbstractContextManager[object]:
+        """Have nobody else count meanwhile."""
+        return self._lock
+
+    @property
+    def is_roomy(self) -> bool:
+        """Whether more than half of it is free."""
+        return self.left_bytes * 2 > self.max_bytes
+
     @property
     def left_bytes(self) -> int:
         """How many more bytes segments may take."""
@@ -106,7 +115,10 @@ class Quota:
 
 
 class SegmentSpace:
-    """Makes segments, in memory or in a folder, within a quota; files that were emptied are used again."""
+    """Makes segments, in memory or in a folder, within a quota; files that were emptied are used again.
+
+    It takes no lock but the quota's: a file is taken and given back in one step each.
+    """
 
     def __init__(
         self, quota: Quota, folder: Path | None = None, kind: FileKind = WrittenSegment, *, durable: bool = False
@@ -115,9 +127,10 @@ class SegmentSpace:
         self._kind = kind
         self.durable = durable
         self._written_until = 0.0
+        self._is_parents = False
         self._folder = folder
         self._emptied: dict[str, int] = {}  # files by path, with their sizes
-        self._lock = RLock()
+        self._living: set[weakref.ref[Segment]] = set()  # those in memory that count
 
     @property
     def least_bytes(self) -> int:
@@ -135,35 +148,63 @@ class SegmentSpace:
         """Have new segments written for a while: a store into a map that the volume holds up stops the process."""
         self._written_until = Clock.monotonic() + _WRITTEN_SECONDS
 
+    def forget(self) -> None:
+        """In a forked child: the folder is the parent's. A call that the fork has interrupted makes nothing there."""
+        self._is_parents = True
+
     def make(self, log_id: bytes, stripe: int, ordinal: int, size: int, needed: int) -> Segment:
         """Return a new segment of ``size`` bytes, or of the ``needed`` ones where there is no room for more.
 
-        Raises :class:`OutboxFullError` where there is no room for these either.
+        Raises :class:`OutboxFullError` where there is no room for these either, and OSError where the disk fails or
+        the folder is the parent's.
         """
+        self._refuse_parents()
         for wanted in dict.fromkeys((max(size, needed), needed)):
             if self._folder is None:
-                if wanted == LEAST_BYTES or self.quota.take(wanted):
-                    return MemorySegment(log_id, stripe, ordinal, wanted)
+                if (segment := self._in_memory(log_id, stripe, ordinal, wanted)) is not None:
+                    return segment
                 continue
             path = self._folder / segment_name(stripe, ordinal)
             if (blocks := self._blocks(path.with_suffix(SPARE_SUFFIX), wanted, needed)) is not None:
                 return self._open(*blocks, path, log_id, stripe, ordinal)
         raise OutboxFullError(full_message(str(self._folder or "memory")))
 
+    def _in_memory(self, log_id: bytes, stripe: int, ordinal: int, size: int) -> Segment | None:
+        segment = MemorySegment(log_id, stripe, ordinal, size)
+        with self.quota.counting():
+            if size != LEAST_BYTES and not self.quota.take(size):
+                return None
+            self._living.add(weakref.ref(segment))
+        return segment
+
+    def recount(self) -> None:
+        """Count the memory of segments anew: an exception between two steps may have lost one that nobody has used."""
+        if self._folder is None:
+            with self.quota.counting():
+                living = [segment for one in list(self._living) if (segment := one()) is not None]
+                self._living = set(map(weakref.ref, living))
+                self.quota.used_bytes = sum(segment.size for segment in living)
+
     def _open(
         self, spare: Path, size: int, descriptor: int | None, path: Path, log_id: bytes, stripe: int, ordinal: int
     ) -> FileSegment:
-        kind = MappedSegment if self.is_mapped else WrittenSegment
+        self._refuse_parents()
         try:
+            kind = MappedSegment if self.is_mapped else WrittenSegment
             return open_new(
                 kind, spare, path, log_id, stripe, ordinal, size, descriptor=descriptor, durable=self.durable
             )
         except BaseException:
+            self._refuse_parents()
             for left in (spare, path):
                 with suppress(OSError):
                     os.unlink(left)
             self.quota.add(-size)
             raise
+
+    def _refuse_parents(self) -> None:
+        if self._is_parents:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     def _blocks(self, path: Path, size: int, needed: int) -> tuple[Path, int, int | None] | None:
         """Return a file of blocks, an emptied one or a new one under ``path``; None where there is no room."""
@@ -183,8 +224,13 @@ class SegmentSpace:
                 return None
             raise
 
-    def may_prepare(self) -> bool:
-        """Return whether there is room for segments that hold nothing yet: an eighth of the volume is free."""
+    def may_prepare(self, *, early: bool = False) -> bool:
+        """Return whether there is room for segments that hold nothing yet: an eighth of the volume is free.
+
+        ``early``: long before they are needed; then half of the quota has to be free, too.
+        """
+        if early and not self.quota.is_roomy:
+            return False
         if self._folder is None:
             return True
         import shutil  # as every outbox on disk does
@@ -197,20 +243,21 @@ class SegmentSpace:
     def free(self, segment: Segment) -> None:
         """Take back a segment that nobody writes or reads any more."""
         segment.close()
-        with self._lock:
-            if not isinstance(segment, FileSegment):
+        if not isinstance(segment, FileSegment):
+            with self.quota.counting():
+                self._living.discard(weakref.ref(segment))
                 self.quota.add(-segment.size)
+            return
+        spare = segment.path.with_suffix(SPARE_SUFFIX)
+        try:
+            if len(self._emptied) < _LARGEST_KEPT and self.may_prepare():
+                os.rename(segment.path, spare)
+                self._emptied[os.fspath(spare)] = segment.size
                 return
-            spare = segment.path.with_suffix(SPARE_SUFFIX)
-            try:
-                if len(self._emptied) < _LARGEST_KEPT and self.may_prepare():
-                    os.rename(segment.path, spare)
-                    self._emptied[os.fspath(spare)] = segment.size
-                    return
-                os.unlink(segment.path)
-            except OSError:  # it stays, and is in nobody's way: its number is noted as free
-                pass
-            self.quota.add(-segment.size)
+            os.unlink(segment.path)
+        except OSError:  # it stays, and is in nobody's way: its number is noted as free
+            pass
+        self.quota.add(-segment.size)
 
     def _drop_emptied(self) -> bool:
         try:
@@ -224,16 +271,13 @@ class SegmentSpace:
 
     def give_back(self, size: int) -> None:
         """Count the room of a log that was removed as free."""
-        with self._lock:
-            size += sum(self._emptied.values())
-            self._emptied.clear()
+        self.drop_all_emptied()
         self.quota.add(-size)
 
     def drop_all_emptied(self) -> None:
         """Give the emptied files back to the disk."""
-        with self._lock:
-            while self._drop_emptied():
-                pass
+        while self._drop_emptied():
+            pass
 
     def as_outbox_error(self, error: OSError) -> OutboxError:
         """Return the error for a caller where the disk fails."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Protocol
 from zlib import crc32
@@ -12,7 +14,6 @@ from otel_audit_exporter.outbox.frames import CRC_STEP, SEAL, checksum, frame_by
 from otel_audit_exporter.outbox.segment import FIRST_BYTES, HEADER_BYTES, Segment, next_size
 from otel_audit_exporter.outbox.stalls import SLOW_SECONDS
 from otel_audit_exporter.runtime.clock import Clock
-from otel_audit_exporter.runtime.threads import RLock
 
 # Where an event lies: its stripe and number, and the segment and offset of its frame. A plain tuple: one is made in
 # every call.
@@ -39,6 +40,10 @@ class LogOfStripe(Protocol):
         ...
 
 
+class StripeBusyError(Exception):
+    """Another thread is making the next segment just now: the event goes into another stripe."""
+
+
 class Stripe:
     """One stripe of a log. The thread that has it from the pool appends; anybody may read what is published in ``at``.
 
@@ -49,9 +54,10 @@ class Stripe:
 
     __slots__ = (
         "_ask_for_next",
+        "_is_being_prepared",
         "_make",
-        "_making",
         "_ordinals",
+        "_turns",
         "at",
         "ended",
         "index",
@@ -80,7 +86,8 @@ class Stripe:
         self.parked = EndedRanges()
         self._make = make
         self._ordinals = count(first.ordinal + 1)
-        self._making = RLock()
+        self._turns = deque([True], maxlen=1)
+        self._is_being_prepared = False
         self._ask_for_next = ask_for_next
 
     @property
@@ -124,7 +131,10 @@ class Stripe:
         return self, number, segment, offset
 
     def next_segment(self, payload_bytes: int) -> Segment:
-        """Go on in the next segment: the one that was made beforehand, where there is one that is large enough."""
+        """Go on in the next segment: the one that was made beforehand, where there is one that is large enough.
+
+        Raises :class:`StripeBusyError` where there is none, and another thread is making one.
+        """
         segment, offset, number = self.at
         new = self.spare
         if new is not None:  # else one that comes just now would be forgotten
@@ -143,45 +153,78 @@ class Stripe:
         self._seal(segment, offset, number)
         self.segments.append(new)
         self.at = (new, HEADER_BYTES, number)
-        for left in self.segments:
+        for left in list(self.segments):
             if left.last_number is None and left is not new:
                 left.last_number = number
 
     def _make_now(self, too_small: Segment | None, segment: Segment, payload_bytes: int) -> Segment:
-        """Make a segment in the middle of a call, which waits for the disk, and for who makes one just now."""
-        with self._making:
-            made, self.spare = self.spare, None
-            for unused in (too_small, made):
-                if unused is not None and HEADER_BYTES + frame_bytes(payload_bytes) <= unused.limit:
-                    return unused
-                if unused is not None:
-                    self.segments.append(unused)  # left empty: the segments are used in their order
-            size = next_size(segment.size, payload_bytes)
-            return self._make(self.index, next(self._ordinals), size, next_size(0, payload_bytes))
+        """Make a segment in the middle of a call, which waits for the disk."""
+        try:
+            with self._turn():
+                made, self.spare = self.spare, None
+                for unused in (too_small, made):
+                    if unused is not None and HEADER_BYTES + frame_bytes(payload_bytes) <= unused.limit:
+                        return unused
+                    if unused is not None:
+                        self.segments.append(unused)  # left empty: the segments are used in their order
+                size = next_size(segment.size, payload_bytes)
+                return self._make(self.index, next(self._ordinals), size, next_size(0, payload_bytes))
+        except StripeBusyError:
+            if too_small is not None:
+                self.segments.append(too_small)
+            raise
 
     def _seal(self, segment: Segment, offset: int, number: int, clock: Callable[[], float] = Clock.wall) -> None:
         """Say at the end of a full segment that there is another one."""
         payload = pack_meta(SEAL | number, clock())
         segment.put(offset, offset + frame_bytes(len(payload)), payload, crc32(payload, segment.seed))
 
+    @property
+    def is_half_full(self) -> bool:
+        """Whether half of the present segment has been written."""
+        segment, offset, _ = self.at
+        return offset * 2 > segment.size
+
     def prepare(self) -> None:
-        """Make the next segment beforehand, so that no call has to."""
-        with self._making:
-            if self.spare is None:
-                size = next_size(self.at[0].size, 0)
-                self.spare = self._make(self.index, next(self._ordinals), size, next_size(0, 0))
+        """Make the next segment beforehand, so that no call has to. For one thread, the housekeeper's."""
+        self._is_being_prepared = True
+        try:
+            with suppress(StripeBusyError), self._turn():  # else a call makes one
+                if self.spare is None:
+                    size = next_size(self.at[0].size, 0)
+                    self.spare = self._make(self.index, next(self._ordinals), size, next_size(0, 0))
+        finally:
+            self._is_being_prepared = False
 
     def shrink(self) -> None:
         """Go on in a small segment, where the present one is larger. Only the holder of the stripe may call this."""
         segment, offset, number = self.at
         if segment.size <= FIRST_BYTES and self.spare is None:
             return
-        with self._making:
+        with suppress(StripeBusyError), self._turn():
             new = self._make(self.index, next(self._ordinals), FIRST_BYTES, FIRST_BYTES)
             spare, self.spare = self.spare, None
             if spare is not None:
                 self.segments.append(spare)
             self._go_on_in(new, segment, offset, number)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Have the turn to make a segment. Raises :class:`StripeBusyError` where the housekeeper has it.
+
+        Nobody waits for it: a signal handler that did would wait for another thread, which may wait for a lock that
+        this one holds.
+        """
+        if not self._turns and not self._is_being_prepared:
+            self._turns.append(True)  # an exception between two steps of a call had lost it
+        try:
+            turn = self._turns.pop()
+        except IndexError:
+            raise StripeBusyError from None
+        try:
+            yield
+        finally:
+            self._turns.append(turn)
 
     def close_left(self) -> None:
         """Let go of the maps of segments that are full: they are read from their files."""
@@ -202,9 +245,12 @@ class Stripe:
             found.append(segment)
         return found
 
-    def drop(self, segment: Segment) -> None:
-        """Forget an emptied segment."""
-        self.segments.remove(segment)
+    def drop(self, segment: Segment) -> bool:
+        """Forget an emptied segment; False where another thread has."""
+        with suppress(ValueError):
+            self.segments.remove(segment)
+            return True
+        return False
 
 
 def is_pending(ref: EventRef) -> bool:

@@ -10,8 +10,7 @@ The order of locks, from the outside to the inside. A thread that holds one of t
 1. ``compat._Built.lock``, then ``pipeline.current.Running.lock``
 2. ``AuditPipeline._lock``, then ``AuditExporter._lock``
 3. ``DeliveryChannel._ending``, then ``OutboxLog._ending``
-4. ``GroupCommit._writing``, then ``Stripe._making``, then ``OutboxLog._freeing``, then ``SegmentSpace._lock``, then
-   the quota's lock
+4. ``GroupCommit._writing``, then the quota's lock
 5. the lock of each ``SQLiteSink``, held for as long as one transaction takes
 6. the file locks of outbox directories, between processes
 7. ``quiet``, around the opening and closing of SQLite files of dead letters

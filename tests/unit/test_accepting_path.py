@@ -40,6 +40,7 @@ PATH: Final[dict[str, tuple[str, ...]]] = {
         "OutboxLog._one_more",
         "OutboxLog._new_stripe",
         "OutboxLog._segment",
+        "OutboxLog.free_segments",
     ),
     "outbox/stripe.py": ("Stripe.append", "Stripe.next_segment", "Stripe._go_on_in", "Stripe._seal"),
     "outbox/frames.py": ("checksum", "frame_bytes"),
@@ -62,8 +63,10 @@ SLOW: Final[dict[str, tuple[str, ...]]] = {
         "LogSet.open_after_end",
     ),  # a forked child's first event, or after the end
     "pipeline/destinations.py": ("Destinations.find",),  # a destination's first event
-    "outbox/log.py": ("OutboxLog.free_segments",),  # there is no room for one more
-    "outbox/stripe.py": ("Stripe._make_now",),  # a segment is full, and there is none yet to go on in
+    "outbox/ended.py": ("EndedFile.note",),
+    "outbox/stripe.py": (
+        "Stripe._make_now",
+    ),  # a segment is full, and there is none yet to go on in: it waits for the disk
     "outbox/group_commit.py": ("GroupCommit._append_with_others",),  # fsync
     "outbox/space.py": ("Quota.take",),
     "runtime/fork_safety.py": ("_renew",),  # a fork that ran no hook

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import threading
 from collections import Counter
@@ -25,6 +26,7 @@ from otel_audit_exporter.outbox.frames import EVENT
 from otel_audit_exporter.outbox.log import LogClosedError, OutboxLog
 from otel_audit_exporter.outbox.segment import FIRST_BYTES, LARGEST_BYTES, Segment
 from otel_audit_exporter.outbox.stripe import Stripe
+from tests.stack.waiting import wait_until
 from tests.support.interruptions import Timeout, exceptions_in, interrupt, signals
 from tests.support.raw_logs import KINDS, event_bytes, file_log, make_log, memory_log, open_copy, read_all, said
 from tests.support.running import in_threads
@@ -107,6 +109,32 @@ def test_a_stripe_is_ready_for_a_call_that_comes_while_all_are_in_hand(tmp_path:
     log.close_files()
 
 
+def test_a_spare_takes_no_room_that_events_need(tmp_path: Path) -> None:
+    """Where the outbox is more than half full, the next segment is made when the present one is half full."""
+    log = file_log(tmp_path / "own.log", max_bytes=FIRST_BYTES + 2 * FIRST_BYTES)
+    with log.taken_stripe():
+        said(log, [event_bytes(0, 100)])  # a second stripe
+    stripe = log.stripes[1]
+    said(log, [event_bytes(1, 10_000)])
+    log.do_work()
+    assert [one.spare for one in log.stripes] == [None, None]
+    assert stripe.at[2] + log.stripes[0].at[2] == 2
+    log.close_files()
+
+
+def test_an_idle_log_keeps_a_small_segment_of_each_stripe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = file_log(tmp_path / "own.log")
+    with log.taken_stripe():
+        said(log, [event_bytes(number, 10_000) for number in range(20)])
+    said(log, [event_bytes(number, 10_000) for number in range(20)])
+    log.end(STORED, [(stripe, 1, 20) for stripe in log.stripes])
+    log.do_work()
+    monkeypatch.setattr(log_module, "IDLE_SECONDS", -1.0)
+    log.do_work()
+    assert [[segment.size for segment in stripe.segments] for stripe in log.stripes] == [[FIRST_BYTES]] * 2
+    log.close_files()
+
+
 def test_no_stripe_is_kept_ready_where_the_outbox_is_half_full(tmp_path: Path) -> None:
     """Its room is for events."""
     log = file_log(tmp_path / "own.log", max_bytes=3 * FIRST_BYTES)
@@ -117,14 +145,16 @@ def test_no_stripe_is_kept_ready_where_the_outbox_is_half_full(tmp_path: Path) -
     log.close_files()
 
 
-def test_an_append_does_not_wait_for_who_makes_a_segment(log: OutboxLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another one of the same stripe would."""
+def test_an_append_does_not_wait_for_who_makes_the_next_segment(
+    log: OutboxLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes into another stripe, also where its own is full."""
     written = said(log, [event_bytes(number, 10_000) for number in range(4)])
     making, go_on = threading.Event(), threading.Event()
     make = log.space.make
 
     def make_slowly(log_id: bytes, stripe: int, ordinal: int, size: int, needed: int) -> Segment:
-        if ordinal > 1:
+        if (stripe, ordinal) == (0, 2):
             making.set()
             assert go_on.wait(30)
         return make(log_id, stripe, ordinal, size, needed)
@@ -133,12 +163,55 @@ def test_an_append_does_not_wait_for_who_makes_a_segment(log: OutboxLog, monkeyp
     housekeeper = threading.Thread(target=log.do_work, daemon=True)
     housekeeper.start()
     assert making.wait(30)
-    with log.taken_stripe():
-        written += said(log, [event_bytes(4, 10_000)])
+    written += said(log, [event_bytes(number, 10_000) for number in range(4, 20)])
     go_on.set()
     housekeeper.join(30)
     assert not housekeeper.is_alive()
+    written += said(log, [event_bytes(number, 10_000) for number in range(20, 40)])
     assert read_all(log) == (sorted(written), [])
+    assert all_stripes_are_back(log)
+
+
+def test_a_signal_handler_that_appends_waits_for_no_other_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It interrupts who notes a new segment; the other thread makes one, too, and waits to note it."""
+    log = file_log(tmp_path / "own.log")
+    with log.taken_stripe():
+        written = said(log, [event_bytes(number, 10_000) for number in range(6)])
+    written += said(log, [event_bytes(number, 10_000) for number in range(6, 12)])
+    assert log._ended is not None
+    write, other = log._ended._write, log.stripes[1]
+    preparing = threading.Thread(target=other.prepare, daemon=True)
+
+    def append(*_: object) -> None:
+        preparing.start()
+        wait_until(lambda: not other._turns, "the other thread is at it")
+        written.extend(said(log, [event_bytes(12, 10_000)]))
+
+    def write_interrupted() -> None:
+        monkeypatch.setattr(log._ended, "_write", write)
+        signal.raise_signal(signal.SIGUSR1)
+        write()
+
+    before = signal.signal(signal.SIGUSR1, append)
+    try:
+        monkeypatch.setattr(log._ended, "_write", write_interrupted)
+        written += said(log, [event_bytes(13, 10_000)])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    preparing.join(30)
+    assert not preparing.is_alive()
+    assert read_all(log) == (sorted(written), [])
+    log.close_files()
+
+
+def test_a_turn_that_an_exception_has_lost_comes_back(log: OutboxLog) -> None:
+    stripe = only_stripe(log)
+    stripe._turns.clear()
+    written = said(log, [event_bytes(number, 10_000) for number in range(12)])
+    assert read_all(log) == (written, [])
+    assert (len(log.stripes), len(stripe._turns)) == (1, 1)
 
 
 def test_a_stripe_that_is_made_while_the_log_is_closed_takes_no_event(
@@ -154,6 +227,8 @@ def test_a_stripe_that_is_made_while_the_log_is_closed_takes_no_event(
     with log.taken_stripe(), pytest.raises(LogClosedError):
         said(log, [b"one"])
     assert log.close()
+    with pytest.raises(LogClosedError):
+        said(log, [b"two"])
     assert log.accepted == 0
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from otel_audit_exporter.outbox.segment import (
     WrittenSegment,
     make_blocks,
     next_size,
+    open_new,
 )
 from otel_audit_exporter.outbox.space import Quota, SegmentSpace
 from otel_audit_exporter.runtime.clock import Clock
@@ -99,6 +101,39 @@ def test_at_most_two_emptied_files_are_kept(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(SegmentSpace, "may_prepare", lambda space: False)
     space.free(segments[3])
     assert (names(tmp_path), space.quota.used_bytes) == (["000-00000005.seg"], FIRST_BYTES)
+
+
+def test_a_forked_child_makes_and_removes_nothing_in_its_parents_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the fork comes in the middle of making a segment."""
+    space = SegmentSpace(Quota(2**20), tmp_path, MappedSegment)
+    opened: list[FileSegment] = []
+
+    def forked(*arguments: Any, **named: Any) -> None:
+        opened.append(open_new(*arguments, **named))
+        space.forget()
+        raise FileNotFoundError("the parent has renamed it")
+
+    monkeypatch.setattr(space_module, "open_new", forked)
+    with pytest.raises(OSError, match="Stale"):
+        made(space)
+    before = names(tmp_path)
+    assert before == [opened[0].path.name]
+    with pytest.raises(OSError, match="Stale"):
+        made(space)
+    assert names(tmp_path) == before
+
+
+def test_the_memory_of_lost_segments_is_counted_anew() -> None:
+    """What another thread is making just now counts, too."""
+    space = SegmentSpace(Quota(4 * FIRST_BYTES))
+    kept, lost = (space.make(LOG_ID, 0, ordinal, FIRST_BYTES, FIRST_BYTES) for ordinal in (1, 2))
+    freed = space.make(LOG_ID, 0, 3, FIRST_BYTES, FIRST_BYTES)
+    space.free(freed)
+    del lost
+    space.recount()
+    assert space.quota.used_bytes == kept.size
 
 
 def test_memory_comes_back_to_the_quota() -> None:
