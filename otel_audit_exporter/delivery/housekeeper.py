@@ -16,7 +16,7 @@ from otel_audit_exporter.outbox.stalls import processor_clock
 from otel_audit_exporter.runtime.clock import Clock
 from otel_audit_exporter.runtime.fork_safety import ForkSafeLock, call_in_child
 from otel_audit_exporter.runtime.log import RateLimitedLogger
-from otel_audit_exporter.runtime.threads import Lock, Thread, new_thread
+from otel_audit_exporter.runtime.threads import Lock, new_thread
 from otel_audit_exporter.runtime.uwsgi import leave_signals_to_uwsgi
 
 ADOPT_SECONDS: Final = 60.0
@@ -42,10 +42,10 @@ class Housekeeper:
         self._begin()
 
     def _begin(self) -> None:
-        self._thread: Thread | None = None
         self._calls: SimpleQueue[None] = SimpleQueue()
         self._adopt_at = Clock.monotonic() + ADOPT_SECONDS
         self._starting = Lock()
+        self._running = Lock()  # held by the thread for as long as it lives: there is one, whatever interrupts a start
         self._adding = ForkSafeLock()
         for one in self._visits:
             one.due_at = 0.0
@@ -79,13 +79,12 @@ class Housekeeper:
 
     def start(self) -> None:
         """Start the thread, where there is none; where none can be started now, a later call tries again."""
-        if (self._thread is not None and self._thread.is_alive()) or not self._starting.acquire(blocking=False):
+        if self._running.locked() or not self._starting.acquire(blocking=False):
             return
         try:
             thread = new_thread(self._run, "otel-audit-housekeeper")
             with suppress(RuntimeError):  # the interpreter is ending, or there is no room for a thread
                 thread.start()
-                self._thread = thread
         finally:
             self._starting.release()
 
@@ -94,19 +93,31 @@ class Housekeeper:
         self._begin()
 
     def _run(self) -> None:
-        leave_signals_to_uwsgi()
+        running = self._running
+        if not running.acquire(blocking=False):
+            return
+        try:
+            leave_signals_to_uwsgi()
+            while True:
+                self._wait()
+                self._keep_house()
+        finally:
+            running.release()
+
+    def _wait(self) -> None:
         calls = self._calls
-        while True:
+        with suppress(Empty):
+            calls.get(timeout=self._pause())
+        while not calls.empty():
             with suppress(Empty):
-                calls.get(timeout=self._pause())
-            while not calls.empty():
-                with suppress(Empty):
-                    calls.get_nowait()
-            for channel in self._all():
-                self._look_at(channel)
-            processor_clock.note()
-            self._adopt()
-            self._make_visits()
+                calls.get_nowait()
+
+    def _keep_house(self) -> None:
+        for channel in self._all():
+            self._look_at(channel)
+        processor_clock.note()
+        self._adopt()
+        self._make_visits()
 
     def _make_visits(self) -> None:
         for one in self._visits:

@@ -115,6 +115,11 @@ class OutboxLog:
             return stripe.append(kind, body)  # type: ignore[union-attr]  # else it has raised
         except StripeBusyError:
             return self.append(body, kind)  # in another one, as this one is in hand meanwhile
+        except OutboxFullError:
+            ref = _append_where_room_is(self._pool, kind, body)
+            if ref is None:
+                raise
+            return ref
         except OSError as error:
             if self.closed:  # its files may be gone
                 raise LogClosedError("the outbox is closed") from error
@@ -230,7 +235,7 @@ class OutboxLog:
             self._shrink()
         self.free_segments()
         if self._ended is not None and self._ended.is_long:
-            with suppress(OSError), self._ending:  # what ends meanwhile would be in no part of what is written
+            with suppress(OSError):
                 self._ended.replace(record for stripe in list(self.stripes) for record in records_of(stripe))
 
     def _keep_one_free(self) -> None:
@@ -322,6 +327,18 @@ class OutboxLog:
         if self._ended is not None:
             self._ended.forget()
         self._ending = RLock()
+
+
+def _append_where_room_is(pool: deque[Stripe], kind: int, body: bytes) -> EventRef | None:
+    """Store an event in a stripe of the pool that has room for it; None where none has."""
+    with suppress(IndexError):
+        for _, stripe in zip(range(len(pool)), iter(pool.popleft, _NEVER), strict=False):
+            try:
+                if stripe.has_room_for(len(body)):
+                    return stripe.append(kind, body)
+            finally:
+                pool.append(stripe)
+    return None
 
 
 def records_of(stripe: Stripe) -> Iterator[Record]:

@@ -170,20 +170,23 @@ class SegmentSpace:
         raise OutboxFullError(full_message(str(self._folder or "memory")))
 
     def _in_memory(self, log_id: bytes, stripe: int, ordinal: int, size: int) -> Segment | None:
-        segment = MemorySegment(log_id, stripe, ordinal, size)
+        segment: Segment = MemorySegment(log_id, stripe, ordinal, size)
+        counted = weakref.ref(segment)
         with self.quota.counting():
+            self._living.add(counted)
             if size != LEAST_BYTES and not self.quota.take(size):
+                self._living.discard(counted)
                 return None
-            self._living.add(weakref.ref(segment))
         return segment
 
     def recount(self) -> None:
         """Count the memory of segments anew: an exception between two steps may have lost one that nobody has used."""
         if self._folder is None:
             with self.quota.counting():
-                living = [segment for one in list(self._living) if (segment := one()) is not None]
-                self._living = set(map(weakref.ref, living))
-                self.quota.used_bytes = sum(segment.size for segment in living)
+                for one in [one for one in list(self._living) if one() is None]:
+                    self._living.discard(one)
+                living = (one() for one in list(self._living))
+                self.quota.used_bytes = sum(segment.size for segment in living if segment is not None)
 
     def _open(
         self, spare: Path, size: int, descriptor: int | None, path: Path, log_id: bytes, stripe: int, ordinal: int

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from typing import Protocol
 from zlib import crc32
 
 from otel_audit_exporter.outbox.ended import EndedRanges
-from otel_audit_exporter.outbox.frames import CRC_STEP, SEAL, checksum, frame_bytes, pack_meta
+from otel_audit_exporter.outbox.frames import CRC_STEP, META_BYTES, SEAL, checksum, frame_bytes, pack_meta
 from otel_audit_exporter.outbox.segment import FIRST_BYTES, HEADER_BYTES, Segment, next_size
 from otel_audit_exporter.outbox.stalls import SLOW_SECONDS
 from otel_audit_exporter.runtime.clock import Clock
@@ -44,6 +44,31 @@ class StripeBusyError(Exception):
     """Another thread is making the next segment just now: the event goes into another stripe."""
 
 
+class _Turn:
+    """Whose turn it is to make a stripe's next segment: the call's that has the stripe in hand, or the housekeeper's.
+
+    Nobody waits for it: a signal handler that did would wait for another thread, which may wait for a lock that this
+    one holds. Entering raises :class:`StripeBusyError` where another thread has it.
+    """
+
+    __slots__ = ("_free", "preparing")
+
+    def __init__(self) -> None:
+        self._free = deque([True], maxlen=1)
+        self.preparing: deque[bool] = deque()  # one for each thread that means to prepare the stripe
+
+    def __enter__(self) -> None:
+        if not self._free and not self.preparing:
+            self._free.append(True)  # an exception between two steps of a call had lost it
+        try:
+            self._free.pop()
+        except IndexError:
+            raise StripeBusyError from None
+
+    def __exit__(self, *_: object) -> None:
+        self._free.append(True)
+
+
 class Stripe:
     """One stripe of a log. The thread that has it from the pool appends; anybody may read what is published in ``at``.
 
@@ -54,10 +79,9 @@ class Stripe:
 
     __slots__ = (
         "_ask_for_next",
-        "_is_being_prepared",
         "_make",
         "_ordinals",
-        "_turns",
+        "_turn",
         "at",
         "ended",
         "index",
@@ -86,8 +110,7 @@ class Stripe:
         self.parked = EndedRanges()
         self._make = make
         self._ordinals = count(first.ordinal + 1)
-        self._turns = deque([True], maxlen=1)
-        self._is_being_prepared = False
+        self._turn = _Turn()
         self._ask_for_next = ask_for_next
 
     @property
@@ -130,6 +153,12 @@ class Stripe:
             self._ask_for_next(self)
         return self, number, segment, offset
 
+    def has_room_for(self, body_bytes: int) -> bool:
+        """Return whether an event fits into what there is: the present segment, or the one made beforehand."""
+        segment, offset, _ = self.at
+        spare, needed = self.spare, frame_bytes(META_BYTES + body_bytes)
+        return offset + needed <= segment.limit or (spare is not None and HEADER_BYTES + needed <= spare.limit)
+
     def next_segment(self, payload_bytes: int) -> Segment:
         """Go on in the next segment: the one that was made beforehand, where there is one that is large enough.
 
@@ -160,7 +189,7 @@ class Stripe:
     def _make_now(self, too_small: Segment | None, segment: Segment, payload_bytes: int) -> Segment:
         """Make a segment in the middle of a call, which waits for the disk."""
         try:
-            with self._turn():
+            with self._turn:
                 made, self.spare = self.spare, None
                 for unused in (too_small, made):
                     if unused is not None and HEADER_BYTES + frame_bytes(payload_bytes) <= unused.limit:
@@ -186,45 +215,27 @@ class Stripe:
         return offset * 2 > segment.size
 
     def prepare(self) -> None:
-        """Make the next segment beforehand, so that no call has to. For one thread, the housekeeper's."""
-        self._is_being_prepared = True
+        """Make the next segment beforehand, so that no call has to."""
+        self._turn.preparing.append(True)
         try:
-            with suppress(StripeBusyError), self._turn():  # else a call makes one
+            with suppress(StripeBusyError), self._turn:  # else a call makes one
                 if self.spare is None:
                     size = next_size(self.at[0].size, 0)
                     self.spare = self._make(self.index, next(self._ordinals), size, next_size(0, 0))
         finally:
-            self._is_being_prepared = False
+            self._turn.preparing.pop()
 
     def shrink(self) -> None:
         """Go on in a small segment, where the present one is larger. Only the holder of the stripe may call this."""
         segment, offset, number = self.at
         if segment.size <= FIRST_BYTES and self.spare is None:
             return
-        with suppress(StripeBusyError), self._turn():
+        with suppress(StripeBusyError), self._turn:
             new = self._make(self.index, next(self._ordinals), FIRST_BYTES, FIRST_BYTES)
             spare, self.spare = self.spare, None
             if spare is not None:
                 self.segments.append(spare)
             self._go_on_in(new, segment, offset, number)
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Have the turn to make a segment. Raises :class:`StripeBusyError` where the housekeeper has it.
-
-        Nobody waits for it: a signal handler that did would wait for another thread, which may wait for a lock that
-        this one holds.
-        """
-        if not self._turns and not self._is_being_prepared:
-            self._turns.append(True)  # an exception between two steps of a call had lost it
-        try:
-            turn = self._turns.pop()
-        except IndexError:
-            raise StripeBusyError from None
-        try:
-            yield
-        finally:
-            self._turns.append(turn)
 
     def close_left(self) -> None:
         """Let go of the maps of segments that are full: they are read from their files."""

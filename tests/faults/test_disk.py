@@ -22,8 +22,19 @@ from tests.faults.failpoints import AFTER_A_CALL
 from tests.faults.scenario import Scenario
 from tests.faults.scripts import run, started
 from tests.stack import Stack
+from tests.stack.waiting import wait_until
 from tests.support.events import arguments
 from tests.support.running import run_in_child
+
+
+def remove_in_use(folder: Path) -> None:
+    """Remove a folder although files in it are made and get other names meanwhile."""
+
+    def is_gone() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    wait_until(is_gone, "it is removed")
 
 
 class TestFull:
@@ -138,7 +149,7 @@ class TestUnusable:
         running = start()
         running.emit(20)
         running.wait_until_delivered()
-        shutil.rmtree(running.outbox_dir)
+        remove_in_use(running.outbox_dir)
         running.emit(20)
         running.wait_until_delivered()
         running.assert_each_good_one_stored_once()
@@ -150,7 +161,7 @@ class TestUnusable:
         running = start()
         with stack.gateway.refusing():
             running.emit(20)
-            shutil.rmtree(running.outbox_dir)
+            remove_in_use(running.outbox_dir)
             assert not running.pipeline.shutdown(100)
         (said,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
         assert "20 event(s) in it are lost" in said.getMessage()

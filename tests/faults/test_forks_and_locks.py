@@ -96,6 +96,7 @@ LOCKS: Final[dict[str, tuple[str, Callable[[audit.AuditPipeline], Any], bool]]] 
     "testing.faulty_sink.FaultySink._changed": ("faulty", lambda pipeline: sink_of(pipeline)._changed, False),
 }
 OTHERS: Final = {
+    "delivery.housekeeper.Housekeeper._running": "its thread holds it all the time, and a child makes it anew",
     "delivery.connections.OpenConnections._lock": "a fork leaves it free (ForkSafeLock), as its own test shows",
     "delivery.pool_member.PoolMember._first": "it is made anew with the channel's threads in the child",
     "delivery.sender_pool.SenderPool._lock": "a fork leaves it free (ForkSafeLock)",

@@ -122,6 +122,19 @@ def test_a_spare_takes_no_room_that_events_need(tmp_path: Path) -> None:
     log.close_files()
 
 
+def test_the_room_that_is_left_in_other_stripes_is_used(tmp_path: Path) -> None:
+    log = file_log(tmp_path / "own.log", max_bytes=2 * FIRST_BYTES)
+    with log.taken_stripe():
+        written = said(log, [event_bytes(0, 10_000)])
+    with suppress(OutboxFullError):
+        for number in range(1, 100):
+            written += said(log, [event_bytes(number, 10_000)])
+    assert len(written) == 12
+    assert read_all(log) == (sorted(written), [])
+    assert all_stripes_are_back(log)
+    log.close_files()
+
+
 def test_an_idle_log_keeps_a_small_segment_of_each_stripe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = file_log(tmp_path / "own.log")
     with log.taken_stripe():
@@ -186,7 +199,7 @@ def test_a_signal_handler_that_appends_waits_for_no_other_thread(
 
     def append(*_: object) -> None:
         preparing.start()
-        wait_until(lambda: not other._turns, "the other thread is at it")
+        wait_until(lambda: not other._turn._free, "the other thread is at it")
         written.extend(said(log, [event_bytes(12, 10_000)]))
 
     def write_interrupted() -> None:
@@ -206,12 +219,33 @@ def test_a_signal_handler_that_appends_waits_for_no_other_thread(
     log.close_files()
 
 
+def test_two_threads_that_prepare_leave_the_turn_to_who_has_it(log: OutboxLog) -> None:
+    """One that comes in vain takes nothing from the other, which is making a segment meanwhile."""
+    stripe = only_stripe(log)
+    written = said(log, [event_bytes(number, 10_000) for number in range(6)])
+    make, inside = stripe._make, []
+
+    def make_slowly(*arguments: int) -> Segment:
+        stripe._make = make
+        stripe.prepare()
+        inside.extend(said(log, [event_bytes(number, 10_000) for number in range(6, 20)]))
+        return make(*arguments)
+
+    stripe._make = make_slowly
+    stripe.prepare()
+    written += [*inside, *said(log, [event_bytes(number, 10_000) for number in range(20, 40)])]
+    assert read_all(log) == (sorted(written), [])
+    for one in log.stripes:
+        ordinals = [segment.ordinal for segment in one.segments]
+        assert ordinals == sorted(ordinals)
+
+
 def test_a_turn_that_an_exception_has_lost_comes_back(log: OutboxLog) -> None:
     stripe = only_stripe(log)
-    stripe._turns.clear()
+    stripe._turn._free.clear()
     written = said(log, [event_bytes(number, 10_000) for number in range(12)])
     assert read_all(log) == (written, [])
-    assert (len(log.stripes), len(stripe._turns)) == (1, 1)
+    assert (len(log.stripes), len(stripe._turn._free)) == (1, 1)
 
 
 def test_a_stripe_that_is_made_while_the_log_is_closed_takes_no_event(
