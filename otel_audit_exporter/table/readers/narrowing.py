@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from otel_audit_exporter.table.readers.columns import Column
 from otel_audit_exporter.table.readers.conditions import AllOf, AnyOf, Compare, Condition, Null, OneOf, Prefix
-
-_FEW: Final = 4  # each costs a question of its own
 
 
 def open_columns(conditions: Sequence[Condition]) -> list[Column]:
@@ -36,11 +34,16 @@ def as_most_are(conditions: Sequence[Condition], rows: Sequence[Mapping[str, Any
     return list(narrowed)
 
 
-def with_one_alternative(conditions: Sequence[Condition]) -> Iterator[tuple[list[Condition], Condition]]:
-    """Yield the conditions with one alternative each, and which: a tenant of a few, a beginning that a text may be."""
+def with_one_alternative(
+    conditions: Sequence[Condition], rows: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[list[Condition], Condition]]:
+    """Yield the conditions with one alternative in the place of one choice each time: that which most rows fulfil.
+
+    That is a tenant of several, or a beginning that a text may be; it comes beside the conditions.
+    """
     for at, one in enumerate(conditions):
-        for part in _alternatives(one):
-            yield [*conditions[:at], part, *conditions[at + 1 :]], part
+        found = Counter(part for row in rows if (part := _alternative_of(row, one)) is not None).most_common(1)
+        yield from (([*conditions[:at], part, *conditions[at + 1 :]], part) for part, _ in found)
 
 
 def _open_columns(condition: Condition) -> list[Column]:
@@ -67,10 +70,11 @@ def _as_in(row: Mapping[str, Any], condition: Condition) -> Condition:
     return condition
 
 
-def _alternatives(condition: Condition) -> Sequence[Condition]:
+def _alternative_of(row: Mapping[str, Any], condition: Condition) -> Condition | None:
     match condition:
-        case AnyOf(parts) if _open_columns(condition):
-            return parts
-        case OneOf(place, values, negated=False) if len(values) <= _FEW:
-            return [Compare(place, "=", value) for value in values]
-    return ()
+        case OneOf():
+            one = _as_in(row, condition)
+            return None if one is condition else one
+        case AnyOf(parts):
+            return next((part for part in parts if _as_in(row, part) is not part), None)
+    return None

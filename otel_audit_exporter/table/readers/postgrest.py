@@ -99,8 +99,8 @@ class PostgRESTSource:
             if not rows:
                 return
             yield as_most_are(conditions, rows), in_time
-        for narrowed, alternative in with_one_alternative(conditions):
-            yield narrowed, f"{_first(alternative)}{in_time}"
+            for narrowed, alternative in with_one_alternative(conditions, rows):
+                yield narrowed, f"{_first(alternative)}{in_time}"
         yield conditions, in_time
 
     def _are_more(self, key: tuple[str, str], conditions: Sequence[Condition], ordered: str, most: int) -> bool:

@@ -49,14 +49,13 @@ def test_a_row_without_the_values_leaves_the_conditions_as_they_are() -> None:
     assert as_most_are([TEXT], [row(action=None, entity_type=None)]) == [TEXT]
 
 
-def test_each_alternative_is_asked_for_by_itself() -> None:
-    found = list(with_one_alternative([TIMED, OF_TENANTS, TEXT]))
-    tenants = [Compare(TENANT, "=", tenant) for tenant in ("a", "b")]
-    assert found == [
-        *(([TIMED, tenant, TEXT], tenant) for tenant in tenants),
-        *(([TIMED, OF_TENANTS, part], part) for part in TEXT.conditions),
+def test_the_alternative_that_most_rows_fulfil_is_asked_for_by_itself() -> None:
+    rows = [row("b", action="reply"), row("b", entity="01ab"), row("a", entity="01cd")]
+    assert list(with_one_alternative([TIMED, OF_TENANTS, NOT_LOOKED_AT, TEXT], rows)) == [
+        ([TIMED, Compare(TENANT, "=", "b"), NOT_LOOKED_AT, TEXT], Compare(TENANT, "=", "b")),
+        ([TIMED, OF_TENANTS, NOT_LOOKED_AT, IDS], IDS),
     ]
 
 
-def test_many_tenants_are_not_asked_for_one_by_one() -> None:
-    assert list(with_one_alternative([OneOf(TENANT, tuple("abcde")), NOT_LOOKED_AT])) == []
+def test_where_no_row_tells_an_alternative_none_is_asked_for() -> None:
+    assert list(with_one_alternative([TIMED, NOT_LOOKED_AT, TEXT], [row(entity="02")])) == []
