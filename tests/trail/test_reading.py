@@ -33,6 +33,7 @@ from otel_audit_exporter.table.readers import reader
 from otel_audit_exporter.table.readers.memory import MemorySource
 from otel_audit_exporter.table.readers.query import uuid_range
 from tests.stack import AuditTable, Stack
+from tests.support.row_limit import row_limit
 from tests.support.trail_events import PARTS, START, USERS, YACHTS, write
 from tests.trail.conftest import RESERVED, Configure
 
@@ -125,14 +126,9 @@ def test_no_more_rows_are_read_than_were_asked_for(configured: Configure, monkey
 @pytest.mark.parametrize("kind", ["supabase"], indirect=True)
 def test_a_row_limit_of_the_server_is_no_end(stack: Stack, configured: Configure) -> None:
     written = write(configured(), *({} for _ in range(10)))
-    stack.sql("alter role authenticator set pgrst.db_max_rows = '3'; notify pgrst, 'reload config'")
-    stack.reload_schema_cache()
-    try:
+    with row_limit(stack, 3):
         assert ids() == written
         assert count_events() == EventCount(10, exact=True)
-    finally:
-        stack.sql("alter role authenticator reset pgrst.db_max_rows; notify pgrst, 'reload config'")
-        stack.reload_schema_cache()
 
 
 def test_what_surrounded_an_event_comes_back(configured: Configure) -> None:

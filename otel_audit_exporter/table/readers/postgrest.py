@@ -67,7 +67,7 @@ class PostgRESTSource:
         """Return how many rows there are, or one more than ``most``: more are not counted."""
         key = ("select", name_of(order.key))
         try:
-            asked, left_out = self._with_left_out(conditions, order)
+            asked, left_out = self._with_left_out(key, conditions, order)
             if any(self._are_more(key, each, way, most + left_out) for each, way in self._ways(asked, order)):
                 return most + 1
             # No row beside the number: for one in no order, a server may scan the table until it finds any.
@@ -75,7 +75,9 @@ class PostgRESTSource:
         except SinkError as error:
             raise read_error(error) from None
 
-    def _with_left_out(self, conditions: Sequence[Condition], order: Order) -> tuple[Sequence[Condition], int]:
+    def _with_left_out(
+        self, key: tuple[str, str], conditions: Sequence[Condition], order: Order
+    ) -> tuple[Sequence[Condition], int]:
         """Return the conditions with the few rows that they leave out by a value, and how many these are.
 
         An index has the rows of a tenant, a user or a kind in order; for the value of another column a server would
@@ -85,9 +87,11 @@ class PostgRESTSource:
         if apart is None:
             return conditions, 0
         rest, left_out = apart
-        few = [("select", name_of(order.key)), ("order", _ordered(order)), ("limit", str(_FEW + 1))]
-        found = len(self._get([*few, *filters([*rest, left_out])]))
-        return (rest, found) if found <= _FEW else (conditions, 0)
+        out, in_time = [*rest, left_out], _ordered(order)
+        found = len(self._get([key, ("order", in_time), ("limit", str(_FEW + 1)), *filters(out)]))
+        # A server may give fewer rows than asked for, which is no end of them.
+        are_many = found > _FEW or (found > 0 and self._are_more(key, out, in_time, found))
+        return (conditions, 0) if are_many else (rest, found)
 
     def _ways(self, conditions: Sequence[Condition], order: Order) -> Iterator[tuple[Sequence[Condition], str]]:
         """Yield the conditions and narrower ones, the narrowest first, each with the order to look in."""
